@@ -1,0 +1,1 @@
+"""The operator contract of domain `algm`: specification, NumPy reference, native implementation."""

@@ -1,0 +1,136 @@
+"""The model card: what a model file must carry so that a picture can become a mask.
+
+The exporter writes it into the ONNX metadata under `METADATA_KEY` and beside the model as JSON; every backend reads it.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from algm_trt.plugins.errors import AlgmError
+
+METADATA_KEY = "algm_model_card"
+FORMAT_VERSION = 1
+LICENCE_NOTE = (
+    "The licence of the weights is that of the checkpoint they came from; "
+    "the official ALGM code is partly under CC BY-NC 4.0. The file itself contains no code of it."
+)
+
+
+class ModelCardError(AlgmError):
+    """A model card that is missing, of another format version, or inconsistent."""
+
+
+@dataclass(frozen=True)
+class MergeSettings:
+    """Where and how much tokens merge.
+
+    Attributes:
+        layers: 1-based encoder layers, ascending; the first merges locally, every later one globally.
+        window: height and width in tokens of the merging window of the local merge.
+        threshold: default similarity at or above which a window merges (cosine, -1..1); a run-time input of the model.
+    """
+
+    layers: tuple[int, ...]
+    window: tuple[int, int]
+    threshold: float
+
+    def __post_init__(self) -> None:
+        if not self.layers or list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 1:
+            raise ModelCardError(f"merge layers must be ascending and at least 1, got {self.layers}")
+        if min(self.window) < 1 or self.window[0] * self.window[1] < 2:
+            raise ModelCardError(f"the merging window must hold at least 2 tokens, got {self.window}")
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What the weights expect and what the outputs mean.
+
+    Attributes:
+        classes: class names; the index is the class id.
+        palette: one (red, green, blue) of 0..255 per class.
+        dataset: name of the data set of the class list, or "" if unknown.
+        ignore_index: value that label files use for "no class".
+        size: height and width in pixels of the model's input (the crop).
+        patch_size: side of a patch in pixels.
+        stride: step in pixels of the sliding window.
+        mean: per-channel mean in 0..1, already applied inside the model.
+        std: per-channel standard deviation in 0..1, already applied inside the model.
+        extra_tokens: tokens in front of the patches (1: class; 2: class and distillation).
+        merge: merge settings, or None for a dense model.
+        architecture: one line for people, such as "ViT d384 h6 L12 /16, mask_transformer".
+        precision: "fp32" or "fp16".
+        checkpoint_sha256: of the checkpoint file.
+        tool_version: version of algm-trt that wrote the card.
+        licence: note on the licence of the weights.
+        format_version: of this card.
+    """
+
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    size: tuple[int, int]
+    patch_size: int
+    stride: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    extra_tokens: int = 1
+    merge: MergeSettings | None = None
+    dataset: str = ""
+    ignore_index: int = 255
+    architecture: str = ""
+    precision: str = "fp32"
+    checkpoint_sha256: str = ""
+    tool_version: str = ""
+    licence: str = LICENCE_NOTE
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.format_version != FORMAT_VERSION:
+            raise ModelCardError(
+                f"the model card has format {self.format_version}, this version reads {FORMAT_VERSION}: "
+                "export the model again with this version of algm-trt"
+            )
+        if not self.classes or len(self.palette) != len(self.classes):
+            raise ModelCardError(f"{len(self.classes)} classes with {len(self.palette)} colours")
+        if min(self.size) < 1 or self.patch_size < 1 or self.stride < 1:
+            raise ModelCardError(f"size {self.size}, patch {self.patch_size} and stride {self.stride} must be positive")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of the patch grid; the last row and column may reach beyond `size` (zero padding)."""
+        return -(-self.size[0] // self.patch_size), -(-self.size[1] // self.patch_size)
+
+    def to_json(self) -> str:
+        """The card as JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelCard:
+        """Read a card from JSON text.
+
+        Raises:
+            ModelCardError: not a card, or one of another format version.
+        """
+        try:
+            data: dict[str, Any] = json.loads(text)
+            merge = data.get("merge")
+            data["merge"] = merge and MergeSettings(
+                layers=tuple(merge["layers"]), window=_pair(merge["window"]), threshold=float(merge["threshold"])
+            )
+            data["classes"] = tuple(data["classes"])
+            data["palette"] = tuple((int(r), int(g), int(b)) for r, g, b in data["palette"])
+            data["size"] = _pair(data["size"])
+            data["mean"] = tuple(data["mean"])
+            data["std"] = tuple(data["std"])
+            return cls(**data)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelCardError(f"the model card cannot be read ({error}): export the model again") from error
+
+
+def _pair(values: Any) -> tuple[int, int]:
+    first, second = values
+    return int(first), int(second)
