@@ -6,7 +6,9 @@ float16; similarities, thresholds, means and sums are float32, outputs have the 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,8 @@ Ints = NDArray[np.int32]
 _EPSILON = np.float32(1e-12)
 
 
-class Merged(NamedTuple):
+@dataclass(frozen=True)
+class Merged:
     """Result of a merge: y (T, C), sizes (T) int32, cu_seqlens (B+1) int32, token_map (B, N0) int32, count () int32."""
 
     y: Floats
@@ -92,7 +95,7 @@ def global_merge(
 ) -> Merged:
     """AlgmGlobalMerge: packed tokens (T1, C) -> fewer packed tokens; `layer` is the 1-based encoder layer."""
     rows, new_sizes, maps, lengths = [], [], [], [0]
-    for image, (start, stop) in enumerate(zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True)):
+    for image, (start, stop) in enumerate(pairwise(cu_seqlens)):
         tokens = x[start:stop]
         source, destination = global_pairs(tokens, layer, extra_tokens)
         weights = sizes[start:stop].astype(np.float32)
@@ -148,7 +151,7 @@ def packed_attention(qkv: Floats, cu_seqlens: Ints, *, heads: int) -> Floats:
     channels = qkv.shape[1] // 3
     depth = channels // heads
     out = np.empty((len(qkv), channels), qkv.dtype)
-    for start, stop in zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True):
+    for start, stop in pairwise(cu_seqlens):
         q, k, v = qkv[start:stop].astype(np.float32).reshape(-1, 3, heads, depth).transpose(1, 2, 0, 3)
         scores = q @ k.transpose(0, 2, 1) * np.float32(depth**-0.5)
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -160,7 +163,7 @@ def packed_attention(qkv: Floats, cu_seqlens: Ints, *, heads: int) -> Floats:
 def append_tokens(x: Floats, cu_seqlens: Ints, tokens: Floats, *, drop: int) -> tuple[Floats, Ints]:
     """AlgmAppendTokens: leave out the first `drop` tokens of each image, append tokens (K, C); y and its cu_seqlens."""
     parts = []
-    for start, stop in zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True):
+    for start, stop in pairwise(cu_seqlens):
         parts += [x[start + drop : stop], tokens]
     step = len(tokens) - drop
     return np.concatenate(parts), (cu_seqlens + step * np.arange(len(cu_seqlens))).astype(np.int32)
@@ -178,7 +181,7 @@ def labels(logits: Floats, size: tuple[int, int]) -> Ints:
     rows = bilinear_matrix(logits.shape[1], size[0])
     columns = bilinear_matrix(logits.shape[2], size[1])
     full = np.einsum("yi,bijk->byjk", rows, logits.astype(np.float32))
-    return np.einsum("xj,byjk->byxk", columns, full).argmax(axis=-1).astype(np.int32)
+    return np.asarray(np.einsum("xj,byjk->byxk", columns, full).argmax(axis=-1), np.int32)
 
 
 def bilinear_matrix(source: int, target: int) -> NDArray[np.float32]:
@@ -186,10 +189,10 @@ def bilinear_matrix(source: int, target: int) -> NDArray[np.float32]:
     position = (np.arange(target, dtype=np.float64) + 0.5) * (source / target) - 0.5
     position = position.clip(0, source - 1)
     distance = np.abs(position[:, None] - np.arange(source))
-    return np.maximum(0, 1 - distance).astype(np.float32)
+    return np.asarray(np.maximum(0, 1 - distance), np.float32)
 
 
-def _merged(rows: list[Floats], sizes: list[Array], lengths: list[int], maps: list[Ints]) -> Merged:
+def _merged(rows: Sequence[Floats], sizes: Sequence[Array], lengths: Sequence[int], maps: Sequence[Ints]) -> Merged:
     y = np.concatenate(rows)
     return Merged(
         y=y,
