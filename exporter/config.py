@@ -1,0 +1,85 @@
+"""Architecture of a Segmenter and the normalisations it may expect, as checkpoints describe them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from algm_trt.plugins.errors import AlgmError
+
+# Mean and standard deviation per channel in 0..1, by the name that variant.yml uses.
+NORMALIZATIONS: Final[dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]]] = {
+    "vit": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "deit": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+DECODERS: Final = ("mask_transformer", "linear")
+
+
+class ConfigError(AlgmError):
+    """An architecture or a setting that cannot be."""
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """A plain Vision Transformer with one of Segmenter's decoders.
+
+    Attributes:
+        image_size: height and width in pixels that the positional embeddings were made for.
+        patch_size: side of a patch in pixels.
+        d_model: width of encoder and decoder.
+        n_layers: encoder blocks.
+        n_heads: heads of the encoder's attention.
+        d_ff: width of the feed-forward layers.
+        n_cls: classes of the segmentation.
+        head_classes: classes of the unused classification head that official checkpoints carry.
+        distilled: whether there is a distillation token behind the class token.
+        normalization: a key of `NORMALIZATIONS`.
+        decoder: one of `DECODERS`.
+        decoder_layers: blocks of the mask decoder; 0 for the linear one.
+        decoder_heads: heads of the mask decoder's attention.
+        backbone: name of the backbone, for people.
+    """
+
+    image_size: tuple[int, int]
+    patch_size: int
+    d_model: int
+    n_layers: int
+    n_heads: int
+    d_ff: int
+    n_cls: int
+    head_classes: int = 1000
+    distilled: bool = False
+    normalization: str = "vit"
+    decoder: str = "mask_transformer"
+    decoder_layers: int = 2
+    decoder_heads: int = 1
+    backbone: str = ""
+
+    def __post_init__(self) -> None:
+        if self.normalization not in NORMALIZATIONS:
+            raise ConfigError(f"unknown normalization '{self.normalization}': expected {' or '.join(NORMALIZATIONS)}")
+        if self.decoder not in DECODERS:
+            raise ConfigError(f"unknown decoder '{self.decoder}': expected {' or '.join(DECODERS)}")
+        for name in ("patch_size", "d_model", "n_layers", "n_heads", "d_ff", "n_cls"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.d_model % self.n_heads:
+            raise ConfigError(f"the width {self.d_model} is no multiple of the {self.n_heads} heads")
+        if any(side % self.patch_size for side in self.image_size):
+            raise ConfigError(f"the image size {self.image_size} is no multiple of the patch size {self.patch_size}")
+
+    @property
+    def extra_tokens(self) -> int:
+        """Tokens in front of the patches."""
+        return 2 if self.distilled else 1
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of the patch grid that the positional embeddings were made for."""
+        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+    def describe(self) -> str:
+        """One line for people."""
+        decoder = f"{self.decoder} x{self.decoder_layers}" if self.decoder_layers else self.decoder
+        kind = "DeiT distilled" if self.distilled else "ViT"
+        return f"{kind} d{self.d_model} h{self.n_heads} L{self.n_layers} /{self.patch_size}, {decoder}"

@@ -1,0 +1,127 @@
+"""The whole network: images to logits on the patch grid, dense or with per-image token merging."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from algm_trt.exporter.checkpoint import Checkpoint, CheckpointError
+from algm_trt.exporter.config import NORMALIZATIONS, ConfigError, SegmenterConfig
+from algm_trt.exporter.decoder import LinearDecoder, MaskTransformer
+from algm_trt.exporter.vit import Tokens, VisionTransformer
+from algm_trt.runtime.card import MergeSettings
+
+
+@dataclass(frozen=True)
+class SegmenterOutput:
+    """What the network says about a batch.
+
+    Attributes:
+        logits: (B, K, h, w) class scores on the patch grid.
+        token_counts: (B, 3) int32 tokens of each image: before merging, after the local, after the last global merge.
+        token_map: (B, h, w) int32 token of each patch, counted with the extra tokens.
+    """
+
+    logits: Tensor
+    token_counts: Tensor
+    token_map: Tensor
+
+
+class Segmenter(nn.Module):
+    """Segmenter with ALGM. With `merge=None` it is the dense network, and identical to upstream's.
+
+    Attributes:
+        config: architecture.
+        merge: merge settings, or None.
+    """
+
+    def __init__(self, config: SegmenterConfig, merge: MergeSettings | None = None) -> None:
+        super().__init__()
+        if merge is not None and merge.layers[-1] > config.n_layers:
+            raise ConfigError(f"merge layer {merge.layers[-1]} is beyond the encoder's {config.n_layers} layers")
+        self.config = config
+        self.merge = merge
+        self.encoder = VisionTransformer(config)
+        self.decoder = LinearDecoder(config) if config.decoder == "linear" else MaskTransformer(config)
+
+    def forward(self, images: Tensor, threshold: float | Tensor | None = None) -> SegmenterOutput:
+        """Segment normalised images.
+
+        Args:
+            images: (B, 3, H, W) normalised as `config.normalization`; sides that are no multiple of the patch size
+                are padded with zeros, as upstream does.
+            threshold: similarity at which windows merge; default: that of `merge`.
+        """
+        images = pad_to_patches(images, self.config.patch_size)
+        height, width = (side // self.config.patch_size for side in images.shape[2:])
+        if threshold is None:
+            threshold = self.merge.threshold if self.merge else 0.0
+        limit = torch.as_tensor(threshold, dtype=torch.float32, device=images.device)
+        tokens: Tokens = self.encoder(images, self.merge, limit)
+        logits = self.decoder(tokens).unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        counts, token_map = self._telemetry(tokens, len(images), height * width)
+        return SegmenterOutput(logits, counts, token_map.unflatten(1, (height, width)))
+
+    def _telemetry(self, tokens: Tokens, batch: int, patches: int) -> tuple[Tensor, Tensor]:
+        extra = self.config.extra_tokens
+        full = tokens.x.new_full((batch,), extra + patches, dtype=torch.int32)
+        if tokens.token_map is None:
+            every = torch.arange(extra, extra + patches, dtype=torch.int32, device=tokens.x.device)
+            return full[:, None].repeat(1, 3), every.repeat(batch, 1)
+        return torch.stack([full, tokens.lengths[0], tokens.lengths[-1]], dim=1), tokens.token_map
+
+
+def segmenter_from_checkpoint(checkpoint: Checkpoint, merge: MergeSettings | None) -> Segmenter:
+    """Build the network and load the weights strictly, in evaluation mode.
+
+    Raises:
+        CheckpointError: keys are missing or unexpected, or shapes differ; all of them are named.
+    """
+    model = Segmenter(checkpoint.config, merge)
+    expected = model.state_dict()
+    missing = sorted(expected.keys() - checkpoint.state.keys())
+    unexpected = sorted(checkpoint.state.keys() - expected.keys())
+    wrong = [
+        f"{key} is {tuple(checkpoint.state[key].shape)}, expected {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in checkpoint.state and checkpoint.state[key].shape != value.shape
+    ]
+    problems = [
+        f"{title}: {_shorten(items)}"
+        for title, items in (("missing keys", missing), ("unexpected keys", unexpected), ("wrong shapes", wrong))
+        if items
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{checkpoint.path}: the weights do not fit {checkpoint.config.describe()} with {checkpoint.config.n_cls} "
+            f"classes; {'; '.join(problems)}. Check that variant.yml belongs to this checkpoint."
+        )
+    model.load_state_dict(checkpoint.state, strict=True)
+    return model.eval()
+
+
+def normalise(images: Tensor, normalization: str) -> Tensor:
+    """uint8 pictures (B, H, W, 3) RGB to the network's input (B, 3, H, W) float32."""
+    mean, std = (images.new_tensor(values, dtype=torch.float32) for values in NORMALIZATIONS[normalization])
+    return (((images.float() / 255) - mean) / std).permute(0, 3, 1, 2)
+
+
+def pad_to_patches(images: Tensor, patch_size: int) -> Tensor:
+    """Pad (B, 3, H, W) at the bottom and right with zeros to multiples of the patch size."""
+    bottom, right = (-images.shape[2]) % patch_size, (-images.shape[3]) % patch_size
+    return F.pad(images, (0, right, 0, bottom)) if bottom or right else images
+
+
+def full_size_logits(logits: Tensor, patch_size: int, size: tuple[int, int]) -> Tensor:
+    """Patch logits (B, K, h, w) to pixels (B, K, H, W): bilinear to the padded size, then cropped, as upstream."""
+    padded = (logits.shape[2] * patch_size, logits.shape[3] * patch_size)
+    full = F.interpolate(logits, size=padded, mode="bilinear")
+    return full[:, :, : size[0], : size[1]]
+
+
+def _shorten(items: list[str], most: int = 5) -> str:
+    rest = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + rest
