@@ -1,0 +1,202 @@
+"""Geometry of inference: from a picture of any size to windows of the model's size.
+
+The protocol is that of Segmenter's evaluation. In slide mode a picture smaller than the window is enlarged until the
+window fits; the windows then step over this canvas, the last one flush with the border. In whole mode the picture is
+resized to the one window. `field.py` takes the way back, from the windows' logits to the source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from algm_trt.plugins.errors import AlgmError, UsageError
+
+MAX_CANVAS_PIXELS = 2**28
+_BAND_VALUES = 2**20  # float32 values that canvas_image handles at a time: they stay in the cache
+
+
+class CanvasError(AlgmError):
+    """A picture whose canvas would be too large to work on."""
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """Where the windows of one picture lie.
+
+    Attributes:
+        source: height and width in pixels of the picture.
+        canvas: height and width in pixels of the resized picture that the windows are cut from.
+        window: height and width in pixels of a window.
+        rows: top edges of the windows in canvas pixels, ascending.
+        columns: left edges of the windows in canvas pixels, ascending.
+    """
+
+    source: tuple[int, int]
+    canvas: tuple[int, int]
+    window: tuple[int, int]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if min(*self.source, *self.window) < 1:
+            raise UsageError(f"picture {self.source} and window {self.window} must have at least one pixel")
+        for edges, extent, length in zip((self.rows, self.columns), self.canvas, self.window, strict=True):
+            gapless = all(0 < after - before <= length for before, after in zip(edges, edges[1:], strict=False))
+            if not edges or edges[0] != 0 or edges[-1] + length != extent or not gapless:
+                raise UsageError(f"windows of {length} pixels at {edges} do not cover {extent} pixels")
+
+    @property
+    def anchors(self) -> list[tuple[int, int]]:
+        """Top left corners of the windows in canvas pixels, row by row."""
+        return [(top, left) for top in self.rows for left in self.columns]
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        return len(self.rows) * len(self.columns)
+
+
+def plan_slide(source: tuple[int, int], window: tuple[int, int], stride: int) -> WindowPlan:
+    """Plan the sliding windows of the official protocol.
+
+    Args:
+        source: height and width in pixels of the picture.
+        window: height and width in pixels of a window.
+        stride: step in pixels between windows, in both directions.
+
+    Raises:
+        UsageError: a stride below 1, or one that would leave gaps between the windows.
+        CanvasError: a picture so elongated that its canvas would exceed MAX_CANVAS_PIXELS.
+    """
+    if not 1 <= stride <= min(window):
+        raise UsageError(f"stride {stride} must be between 1 and the window's shorter side, {min(window)}")
+    if min(source) < 1:
+        raise UsageError(f"picture {source} must have at least one pixel")
+    canvas = _slide_canvas(source, window)
+    if canvas[0] * canvas[1] > MAX_CANVAS_PIXELS:
+        raise CanvasError(
+            f"a picture of {source[1]}x{source[0]} pixels needs a canvas of {canvas[1]}x{canvas[0]} for sliding windows, "
+            f"more than {MAX_CANVAS_PIXELS} pixels: use --mode whole"
+        )
+    rows, columns = (_edges(extent, length, stride) for extent, length in zip(canvas, window, strict=True))
+    return WindowPlan(source, canvas, window, rows, columns)
+
+
+def plan_whole(source: tuple[int, int], window: tuple[int, int]) -> WindowPlan:
+    """Plan one window that holds the whole picture, resized without regard to its proportions.
+
+    Raises:
+        UsageError: a picture or a window without pixels.
+    """
+    return WindowPlan(source, window, window, (0,), (0,))
+
+
+def canvas_image(image: NDArray[np.uint8], plan: WindowPlan) -> NDArray[np.uint8]:
+    """Resize a picture to its canvas: bilinear without antialiasing, as upstream, then rounded (half to even).
+
+    The arithmetic is float32: OpenCV's fixed-point bilinear resize of uint8 differs from it in one value of eight.
+    It runs in bands of rows, so that the extra memory does not depend on the picture.
+
+    Args:
+        image: (H0, W0, 3) uint8 of the plan's source size.
+        plan: the picture's plan.
+
+    Returns:
+        (H, W, 3) uint8; `image` itself if the canvas has its size.
+
+    Raises:
+        UsageError: the picture is not of the plan's source size.
+    """
+    if image.shape != (*plan.source, 3) or image.dtype != np.uint8:
+        raise UsageError(f"expected a picture of {(*plan.source, 3)} uint8, got {image.shape} {image.dtype}")
+    if plan.canvas == plan.source:
+        return image
+    height, width = plan.canvas
+    canvas = np.empty((height, width, 3), np.uint8)
+    low, high, weight = bilinear_taps(plan.source[0], height)
+    across = _by_channel(*bilinear_taps(plan.source[1], width))
+    band = max(1, _BAND_VALUES // (3 * width))
+    for start in range(0, height, band):
+        rows = slice(start, min(height, start + band))
+        needed, position = np.unique(np.concatenate((low[rows], high[rows])), return_inverse=True)
+        count = rows.stop - rows.start
+        wide = _resize_width(image[needed], *across)
+        above, below = wide[position[:count]], wide[position[count:]]
+        _blend(above, below, weight[rows, None])
+        np.rint(below, out=below)
+        canvas[rows] = below.reshape(count, width, 3)
+    return canvas
+
+
+def crops(canvas: NDArray[np.uint8], plan: WindowPlan) -> Iterator[NDArray[np.uint8]]:
+    """Yield the windows of a canvas as (wh, ww, 3) views, row by row."""
+    height, width = plan.window
+    for top, left in plan.anchors:
+        yield canvas[top : top + height, left : left + width]
+
+
+def bilinear_taps(length: int, size: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Two source positions and the second one's weight for each position of a bilinear resize along one axis.
+
+    Half-pixel centres (torch's align_corners=False), no antialiasing. The coordinates are bit for bit those of torch:
+    float32 scale, one fused multiply-add.
+
+    Args:
+        length: positions before the resize.
+        size: positions after it.
+
+    Returns:
+        low, high: (size,) positions in 0..length-1; weight: (size,) float32 in 0..1, of `high`.
+    """
+    scale = np.float32(length) / np.float32(size)
+    centres = np.arange(size, dtype=np.float64) + 0.5
+    # float64 holds the product exactly, so that the cast is the only rounding, as in a fused multiply-add
+    coordinates = np.maximum((np.float64(scale) * centres - 0.5).astype(np.float32), np.float32(0))
+    low = np.minimum(coordinates.astype(np.intp), length - 1)
+    weight = np.clip(coordinates - low.astype(np.float32), np.float32(0), np.float32(1))
+    return low, np.minimum(low + 1, length - 1), weight
+
+
+def _slide_canvas(source: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]:
+    """Smallest canvas of the source's proportions that is at least the source and at least the window."""
+    height, width = source
+    if height >= window[0] and width >= window[1]:
+        return source
+    # The ratio is formed first and the product truncated, as upstream: other orders give other sizes.
+    if window[0] * width > window[1] * height:
+        return window[0], max(window[1], int(width / height * window[0]))
+    return max(window[0], int(height / width * window[1])), window[1]
+
+
+def _edges(extent: int, length: int, stride: int) -> tuple[int, ...]:
+    """Leading edges of windows along one axis: every stride while they fit, and one flush with the far border."""
+    return (*range(0, extent - length, stride), extent - length)
+
+
+def _by_channel(
+    low: NDArray[np.intp], high: NDArray[np.intp], weight: NDArray[np.float32]
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """The same taps for rows of three interleaved channels."""
+    channels = np.arange(3)
+    return (low[:, None] * 3 + channels).ravel(), (high[:, None] * 3 + channels).ravel(), np.repeat(weight, 3)
+
+
+def _resize_width(
+    rows: NDArray[np.uint8], low: NDArray[np.intp], high: NDArray[np.intp], weight: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Resize (h, w, 3) rows to (h, W*3) float32, bilinear; channels lie flat, so that inner loops run over rows."""
+    flat = rows.reshape(rows.shape[0], -1)
+    left = flat.take(low, axis=1).astype(np.float32)
+    wide = flat.take(high, axis=1).astype(np.float32)
+    _blend(left, wide, weight)
+    return wide
+
+
+def _blend(first: NDArray[np.float32], second: NDArray[np.float32], weight: NDArray[np.float32]) -> None:
+    """Replace `second` by first + weight (second - first)."""
+    second -= first
+    second *= weight
+    second += first
