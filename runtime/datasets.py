@@ -1,0 +1,227 @@
+"""Class names and colours: of the data sets known by name, of a file of the user, or numbered.
+
+The lists lie in class_lists/*.json. ADE20K, Cityscapes and Pascal Context have the names, ids and colours of the
+official ALGM code; COCO-Stuff has the 171 classes in the order and colours of mmsegmentation (nine of its colours stand
+for two classes each); CamVid has the 11 classes of SegNet.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from algm_trt.plugins.errors import AlgmError
+from algm_trt.plugins.spec import MAX_CLASSES
+
+Colour = tuple[int, int, int]
+
+_SPELLINGS: Final = {
+    "ade20k": ("ade", "ade150", "ade20k150", "ade20klarge", "adechallengedata2016", "sceneparsing"),
+    "cityscapes": ("cityscapes19",),
+    "pascal_context": ("pascalcontext60", "pcontext", "pcontext60", "context60"),
+    "coco_stuff": ("cocostuff171", "cocostuff10k", "cocostuff164k"),
+    "camvid": ("camvid11",),
+}
+_COLOUR_AT_END = re.compile(r"(?P<name>.*?\S)\s*[,\s]\s*(\d+)\s*[,\s]\s*(\d+)\s*[,\s]\s*(\d+)\s*,?")
+
+
+class ClassListError(AlgmError):
+    """A list of classes that cannot be read or makes no sense."""
+
+
+class UnknownDatasetError(AlgmError):
+    """No class list has that data-set name."""
+
+
+@dataclass(frozen=True)
+class DatasetClasses:
+    """What the class ids of a model mean.
+
+    Attributes:
+        name: data-set name, or "" for a list of the user's own.
+        classes: class names; the index is the class id.
+        palette: one (red, green, blue) of 0..255 per class.
+        ignore_index: value of label files for "no class", never a class id. For ADE20K it is 255, the value after the
+            official shift of the stored ids 1..150 to 0..149.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[Colour, ...]
+    ignore_index: int = 255
+
+    def __post_init__(self) -> None:
+        _check_count(len(self.classes))
+        if len(self.palette) != len(self.classes):
+            raise ClassListError(f"{len(self.classes)} classes with {len(self.palette)} colours: give one colour each")
+        for index, (name, colour) in enumerate(zip(self.classes, self.palette, strict=True)):
+            if not name.strip():
+                raise ClassListError(f"class {index} has no name")
+            if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
+                raise ClassListError(f"class {index} ({name}): a colour is three numbers of 0..255, got {colour}")
+        if not len(self.classes) <= self.ignore_index <= MAX_CLASSES:
+            raise ClassListError(
+                f"the ignore value {self.ignore_index} must lie above the class ids 0..{len(self.classes) - 1} "
+                f"and be at most {MAX_CLASSES}"
+            )
+
+
+def known_datasets() -> tuple[str, ...]:
+    """Names of the data sets whose classes are known."""
+    return tuple(_SPELLINGS)
+
+
+def dataset_classes(name: str) -> DatasetClasses:
+    """Classes of a data set by its name; case, hyphens, underscores and spaces do not matter.
+
+    Raises:
+        UnknownDatasetError: no such data set; the message lists the known ones.
+    """
+    wanted = _plain(name)
+    for known, spellings in _SPELLINGS.items():
+        if wanted == _plain(known) or wanted in spellings:
+            return _packaged(known)
+    raise UnknownDatasetError(
+        f"unknown data set {name!r}: known are {', '.join(_SPELLINGS)}; give other class names with --classes FILE"
+    )
+
+
+def numbered_classes(count: int) -> DatasetClasses:
+    """Classes "class 0" to "class COUNT-1" with distinct colours, for a model of which nothing else is known.
+
+    Raises:
+        ClassListError: count is not in 1..65535.
+    """
+    _check_count(count)
+    return _with_colours([f"class {index}" for index in range(count)], None, name="", ignore_index=None)
+
+
+def read_class_file(path: str | Path) -> DatasetClasses:
+    """Classes from a file of the user (`--classes FILE`).
+
+    Text has one class per line, `name`, `name,R,G,B` or `name R G B`; empty lines and lines that begin with # do not
+    count. JSON is a list of names, a list of {"name", "color"}, or {"classes": either list, "palette": colours,
+    "ignore_index": value, "name": data set}, of which only "classes" must be there. Either all classes have a colour or
+    none; without colours they get those of `numbered_classes`.
+
+    Raises:
+        ClassListError: the file cannot be read or holds no class list; the message says where.
+    """
+    path = Path(path)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ClassListError(f"{path}: the class list cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ClassListError(f"{path}: the class list is not UTF-8 text") from error
+    try:
+        if path.suffix.lower() == ".json" or text.lstrip()[:1] in ("[", "{"):
+            return _from_json(text)
+        return _from_lines(text.splitlines())
+    except ClassListError as error:
+        raise ClassListError(f"{path}: {error}") from error
+
+
+@cache
+def _packaged(name: str) -> DatasetClasses:
+    file = resources.files("algm_trt.runtime") / "class_lists" / f"{name}.json"
+    return _from_json(file.read_text(encoding="utf-8"))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.casefold())
+
+
+def _check_count(count: int) -> None:
+    if not 1 <= count <= MAX_CLASSES:
+        raise ClassListError(f"a model has 1 to {MAX_CLASSES} classes, got {count}")
+
+
+def _numbered_colour(index: int) -> Colour:
+    """Colour of PASCAL VOC: the bits of the index, dealt in turn to red, green and blue from the highest bit down.
+
+    No two indices below 2**24 share a colour, because no bit is lost.
+    """
+    channels = [0, 0, 0]
+    for position in range(24):
+        channels[position % 3] |= (index >> position & 1) << (7 - position // 3)
+    red, green, blue = channels
+    return red, green, blue
+
+
+def _with_colours(
+    names: Sequence[str], colours: Sequence[Colour] | None, *, name: str, ignore_index: int | None
+) -> DatasetClasses:
+    if colours is None:
+        colours = [_numbered_colour(index) for index in range(len(names))]
+    if ignore_index is None:
+        ignore_index = 255 if len(names) <= 255 else MAX_CLASSES
+    return DatasetClasses(name, tuple(names), tuple(colours), ignore_index)
+
+
+def _from_lines(lines: Sequence[str]) -> DatasetClasses:
+    entries: list[tuple[str, Colour | None]] = []
+    for line in map(str.strip, lines):
+        if not line or line.startswith("#"):
+            continue
+        match = _COLOUR_AT_END.fullmatch(line)
+        if match:
+            entries.append((match["name"].rstrip(", \t"), (int(match[2]), int(match[3]), int(match[4]))))
+        else:
+            entries.append((line, None))
+    return _from_entries(entries, name="", ignore_index=None)
+
+
+def _from_json(text: str) -> DatasetClasses:
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise ClassListError(f"not valid JSON ({error})") from error
+    if isinstance(data, list):
+        data = {"classes": data}
+    if not isinstance(data, dict) or not isinstance(data.get("classes"), list):
+        raise ClassListError('expected a list of class names, or an object with "classes"')
+    entries = [_json_entry(index, item) for index, item in enumerate(data["classes"])]
+    palette = data.get("palette")
+    if palette is not None:
+        if not isinstance(palette, list) or len(palette) != len(entries):
+            raise ClassListError('"palette" must be a list with one colour per class')
+        entries = [(name, _json_colour(index, palette[index])) for index, (name, _) in enumerate(entries)]
+    name, ignore_index = data.get("name", ""), data.get("ignore_index")
+    if not isinstance(name, str) or not (ignore_index is None or isinstance(ignore_index, int)):
+        raise ClassListError('"name" must be a text and "ignore_index" a whole number')
+    return _from_entries(entries, name=name, ignore_index=ignore_index)
+
+
+def _json_entry(index: int, item: Any) -> tuple[str, Colour | None]:
+    if isinstance(item, str):
+        return item, None
+    if isinstance(item, dict) and isinstance(item.get("name"), str):
+        colour = item.get("color")
+        return item["name"], None if colour is None else _json_colour(index, colour)
+    raise ClassListError(f'class {index} must be a name or {{"name": ..., "color": [R, G, B]}}, got {item!r}')
+
+
+def _json_colour(index: int, value: Any) -> Colour:
+    if isinstance(value, list) and len(value) == 3 and all(type(part) is int for part in value):
+        return value[0], value[1], value[2]
+    raise ClassListError(f"class {index}: a colour is three whole numbers of 0..255, got {value!r}")
+
+
+def _from_entries(
+    entries: Sequence[tuple[str, Colour | None]], *, name: str, ignore_index: int | None
+) -> DatasetClasses:
+    if not entries:
+        raise ClassListError("no class in it")
+    names = [entry[0] for entry in entries]
+    colours = [colour for _, colour in entries if colour is not None]
+    if colours and len(colours) < len(entries):
+        index = next(index for index, entry in enumerate(entries) if entry[1] is None)
+        raise ClassListError(f"class {index} ({names[index]}) has no colour but others have: give all one or none")
+    return _with_colours(names, colours or None, name=name, ignore_index=ignore_index)
