@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +46,7 @@ class WindowPlan:
         if min(*self.source, *self.window) < 1:
             raise UsageError(f"picture {self.source} and window {self.window} must have at least one pixel")
         for edges, extent, length in zip((self.rows, self.columns), self.canvas, self.window, strict=True):
-            gapless = all(0 < after - before <= length for before, after in zip(edges, edges[1:], strict=False))
+            gapless = all(0 < after - before <= length for before, after in pairwise(edges))
             if not edges or edges[0] != 0 or edges[-1] + length != extent or not gapless:
                 raise UsageError(f"windows of {length} pixels at {edges} do not cover {extent} pixels")
 
@@ -78,8 +79,8 @@ def plan_slide(source: tuple[int, int], window: tuple[int, int], stride: int) ->
     canvas = _slide_canvas(source, window)
     if canvas[0] * canvas[1] > MAX_CANVAS_PIXELS:
         raise CanvasError(
-            f"a picture of {source[1]}x{source[0]} pixels needs a canvas of {canvas[1]}x{canvas[0]} for sliding windows, "
-            f"more than {MAX_CANVAS_PIXELS} pixels: use --mode whole"
+            f"the picture of {source[1]}x{source[0]} pixels is too elongated or too large for sliding windows: its canvas "
+            f"of {canvas[1]}x{canvas[0]} exceeds {MAX_CANVAS_PIXELS} pixels; use --mode whole"
         )
     rows, columns = (_edges(extent, length, stride) for extent, length in zip(canvas, window, strict=True))
     return WindowPlan(source, canvas, window, rows, columns)
