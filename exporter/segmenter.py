@@ -106,7 +106,7 @@ def segmenter_from_checkpoint(checkpoint: Checkpoint, merge: MergeSettings | Non
 def normalise(images: Tensor, normalization: str) -> Tensor:
     """uint8 pictures (B, H, W, 3) RGB to the network's input (B, 3, H, W) float32."""
     mean, std = (images.new_tensor(values, dtype=torch.float32) for values in NORMALIZATIONS[normalization])
-    return (((images.float() / 255) - mean) / std).permute(0, 3, 1, 2)
+    return ((images.float() - mean) / std).permute(0, 3, 1, 2)
 
 
 def pad_to_patches(images: Tensor, patch_size: int) -> Tensor:

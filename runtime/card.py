@@ -58,8 +58,8 @@ class ModelCard:
         size: height and width in pixels of the model's input (the crop).
         patch_size: side of a patch in pixels.
         stride: step in pixels of the sliding window.
-        mean: per-channel mean in 0..1, already applied inside the model.
-        std: per-channel standard deviation in 0..1, already applied inside the model.
+        mean: per-channel mean in 0..255, already applied inside the model.
+        std: per-channel standard deviation in 0..255, already applied inside the model.
         extra_tokens: tokens in front of the patches (1: class; 2: class and distillation).
         merge: merge settings, or None for a dense model.
         architecture: one line for people, such as "ViT d384 h6 L12 /16, mask_transformer".
