@@ -1,8 +1,8 @@
 """Class names and colours: of the data sets known by name, of a file of the user, or numbered.
 
 The lists lie in class_lists/*.json. ADE20K, Cityscapes and Pascal Context have the names, ids and colours of the
-official ALGM code; COCO-Stuff has the 171 classes in the order and colours of mmsegmentation (nine of its colours stand
-for two classes each); CamVid has the 11 classes of SegNet.
+official ALGM code; COCO-Stuff has the 171 classes in the order and colours of mmsegmentation, where eight colours stand
+for two or three classes each; CamVid has the 11 classes of SegNet.
 """
 
 from __future__ import annotations

@@ -1,0 +1,293 @@
+"""Picture files and objects to upright RGB arrays; whatever goes wrong becomes one DecodeError with one line.
+
+Pillow decodes. It reads the header before any pixel, so a decompression bomb is refused at the cost of its file header,
+and it names a truncated file: a JPEG cut after 10 KB, which Pillow 13 refuses, comes out of OpenCV 5 without an error
+and with 2176 of its 2225 rows plain grey.
+
+What a picture becomes:
+- upright: the EXIF orientation is applied;
+- transparency is composited over white, as on a page;
+- 16-bit grey is divided by 257 and rounded, so that full scale stays full scale;
+- CMYK goes through its ICC profile where it has one; RGB and grey pixels stay as stored whatever their profile, as in
+  the official code;
+- of an animation or a multi-page file, the first frame.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import stat
+import struct
+import threading
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, ImageCms, ImageFile
+
+from algm_trt.plugins.errors import AlgmError
+from algm_trt.runtime.sources import printable
+
+Pixels = npt.NDArray[np.uint8]
+
+DEFAULT_MAX_PIXELS: Final = 100_000_000
+
+# Formats with a signature and a decoder inside Pillow. Others would run programs (EPS) or claim any bytes (TGA).
+_FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "PPM", "AVIF")
+_GREY_16_TO_8: Final = ((np.arange(65536) + 128) // 257).astype(np.uint8)
+_TURNS: Final[dict[int, Callable[[Pixels], Pixels]]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels[::-1].swapaxes(0, 1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
+}
+
+# Python shows the warnings of a logger without any handler on the screen; Pillow's TIFF reader has such messages.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+class DecodeError(AlgmError):
+    """A picture that cannot be decoded.
+
+    Attributes:
+        cause: what is wrong, without the path.
+        path: the file, or None for a picture that was given as an object.
+    """
+
+    def __init__(self, cause: str, path: str | os.PathLike[str] | None = None) -> None:
+        self.cause = cause
+        self.path = path
+        super().__init__(cause if path is None else f"{printable(path)}: {cause}")
+
+
+def decode_image(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
+    """Decode a picture file; see the head of this module for what becomes of its colours.
+
+    Safe to call from many threads. No setting of Pillow is changed: its own limit, which follows
+    `PIL.Image.MAX_IMAGE_PIXELS`, applies on top of `max_pixels` to WebP and TIFF only.
+
+    Args:
+        path: the file; its suffix does not matter.
+        max_pixels: pictures with more pixels are refused before any pixel is decoded.
+
+    Returns:
+        uint8 (H, W, 3), RGB, C-contiguous, writable.
+
+    Raises:
+        DecodeError: missing, unreadable, empty, no picture, damaged, truncated, or too large.
+    """
+    try:
+        with _open_file(path) as stream:
+            picture = _read_header(stream)
+            _check_size(picture.size, max_pixels)
+            return _pixels(picture)
+    except DecodeError as error:
+        raise DecodeError(error.cause, path) from error
+
+
+def to_rgb(picture: Image.Image | npt.NDArray[Any]) -> Pixels:
+    """An upright RGB array of a picture that is in memory.
+
+    Args:
+        picture: a Pillow picture (treated as `decode_image` treats the same file), or a uint8 array of shape (H, W) or
+            (H, W, 1) for grey, (H, W, 3) for RGB, (H, W, 4) for RGB with alpha.
+
+    Returns:
+        uint8 (H, W, 3), RGB, C-contiguous. An array that already is so is returned itself, not copied.
+
+    Raises:
+        DecodeError: another type, dtype or shape, no pixels, or a Pillow picture whose file is damaged.
+    """
+    if isinstance(picture, Image.Image):
+        return _pixels(picture)
+    if not isinstance(picture, np.ndarray):
+        raise DecodeError(f"expected a path, a Pillow picture or a uint8 array, got {type(picture).__name__}")
+    channels = picture.shape[2] if picture.ndim == 3 else 1
+    if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or channels not in (1, 3, 4):
+        raise DecodeError(
+            "a picture as an array must be uint8 of shape (H, W), (H, W, 3) or (H, W, 4) in RGB order, "
+            f"got {picture.dtype} of shape {picture.shape}"
+        )
+    if picture.size == 0:
+        raise DecodeError(f"the picture has no pixels: shape {picture.shape}")
+    if channels == 4:
+        return np.array(_over_white(Image.fromarray(np.ascontiguousarray(picture))))
+    if channels == 1:
+        return _grey_to_rgb(picture.reshape(picture.shape[:2]))
+    return np.ascontiguousarray(picture)
+
+
+def _open_file(path: str | os.PathLike[str]) -> IO[bytes]:
+    """The file for reading. Its kind is checked first: opening a pipe would wait for ever."""
+    try:
+        status = Path(path).stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise DecodeError("is a folder")
+        if not stat.S_ISREG(status.st_mode):
+            raise DecodeError("is not a regular file")
+        if status.st_size == 0:
+            raise DecodeError("the file is empty")
+        return Path(path).open("rb")
+    except FileNotFoundError as error:
+        raise DecodeError("no such file") from error
+    except (OSError, ValueError) as error:
+        raise DecodeError(f"the file cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The accepted formats that this Pillow can read."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _read_header(stream: IO[bytes]) -> ImageFile.ImageFile:
+    """Open a picture without decoding a pixel.
+
+    Not `Image.open`: that warns or fails by Pillow's process-wide pixel limit before the size is known to us.
+    """
+    _quiet_plugins()
+    try:
+        prefix = stream.read(16)
+        problem = ""
+        for name in _formats():
+            factory, accept = Image.OPEN[name]
+            accepted = accept is None or accept(prefix)
+            if isinstance(accepted, str):
+                problem = accepted
+            elif accepted:
+                stream.seek(0)
+                try:
+                    return factory(stream, "")
+                except (SyntaxError, IndexError, TypeError, KeyError, EOFError, struct.error) as error:
+                    problem = f"{name}: {error}"
+    except Exception as error:
+        raise DecodeError(_reason(error)) from error
+    if problem:
+        raise DecodeError(f"damaged, or of a kind that cannot be read ({_one_line(problem)})")
+    raise DecodeError(f"not a picture ({', '.join(_formats())} can be read)")
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise DecodeError(
+            f"too large: {width} x {height} = {width * height:,} pixels, the limit is {max_pixels:,} "
+            "(raise it with --max-pixels if the file can be trusted)"
+        )
+    if width < 1 or height < 1:
+        raise DecodeError(f"the picture has no pixels: {width} x {height}")
+
+
+def _pixels(picture: Image.Image) -> Pixels:
+    """Decode, convert and turn upright."""
+    _quiet_plugins()
+    try:
+        picture.load()
+        # After `load`: Pillow turns TIFF by itself then, and finds the EXIF of PNG behind the pixels.
+        turn = _TURNS.get(_orientation(picture))
+        pixels = _rgb_array(picture)
+        return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+    except DecodeError:
+        raise
+    except Exception as error:  # Pillow's readers raise errors of many types on damaged data
+        raise DecodeError(_reason(error)) from error
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF orientation; 1 (upright) where the EXIF data is damaged, since the pixels are still good."""
+    try:
+        return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        return 1
+
+
+def _rgb_array(picture: Image.Image) -> Pixels:
+    mode = picture.mode
+    if mode.startswith("I;16"):
+        return _grey_to_rgb(_GREY_16_TO_8[np.asarray(picture)])
+    if mode == "I":
+        values = np.asarray(picture)
+        if values.min() < 0 or values.max() > 65535:
+            raise DecodeError("32-bit grey values outside 0..65535 have no known scale: convert it to 8 or 16 bit")
+        return _grey_to_rgb(_GREY_16_TO_8[values])
+    if mode == "F":
+        raise DecodeError("floating-point grey values have no known scale: convert it to 8 or 16 bit")
+    if mode == "L" and not picture.has_transparency_data:
+        return _grey_to_rgb(np.asarray(picture))
+    if mode == "CMYK":
+        picture = _cmyk_to_rgb(picture)
+    elif picture.has_transparency_data:
+        picture = _over_white(picture)
+    elif mode != "RGB":
+        picture = picture.convert("RGB")
+    return np.array(picture)
+
+
+def _grey_to_rgb(values: Pixels) -> Pixels:
+    return np.repeat(values[:, :, None], 3, axis=2)
+
+
+def _over_white(picture: Image.Image) -> Image.Image:
+    with_alpha = picture.convert("RGBA")
+    page = Image.new("RGB", picture.size, "white")
+    page.paste(with_alpha, mask=with_alpha.getchannel("A"))
+    return page
+
+
+def _cmyk_to_rgb(picture: Image.Image) -> Image.Image:
+    """Through the ICC profile where there is a good one, else by Pillow's plain formula."""
+    profile_bytes = picture.info.get("icc_profile")
+    if profile_bytes:
+        try:
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(profile_bytes))
+            converted = ImageCms.profileToProfile(picture, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            if converted is not None:
+                return converted
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            pass  # a profile that is damaged or not for CMYK: the pixels are still good
+    return picture.convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    """One line for people about an error from inside Pillow."""
+    if isinstance(error, Image.DecompressionBombError):
+        return (
+            f"too large for Pillow's own limit in this format: {_one_line(error)} "
+            "(a program can raise PIL.Image.MAX_IMAGE_PIXELS if the file can be trusted)"
+        )
+    if isinstance(error, MemoryError):
+        return "not enough memory to decode it"
+    text = _one_line(error)
+    if "truncated" in text.lower():
+        return f"the file is truncated ({text})"
+    return f"the file is damaged or of a kind that cannot be read ({text})"
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split()) or type(message).__name__
+
+
+_PLUGIN_WARNINGS: Final = ("ignore", None, UserWarning, re.compile(r"PIL\.\w+Plugin$"), 0)
+_PLUGIN_WARNINGS_LOCK: Final = threading.Lock()
+
+
+def _quiet_plugins() -> None:
+    """Keep what Pillow's readers say about odd metadata off the screen.
+
+    One narrow filter that stays: `warnings.catch_warnings` swaps the filters of all threads, and adding a filter per
+    picture would make Python show once-only warnings of other packages again and again.
+    """
+    with _PLUGIN_WARNINGS_LOCK:
+        if _PLUGIN_WARNINGS not in warnings.filters:
+            warnings.filterwarnings("ignore", category=UserWarning, module=_PLUGIN_WARNINGS[3].pattern)

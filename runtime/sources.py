@@ -1,0 +1,339 @@
+"""What a run reads: inputs of the command line to a list of pictures and videos with distinct output names.
+
+The list depends on the inputs and the files only, so every shard of a run sees the same list and the same names.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import unicodedata
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from algm_trt.plugins.errors import UsageError
+
+Kind = Literal["image", "video"]
+
+PICTURE_SUFFIXES: Final = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".ppm", ".pgm", ".avif"}
+)
+VIDEO_SUFFIXES: Final = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
+LIST_SUFFIXES: Final = frozenset({".txt", ".lst"})
+
+
+@dataclass(frozen=True)
+class Source:
+    """One picture or video to read.
+
+    Attributes:
+        path: the file.
+        name: where its outputs go below the output folder: relative, with `/`, without the file's suffix. No two
+            sources of a list have names that differ in case only.
+        kind: "image" or "video".
+    """
+
+    path: Path
+    name: str
+    kind: Kind
+
+    def __post_init__(self) -> None:
+        if not self.name or any(part in ("", ".", "..") for part in self.name.split("/")):
+            raise ValueError(f"not a relative output name: {self.name!r}")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A file and its path below the folder that was named, suffix included."""
+
+    path: Path
+    relative: tuple[str, ...]
+
+    @property
+    def kind(self) -> Kind:
+        return "video" if self.path.suffix.lower() in VIDEO_SUFFIXES else "image"
+
+
+def find_sources(inputs: Sequence[str], *, recursive: bool) -> list[Source]:
+    """The pictures and videos that the inputs of a command name, in their order, each file once.
+
+    An input is a file (taken whatever its suffix), a folder (files with the suffix of a picture or video, in natural
+    order, hidden ones left out), a pattern with * ? [ ] or ** (files as in a folder, any suffix if the pattern spells
+    the suffix out), or a list file (.txt, .lst: a path per line, relative to the list's folder, # for comments). The
+    files of a list are not looked for here: one that is missing fails alone, later.
+
+    Names keep the structure below the folder, the fixed part of the pattern, or the list's folder; a file named by
+    itself has its stem. Files whose names would collide get their suffix too, then folders above, then a number.
+
+    Args:
+        inputs: files, folders, patterns and list files.
+        recursive: also read the subfolders of folders.
+
+    Raises:
+        UsageError: nothing was named, or an input names nothing that can be read.
+    """
+    if not inputs:
+        raise UsageError("no input: name pictures, videos, folders, patterns or list files")
+    found = [file for text in inputs for file in _expand(text, recursive)]
+    kept = _without_repeats(found)
+    return [Source(file.path, name, file.kind) for file, name in zip(kept, _distinct_names(kept), strict=True)]
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Index and count of "I/N", 1 <= I <= N.
+
+    Raises:
+        UsageError: anything else.
+    """
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
+    if match is None:
+        raise UsageError(f"a shard is given as I/N, such as 2/8, got {text!r}")
+    index, count = int(match[1]), int(match[2])
+    _check_shard(index, count)
+    return index, count
+
+
+def shard(sources: Sequence[Source], index: int, count: int) -> list[Source]:
+    """Part `index` of `count` (1-based) of a list: every count-th source.
+
+    Dealt round, not by a hash of the name: the parts then differ by one source at most, and neighbours, which are often
+    of one size, spread over all of them. All parts together are the list, as long as all are made from the same files.
+
+    Raises:
+        UsageError: not 1 <= index <= count.
+    """
+    _check_shard(index, count)
+    return list(sources[index - 1 :: count])
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    """A path for messages and logs, always on one line and valid UTF-8: other bytes and control characters escaped."""
+    text = os.fspath(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
+    """Sort key that counts: "b2" before "b10", capitals beside small letters. Equal for equal texts only."""
+    parts = re.split(r"([0-9]+)", text.casefold())
+    return tuple(int(part) if index % 2 else part for index, part in enumerate(parts)), text
+
+
+def _check_shard(index: int, count: int) -> None:
+    if not 1 <= index <= count:
+        raise UsageError(f"shard {index}/{count} does not exist: I/N needs 1 <= I <= N")
+
+
+def _expand(text: str, recursive: bool) -> list[_Found]:
+    path = Path(text)
+    if not text:
+        raise UsageError("an input is empty")
+    try:
+        if path.is_dir():
+            return _in_folder(path, recursive)
+        if path.is_file() and path.suffix.lower() in LIST_SUFFIXES:
+            return _in_list(path)
+        if path.exists() or path.is_symlink():
+            return [_Found(path, (path.name,))]
+        if _is_pattern(text):
+            return _in_pattern(path)
+    except (OSError, ValueError) as error:
+        where = printable(getattr(error, "filename", None) or text)
+        raise UsageError(f"{where}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    raise UsageError(f"{printable(text)}: no such file or folder")
+
+
+def _in_folder(folder: Path, recursive: bool) -> list[_Found]:
+    files = [
+        _Found(folder.joinpath(*parts), parts) for parts in _walk(folder, recursive) if _has_known_suffix(parts[-1])
+    ]
+    if not files:
+        hint = "" if recursive else " (its subfolders are read with --recursive)"
+        raise UsageError(f"{printable(folder)}: no picture or video in this folder{hint}")
+    return _sorted(files)
+
+
+def _in_list(path: Path) -> list[_Found]:
+    folder = path.parent
+    files = []
+    for raw in path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines():
+        line = os.fsdecode(raw.strip())
+        if line and not line.startswith("#"):
+            files.append(_Found(folder / line, _below(folder, line)))
+    if not files:
+        raise UsageError(f"{printable(path)}: the list names no file")
+    return files
+
+
+def _below(folder: Path, line: str) -> tuple[str, ...]:
+    """Path of a list's line below the list's folder; for a file elsewhere as much of the path as has a name."""
+    root, target = _absolute(folder), _absolute(folder / line)
+    if target.is_relative_to(root):
+        return target.relative_to(root).parts or (target.name or "_",)
+    return tuple(part for part in Path(os.path.normpath(line)).parts if part.strip("/") not in ("", "..")) or ("_",)
+
+
+def _in_pattern(pattern: Path) -> list[_Found]:
+    fixed = next(index for index, part in enumerate(pattern.parts) if _is_pattern(part))
+    root = Path(*pattern.parts[:fixed])
+    any_suffix = bool(pattern.suffix) and not _is_pattern(pattern.suffix)
+    matches = {parts for parts in _matches(root, pattern.parts[fixed:]) if any_suffix or _has_known_suffix(parts[-1])}
+    if not matches:
+        raise UsageError(f"{printable(pattern)}: no such file, and no picture or video matches this pattern")
+    return _sorted([_Found(root.joinpath(*parts), parts) for parts in matches])
+
+
+def _matches(folder: Path, patterns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Files below a folder that match a pattern part by part; ** stands for any number of folders."""
+    first, rest = patterns[0], patterns[1:]
+    if first == "**":
+        for parts in _walk(folder, recursive=True, folders=True) if rest[:1] != ("**",) else [()]:
+            for tail in _matches(folder.joinpath(*parts), rest or ("*",)):
+                yield (*parts, *tail)
+        return
+    for entry in _entries(folder):
+        if not fnmatch.fnmatchcase(entry.name, first) or (entry.name.startswith(".") and not first.startswith(".")):
+            continue
+        if rest and entry.is_dir():
+            yield from ((entry.name, *tail) for tail in _matches(folder / entry.name, rest))
+        elif not rest and not entry.is_dir():
+            yield (entry.name,)
+
+
+def _walk(folder: Path, recursive: bool, *, folders: bool = False) -> Iterator[tuple[str, ...]]:
+    """Files below a folder as path parts, or with `folders` the folder itself and all folders below it.
+
+    Hidden names are left out. A folder is entered once even if links lead to it again, so loops end.
+    """
+    visited = set()
+    real: deque[tuple[str, ...]] = deque([()])
+    links: deque[tuple[str, ...]] = deque()
+    while real or links:
+        # Links last: a link to a folder of this tree must not take over the names of its files.
+        parts = (real or links).popleft()
+        status = folder.joinpath(*parts).stat()
+        if (status.st_dev, status.st_ino) in visited:
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        if folders:
+            yield parts
+        for entry in _entries(folder.joinpath(*parts)):
+            if entry.name.startswith("."):
+                continue
+            below = (*parts, entry.name)
+            if not entry.is_dir():
+                if not folders:
+                    yield below
+            elif recursive:
+                (links if entry.is_symlink() else real).append(below)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What a folder holds, in natural order."""
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: natural_key(entry.name))
+
+
+def _sorted(files: list[_Found]) -> list[_Found]:
+    return sorted(files, key=lambda file: [natural_key(part) for part in file.relative])
+
+
+def _has_known_suffix(name: str) -> bool:
+    suffix = Path(name).suffix.lower()
+    return suffix in PICTURE_SUFFIXES or suffix in VIDEO_SUFFIXES
+
+
+def _is_pattern(text: str) -> bool:
+    return any(char in text for char in "*?[")
+
+
+def _absolute(path: Path) -> Path:
+    """Without `..`, by the text alone: links stay what the user called them."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
+
+
+def _without_repeats(files: Sequence[_Found]) -> list[_Found]:
+    """The first of all ways to name each file. A link to a file is a file of its own: it has its own name."""
+    real_folders: dict[Path, Path] = {}
+    kept: dict[Path, _Found] = {}
+    for file in files:
+        folder = file.path.parent
+        if folder not in real_folders:
+            real_folders[folder] = folder.resolve()
+        kept.setdefault(real_folders[folder] / file.path.name, file)
+    return list(kept.values())
+
+
+def _distinct_names(files: Sequence[_Found]) -> list[str]:
+    """An output name for each file.
+
+    All files of a collision move on together to their next longer name until no two collide, so that no name depends on
+    the order of the files. Files that even their whole paths do not tell apart (in case only) are numbered by path.
+    """
+    names = [_plain_name(file) for file in files]
+    longer: dict[int, list[str]] = {}
+    while True:
+        colliding = _colliding(files, names)
+        for index in colliding:
+            if index not in longer:
+                longer[index] = _longer_names(files[index])
+        movable = [index for index in colliding if longer[index]]
+        if not movable:
+            return _numbered(files, names, colliding)
+        for index in movable:
+            names[index] = longer[index].pop(0)
+
+
+def _plain_name(file: _Found) -> str:
+    stem = Path(file.relative[-1]).stem
+    return "/".join((*file.relative[:-1], stem if stem.strip(".") else file.relative[-1]))
+
+
+def _longer_names(file: _Found) -> list[str]:
+    """Further names, shortest first: with the suffix, then without and with it below each folder above the file."""
+    full = "/".join(file.relative)
+    above = _absolute(file.path).parts[1 : -len(file.relative)]
+    prefixes = ["/".join(above[start:]) for start in range(len(above) - 1, -1, -1)]
+    return [full, *(f"{prefix}/{name}" for prefix in prefixes for name in (_plain_name(file), full))]
+
+
+def _colliding(files: Sequence[_Found], names: Sequence[str]) -> list[int]:
+    """Indices of files whose outputs could meet.
+
+    Names collide that are equal but for case; that lie below the name of a video, where its frames go; and that lie
+    below a folder called like another name with a suffix, as that name's output files are.
+    """
+    keys = [_key(name) for name in names]
+    counts = Counter(keys)
+    videos = {key for key, file in zip(keys, files, strict=True) if file.kind == "video"}
+    bad = {key for key, count in counts.items() if count > 1}
+    for key in counts:
+        parts = key.split("/")
+        for end in range(1, len(parts)):
+            folder = "/".join(parts[:end])
+            stem, dot, _ = folder.rpartition(".")
+            if folder in videos:
+                bad |= {key, folder}
+            if dot and stem in counts:
+                bad |= {key, stem}
+    return [index for index, key in enumerate(keys) if key in bad]
+
+
+def _numbered(files: Sequence[_Found], names: Sequence[str], colliding: Sequence[int]) -> list[str]:
+    result = list(names)
+    taken = {_key(name) for name in names}
+    for index in sorted(colliding, key=lambda index: str(files[index].path)):
+        base, number = "/".join(files[index].relative), 1
+        while _key(f"{base}~{number}") in taken:
+            number += 1
+        result[index] = f"{base}~{number}"
+        taken.add(_key(result[index]))
+    return result
+
+
+def _key(name: str) -> str:
+    """Equal for names that a file system may take for one: case and composed letters do not count."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
