@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -27,27 +26,27 @@ from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.windows import WindowPlan, bilinear_taps
 
 _TILE_SIDES = (1, 2, 4, 8, 12, 16, 24, 32)  # tiles are padded to one of these; longer runs of pixels are divided
-_CHUNK_VALUES = 2**18  # float32 values computed at a time: 1 MiB stays in a usual L2 cache
-_BAND = 16  # rows and columns that rows() computes at a time
+_SHORT_RUN = 4  # shorter runs of pixels join the next one: many tiny tiles cost more than a few mixed ones
+_CHUNK_VALUES = 2**17  # float32 values computed at a time: 512 KiB stays in a usual L2 cache
 _SHORT_ARGMAX = 16  # above it NumPy's argmax over a multiple of _ARGMAX_STEP classes is faster than over fewer
 _ARGMAX_STEP = 64
 
 
 @dataclass(frozen=True)
-class _Tiles:
+class _Group:
     """Those tiles of one axis that have the same padded shape.
 
     Attributes:
         members: (n,) index of each tile along the axis.
         positions: (n, R) source positions; a shorter tile repeats its last one.
         nodes: (n, S) mosaic positions that the tile draws on.
-        weights: (n, R, S) float32 share of each node.
+        shares: (n, R, S) float32 part of each node in each position.
     """
 
     members: NDArray[np.intp]
     positions: NDArray[np.intp]
     nodes: NDArray[np.intp]
-    weights: NDArray[np.float32]
+    shares: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -55,32 +54,32 @@ class _Axis:
     """One of the two sparse operators, from the mosaic to the source along one axis.
 
     Attributes:
-        nodes: (n0, E) ascending mosaic positions that each source position draws on; shorter lists repeat their last.
-        weights: (n0, E) float32 share of each node, 0 for repetitions; a row sums to one.
-        lengths: (tiles,) source positions in each tile.
-        tiles: all tiles, grouped by padded shape.
+        starts: (tiles + 1,) first source position of each tile, and the length of the axis.
+        supports: (tiles,) number of nodes that each tile draws on.
+        nodes: (tiles, S) these nodes, ascending; shorter lists repeat their last.
+        shares: (n0, S) float32 part of each of its tile's nodes in a source position; a row sums to one.
+        groups: the tiles again, grouped by padded shape.
     """
 
+    starts: NDArray[np.intp]
+    supports: NDArray[np.intp]
     nodes: NDArray[np.intp]
-    weights: NDArray[np.float32]
-    lengths: NDArray[np.intp]
-    tiles: tuple[_Tiles, ...]
+    shares: NDArray[np.float32]
+    groups: tuple[_Group, ...]
 
-    def operator(self, start: int, stop: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-        """Nodes (m,) behind the source positions start..stop-1, and their shares (stop - start, m) float32."""
-        nodes, column = np.unique(self.nodes[start:stop], return_inverse=True)
-        dense = np.zeros((stop - start, len(nodes)), np.float32)
-        row = np.arange(stop - start)[:, None]
-        np.add.at(dense, (row, column.reshape(stop - start, -1)), self.weights[start:stop])
-        return nodes, dense
+    def within(self, start: int, stop: int) -> Iterator[tuple[slice, NDArray[np.intp], NDArray[np.float32]]]:
+        """Cut start..stop-1 along the tiles: source positions, their nodes (s,) and shares (positions, s)."""
+        first, last = np.searchsorted(self.starts, (start, stop - 1), side="right") - 1
+        for tile in range(first, last + 1):
+            part = slice(max(start, int(self.starts[tile])), min(stop, int(self.starts[tile + 1])))
+            support = self.supports[tile]
+            yield part, self.nodes[tile, :support], self.shares[part, :support]
 
     def extremes(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Lowest and highest of values (nodes, ...) within each tile: two arrays (tiles, ...)."""
-        lowest = np.empty((len(self.lengths), *values.shape[1:]), values.dtype)
-        highest = np.empty_like(lowest)
-        for tiles in self.tiles:
-            within = values[tiles.nodes]
-            lowest[tiles.members], highest[tiles.members] = within.min(axis=1), within.max(axis=1)
+        lowest = highest = values[self.nodes[:, 0]]
+        for nodes in self.nodes.T[1:]:
+            lowest, highest = np.minimum(lowest, values[nodes]), np.maximum(highest, values[nodes])
         return lowest, highest
 
 
@@ -115,12 +114,11 @@ class LogitField:
         winners = self._mosaic.argmax(axis=2).astype(dtype)
         low, high = self._y.extremes(winners)
         lowest, highest = self._x.extremes(low.T)[0].T, self._x.extremes(high.T)[1].T
-        labels = np.repeat(np.repeat(lowest, self._x.lengths, axis=1), self._y.lengths, axis=0)
+        labels = np.repeat(np.repeat(lowest, np.diff(self._x.starts), axis=1), np.diff(self._y.starts), axis=0)
         mixed = lowest != highest
-        for rows in self._y.tiles:
-            for columns in self._x.tiles:
-                pairs = np.nonzero(mixed[np.ix_(rows.members, columns.members)])
-                self._label_tiles(labels, rows, columns, pairs)
+        for rows in self._y.groups:
+            for columns in self._x.groups:
+                self._label_tiles(labels, rows, columns, mixed[np.ix_(rows.members, columns.members)])
         return labels
 
     def rows(self, start: int, stop: int) -> NDArray[np.float32]:
@@ -134,13 +132,11 @@ class LogitField:
             raise UsageError(f"rows {start}..{stop} are not within the picture's {height}")
         classes = self._mosaic.shape[2]
         band = np.empty((stop - start, width, classes), np.float32)
-        for top in range(start, stop, _BAND):
-            bottom = min(top + _BAND, stop)
-            nodes, weights = self._y.operator(top, bottom)
-            tall = (weights @ self._mosaic[nodes].reshape(len(nodes), -1)).reshape(bottom - top, -1, classes)
-            for left in range(0, width, _BAND):
-                nodes, weights = self._x.operator(left, min(left + _BAND, width))
-                np.matmul(weights, tall[:, nodes], out=band[top - start : bottom - start, left : left + _BAND])
+        for rows, row_nodes, row_shares in self._y.within(start, stop):
+            tall = row_shares @ self._mosaic[row_nodes].reshape(len(row_nodes), -1)
+            tall = tall.reshape(len(row_shares), -1, classes)
+            for columns, nodes, shares in self._x.within(0, width):
+                np.matmul(shares, tall[:, nodes], out=band[rows.start - start : rows.stop - start, columns])
         return band
 
     def probabilities(self, start: int, stop: int) -> NDArray[np.float32]:
@@ -156,19 +152,22 @@ class LogitField:
             row /= row.sum(axis=1, keepdims=True)
         return band
 
-    def _label_tiles(
-        self, labels: NDArray[Any], rows: _Tiles, columns: _Tiles, pairs: tuple[NDArray[np.intp], ...]
-    ) -> None:
-        """Compute the labels of the tiles at `pairs` of row tile and column tile, and write them into `labels`."""
+    def _label_tiles(self, labels: NDArray[Any], rows: _Group, columns: _Group, mixed: NDArray[np.bool_]) -> None:
+        """Compute the labels of the tiles that are `mixed`, (rows, columns) of the groups, and write them."""
         classes = self._mosaic.shape[2]
+        values, places = self._mosaic.reshape(-1), labels.reshape(-1)
+        all_row, all_column = np.nonzero(mixed)
         step = max(1, _CHUNK_VALUES // (columns.nodes.shape[1] * rows.nodes.shape[1] * classes))
-        for first in range(0, len(pairs[0]), step):
-            row, column = pairs[0][first : first + step], pairs[1][first : first + step]
-            corners = self._mosaic[rows.nodes[row][:, None, :], columns.nodes[column][:, :, None]]
+        for first in range(0, len(all_row), step):
+            row, column = all_row[first : first + step], all_column[first : first + step]
+            nodes = rows.nodes[row][:, None, :] * self._mosaic.shape[1] + columns.nodes[column][:, :, None]
+            corners = self._mosaic.reshape(-1, classes).take(nodes, axis=0)
             for part, candidates in _contests(corners, rows.positions.shape[1] * columns.positions.shape[1]):
-                winners = _evaluate(corners[part], candidates, rows.weights[row[part]], columns.weights[column[part]])
-                places = rows.positions[row[part]][:, None, :], columns.positions[column[part]][:, :, None]
-                labels[places] = winners
+                top, left = row[part], column[part]
+                scores = values.take((nodes[part] * classes)[..., None] + candidates[:, None, None, :])
+                won = _winners(scores, rows.shares[top], columns.shares[left])
+                where = (rows.positions[top] * labels.shape[1])[:, None, :] + columns.positions[left][:, :, None]
+                places[where] = np.take_along_axis(candidates, won, axis=1).reshape(where.shape)
 
 
 def _mosaic(logits: NDArray[np.float32], window_rows: int) -> NDArray[np.float32]:
@@ -192,60 +191,48 @@ def _contests(corners: NDArray[np.float32], pixels: int) -> Iterator[tuple[NDArr
         pixels: of a padded tile.
 
     Yields:
-        part: (m,) indices of tiles; candidates: (m, c) classes. Those that can win come first, in ascending order;
-        classes that cannot win fill the rest.
+        part: (m,) indices of tiles; candidates: (m, c) classes that can win, ascending, the last one repeated.
     """
     classes = corners.shape[3]
     at_nodes = corners.reshape(len(corners), -1, classes)
     to_beat = at_nodes.min(axis=1).max(axis=1, keepdims=True)
-    hopeless = at_nodes.max(axis=1) < to_beat
-    counts = classes - np.count_nonzero(hopeless, axis=1)
+    tile, candidate = np.nonzero(~(at_nodes.max(axis=1) < to_beat))  # a NaN cannot be ruled out
+    counts = np.bincount(tile, minlength=len(corners))
+    firsts = np.cumsum(counts) - counts
     order = np.argsort(counts, kind="stable")
-    first = 0
-    while first < len(order):
-        # double the first tile's count at most, so that padding never costs more than the work itself
-        budget = max(1, _CHUNK_VALUES // (pixels * int(counts[order[first]])))
-        within = order[first : first + budget]
-        part = within[counts[within] <= 2 * counts[within[0]]]
-        yield part, _candidates(hopeless[part], int(counts[part[-1]]))
-        first += len(part)
+    start = 0
+    while start < len(order):
+        least = int(counts[order[start]])
+        part = order[start : start + max(1, _CHUNK_VALUES // (pixels * least))]
+        part = part[counts[part] <= 2 * least]  # padding must not cost more than the work itself
+        width = _padded(int(counts[part[-1]]), classes)
+        yield part, candidate[firsts[part, None] + np.minimum(np.arange(width), counts[part, None] - 1)]
+        start += len(part)
 
 
-def _candidates(hopeless: NDArray[np.bool_], count: int) -> NDArray[np.intp]:
-    """The classes that are not hopeless, ascending, filled up with others: (m, c) with c at least `count`."""
-    classes = hopeless.shape[1]
-    width = count if count <= _SHORT_ARGMAX else min(classes, -(-count // _ARGMAX_STEP) * _ARGMAX_STEP)
-    return np.argsort(hopeless, axis=1, kind="stable")[:, :width]
+def _padded(count: int, classes: int) -> int:
+    """Number of candidates to compare where `count` can win."""
+    return count if count <= _SHORT_ARGMAX else min(classes, -(-count // _ARGMAX_STEP) * _ARGMAX_STEP)
 
 
-def _evaluate(
-    corners: NDArray[np.float32],
-    candidates: NDArray[np.intp],
-    row_weights: NDArray[np.float32],
-    column_weights: NDArray[np.float32],
+def _winners(
+    scores: NDArray[np.float32], row_shares: NDArray[np.float32], column_shares: NDArray[np.float32]
 ) -> NDArray[np.intp]:
-    """Winning class of each pixel of m tiles.
+    """Winning candidate of each pixel of m tiles, the earlier one on ties.
 
     Args:
-        corners: (m, T, S, K) float32 logits at the tiles' nodes.
-        candidates: (m, c) classes to compare; the earlier wins a tie.
-        row_weights: (m, R, S) float32.
-        column_weights: (m, C, T) float32.
+        scores: (m, T, S, c) float32 logits of the candidates at the tiles' nodes.
+        row_shares: (m, R, S) float32.
+        column_shares: (m, C, T) float32.
 
     Returns:
-        (m, C, R) class ids, columns first.
+        (m, C*R) indices into the candidates, columns first.
     """
-    count, across, _, classes = corners.shape
-    width = candidates.shape[1]
-    if width < classes:
-        corners = np.take_along_axis(corners, candidates[:, None, None, :], axis=3)
-    tall = np.matmul(row_weights[:, None], corners).reshape(count, across, -1)
-    full = np.matmul(column_weights, tall).reshape(count, column_weights.shape[1], -1, width)
-    winners: NDArray[np.intp] = full.argmax(axis=3)
-    if width == classes:
-        return winners
-    classes_won: NDArray[np.intp] = np.take_along_axis(candidates, winners.reshape(count, -1), axis=1)
-    return classes_won.reshape(winners.shape)
+    count, across, _, candidates = scores.shape
+    tall = np.matmul(row_shares[:, None], scores).reshape(count, across, -1)
+    full = np.matmul(column_shares, tall)
+    winners: NDArray[np.intp] = full.reshape(count, -1, candidates).argmax(axis=2)
+    return winners
 
 
 @lru_cache(maxsize=32)
@@ -255,9 +242,7 @@ def _axis(source: int, canvas: int, anchors: tuple[int, ...], window: int, patch
     nodes, weights = _canvas_operator(canvas, anchors, window, grid, patch_size)
     low, high, share = bilinear_taps(canvas, source)
     resized = np.concatenate((weights[low] * (np.float32(1) - share)[:, None], weights[high] * share[:, None]), axis=1)
-    packed, shares = _compact(np.concatenate((nodes[low], nodes[high]), axis=1), resized, len(anchors) * grid)
-    starts, lengths = _runs(packed)
-    return _Axis(packed, shares, lengths, _group_tiles(packed, shares, starts, lengths))
+    return _tiled(np.concatenate((nodes[low], nodes[high]), axis=1), resized, len(anchors) * grid)
 
 
 def _canvas_operator(
@@ -279,44 +264,49 @@ def _canvas_operator(
     return np.stack(nodes, axis=1), np.stack(weights, axis=1)
 
 
-def _compact(
-    nodes: NDArray[np.intp], weights: NDArray[np.float64], node_count: int
-) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Add up shares of the same node, drop zeros, sort by node; shorter rows repeat their last node with share 0."""
+def _tiled(nodes: NDArray[np.intp], weights: NDArray[np.float64], node_count: int) -> _Axis:
+    """Collect positions that draw on the same nodes into tiles, given nodes and weights (n0, E) with repetitions."""
     row, entry = np.nonzero(weights)
-    keys, inverse = np.unique(row * node_count + nodes[row, entry], return_inverse=True)
-    sums = np.bincount(inverse, weights=weights[row, entry])
-    row = keys // node_count
-    lengths = np.bincount(row, minlength=len(nodes))
-    ends = np.cumsum(lengths)
-    slots = np.minimum(np.arange(lengths.max()), lengths[:, None] - 1)
-    packed = keys[(ends - lengths)[:, None] + slots] % node_count
-    shares = np.zeros(packed.shape, np.float32)
-    shares[row, np.arange(len(keys)) - (ends - lengths)[row]] = sums
-    return packed, shares
+    used, weight = nodes[row, entry], weights[row, entry]
+    starts = _tile_starts(*np.divmod(np.unique(row * node_count + used), node_count))
+    tile = np.searchsorted(starts, row, side="right") - 1
+    keys, inverse = np.unique(tile * node_count + used, return_inverse=True)
+    supports = np.bincount(keys // node_count)
+    firsts = np.cumsum(supports) - supports
+    tile_nodes = keys[firsts[:, None] + np.minimum(np.arange(supports.max()), supports[:, None] - 1)] % node_count
+    slots = row * tile_nodes.shape[1] + inverse - firsts[tile]
+    shares = np.bincount(slots, weights=weight, minlength=len(nodes) * tile_nodes.shape[1]).astype(np.float32)
+    shares = shares.reshape(len(nodes), -1)
+    starts = np.append(starts, len(nodes))
+    return _Axis(starts, supports, tile_nodes, shares, _groups(starts, supports, tile_nodes, shares))
 
 
-def _runs(nodes: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """First positions and lengths of the runs of equal rows of `nodes`, long runs divided evenly."""
-    changes = np.flatnonzero((nodes[1:] != nodes[:-1]).any(axis=1)) + 1
-    borders = [0, *changes.tolist(), len(nodes)]
+def _tile_starts(row: NDArray[np.intp], node: NDArray[np.intp]) -> NDArray[np.intp]:
+    """First position of each tile, given all pairs (position, node) in ascending order."""
+    counts = np.bincount(row)
+    firsts = np.cumsum(counts) - counts
+    lists = node[firsts[:, None] + np.minimum(np.arange(counts.max()), counts[:, None] - 1)]
+    borders = [0, *(np.flatnonzero((lists[1:] != lists[:-1]).any(axis=1)) + 1).tolist(), len(counts)]
     starts: list[int] = []
-    for start, stop in pairwise(borders):
-        parts = -(-(stop - start) // _TILE_SIDES[-1])
-        starts += [start + (stop - start) * part // parts for part in range(parts)]
-    return np.array(starts), np.diff([*starts, len(nodes)])
+    begin = 0
+    for end in borders[1:]:
+        if end - begin < _SHORT_RUN and end < len(counts):
+            continue
+        parts = -(-(end - begin) // _TILE_SIDES[-1])
+        starts += [begin + (end - begin) * part // parts for part in range(parts)]
+        begin = end
+    return np.array(starts)
 
 
-def _group_tiles(
-    nodes: NDArray[np.intp], weights: NDArray[np.float32], starts: NDArray[np.intp], lengths: NDArray[np.intp]
-) -> tuple[_Tiles, ...]:
-    """Group tiles by padded length and number of nodes."""
+def _groups(
+    starts: NDArray[np.intp], supports: NDArray[np.intp], nodes: NDArray[np.intp], shares: NDArray[np.float32]
+) -> tuple[_Group, ...]:
+    """Group the tiles of an axis (see _Axis) by padded length and number of nodes."""
+    lengths = np.diff(starts)
     sides = np.array(_TILE_SIDES)[np.searchsorted(_TILE_SIDES, lengths)]
-    supports = np.count_nonzero(np.diff(nodes[starts], axis=1), axis=1) + 1
     groups = []
     for side, support in sorted(set(zip(sides.tolist(), supports.tolist(), strict=True))):
         members = np.flatnonzero((sides == side) & (supports == support))
-        start, length = starts[members, None], lengths[members, None]
-        positions = start + np.minimum(np.arange(side), length - 1)
-        groups.append(_Tiles(members, positions, nodes[starts[members], :support], weights[positions, :support]))
+        positions = starts[members, None] + np.minimum(np.arange(side), lengths[members, None] - 1)
+        groups.append(_Group(members, positions, nodes[members, :support], shares[positions, :support]))
     return tuple(groups)

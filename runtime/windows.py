@@ -79,8 +79,8 @@ def plan_slide(source: tuple[int, int], window: tuple[int, int], stride: int) ->
     canvas = _slide_canvas(source, window)
     if canvas[0] * canvas[1] > MAX_CANVAS_PIXELS:
         raise CanvasError(
-            f"the picture of {source[1]}x{source[0]} pixels is too elongated or too large for sliding windows: its canvas "
-            f"of {canvas[1]}x{canvas[0]} exceeds {MAX_CANVAS_PIXELS} pixels; use --mode whole"
+            f"the picture of {source[1]}x{source[0]} pixels is too elongated or too large for sliding windows: "
+            f"its canvas of {canvas[1]}x{canvas[0]} exceeds {MAX_CANVAS_PIXELS} pixels; use --mode whole"
         )
     rows, columns = (_edges(extent, length, stride) for extent, length in zip(canvas, window, strict=True))
     return WindowPlan(source, canvas, window, rows, columns)
