@@ -118,7 +118,9 @@ def _read_state(path: Path) -> State:
         ) from error
     state = data.get("model", data) if isinstance(data, Mapping) else None
     if not isinstance(state, Mapping) or not state or not all(torch.is_tensor(value) for value in state.values()):
-        raise CheckpointError(f"{path}: no weights found; expected a dictionary with the key 'model', as upstream writes")
+        raise CheckpointError(
+            f"{path}: no weights found; expected a dictionary with the key 'model', as upstream writes"
+        )
     return {str(key): value for key, value in state.items()}
 
 

@@ -47,8 +47,13 @@ def _local_merge(
     cu_seqlens = F.pad(lengths.flatten().cumsum(0), (1, 0))
     starts = cu_seqlens[:-1, None]
     means = (windows.sum(dim=(2, 4)) / members).flatten(1, 2).to(x.dtype)
-    place = torch.cat([(starts + torch.arange(extra_tokens, device=x.device)).flatten(),
-                       (starts + extra_tokens + rank)[merges], (starts + token_map)[single]])
+    place = torch.cat(
+        [
+            (starts + torch.arange(extra_tokens, device=x.device)).flatten(),
+            (starts + extra_tokens + rank)[merges],
+            (starts + token_map)[single],
+        ]
+    )
     y = x.new_zeros(len(place), channels).index_copy(
         0, place, torch.cat([extra.flatten(0, 1), means[merges], tokens[single]])
     )

@@ -1,0 +1,436 @@
+"""Bodies of the operators of domain `algm` in standard ONNX operators (opset 20), written in ONNX Script.
+
+They travel inside the model: ONNX Runtime inlines them, so the file runs on a CPU without any library of ours, and a
+TensorRT build replaces them with plugins. Semantics are those of `algm_trt.plugins.spec`. House rules of the bodies,
+each for a reason that was measured:
+
+- Index arithmetic is int64; similarities, means and sums are float32.
+- No NonZero, Compress, Unique or scatter with a reduction (TensorRT-RTX refuses them). Compaction is a scatter of row
+  numbers into a buffer, whose last slot takes what is dropped, and a slice.
+- A size that depends on the threshold is the last element of a CumSum: TensorRT's shape analysis stops there.
+- Padded lengths are cut from a constant range that `max_tokens` bounds, and are multiples of 64 or 128: sums over
+  padded rows then group their terms the same way whatever the batch, so an image has the same bits in any batch.
+"""
+# mypy: ignore-errors
+# ruff: noqa: N802, D103, RUF005
+# (these functions are ONNX, compiled from their source by onnxscript, and are named like their operators)
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import onnx
+from onnxscript import opset20 as op
+from onnxscript import script
+from onnxscript.values import Opset
+
+from algm_trt.plugins import spec
+
+OPSET_VERSION = 20
+
+algm = Opset(spec.DOMAIN, spec.VERSION)
+
+
+@script(algm, default_opset=op)
+def AlgmLocalMerge(
+    x,
+    threshold,
+    grid: Sequence[int],
+    window: Sequence[int],
+    extra_tokens: int,
+    expected_keep: float,
+    plugin_namespace: str,
+    plugin_version: str,
+):
+    everything = op.Constant(value_ints=[9223372036854775807])
+    zero = op.Constant(value_ints=[0])
+    one = op.Constant(value_ints=[1])
+    minus_one = op.Constant(value_ints=[-1])
+    extra = op.Reshape(op.Constant(value_int=extra_tokens), one)
+    grid_hw = op.Constant(value_ints=grid)
+    window_hw = op.Constant(value_ints=window)
+    windows_hw = op.Div(grid_hw, window_hw)
+    windows_h, windows_w = op.Split(windows_hw, num_outputs=2)
+    window_h, window_w = op.Split(window_hw, num_outputs=2)
+    window_count = op.ReduceProd(windows_hw, keepdims=1)
+    patches = op.ReduceProd(grid_hw, keepdims=1)
+    members = op.ReduceProd(window_hw, keepdims=1)
+    members_f = op.Cast(members, to=1)
+
+    # Similarity and mean of every window.
+    lead = op.Slice(x, zero, extra, one)
+    tokens = op.Slice(x, extra, everything, one)
+    window_shape = op.Concat(zero, windows_h, window_h, windows_w, window_w, minus_one, axis=0)
+    windows = op.Reshape(op.Cast(tokens, to=1), window_shape)
+    lengths_of_tokens = op.Max(op.ReduceL2(windows, minus_one, keepdims=1), op.Constant(value_float=1e-12))
+    units = op.Div(windows, lengths_of_tokens)
+    over_w = op.Constant(value_ints=[4])
+    over_h = op.Constant(value_ints=[2])
+    total = op.ReduceSum(op.ReduceSum(units, over_w, keepdims=0), over_h, keepdims=0)
+    pairs = op.Mul(members_f, op.Sub(members_f, op.Constant(value_float=1.0)))
+    similarity_hw = op.Div(op.Sub(op.ReduceSumSquare(total, minus_one, keepdims=0), members_f), pairs)
+    similarity = op.Reshape(similarity_hw, op.Concat(zero, window_count, axis=0))
+    summed = op.ReduceSum(op.ReduceSum(windows, over_w, keepdims=0), over_h, keepdims=0)
+    means_hw = op.CastLike(op.Div(summed, members_f), x)
+    means = op.Reshape(means_hw, op.Concat(zero, window_count, minus_one, axis=0))
+
+    # Which windows merge, and their rank by descending similarity, ties by lower index.
+    merges = op.GreaterOrEqual(similarity, threshold)
+    merged_so_far = op.CumSum(op.Cast(merges, to=7), op.Constant(value_int=1))
+    merged_count = op.Slice(merged_so_far, minus_one, everything, one)
+    key = op.Where(merges, similarity, op.Constant(value_float=-3.0))
+    key_i = op.Unsqueeze(key, op.Constant(value_ints=[2]))
+    key_j = op.Unsqueeze(key, one)
+    index = op.Range(op.Constant(value_int=0), op.Squeeze(window_count), op.Constant(value_int=1))
+    lower = op.Less(op.Unsqueeze(index, zero), op.Unsqueeze(index, one))
+    before = op.Or(op.Greater(key_j, key_i), op.And(op.Equal(key_j, key_i), lower))
+    rank = op.Cast(op.ReduceSum(op.Cast(before, to=1), op.Constant(value_ints=[2]), keepdims=0), to=7)
+
+    # Where every patch goes, and where every image begins.
+    code = op.Where(merges, rank, minus_one)
+    code_hw = op.Reshape(code, op.Concat(zero, windows_h, one, windows_w, one, axis=0))
+    spread = op.Expand(code_hw, op.Concat(one, one, window_h, one, window_w, axis=0))
+    code_of_patch = op.Reshape(spread, op.Concat(zero, patches, axis=0))
+    single = op.Less(code_of_patch, op.Constant(value_int=0))
+    singles_before = op.CumSum(op.Cast(single, to=7), op.Constant(value_int=1), exclusive=1)
+    position = op.Add(op.Where(single, op.Add(merged_count, singles_before), code_of_patch), extra)
+    unmerged_windows = op.Sub(window_count, merged_count)
+    lengths = op.Add(op.Add(merged_count, op.Mul(unmerged_windows, members)), extra)
+    ends = op.CumSum(op.Squeeze(lengths, one), op.Constant(value_int=0))
+    cu = op.Pad(ends, op.Constant(value_ints=[1, 0]))
+    starts = op.Unsqueeze(op.Slice(cu, zero, minus_one), one)
+    count_1d = op.Slice(cu, minus_one, everything)
+
+    # Compaction: rows of the pool (extra tokens, means, tokens) of all images, in output order.
+    pool = op.Concat(lead, means, tokens, axis=1)
+    pool_rows = op.Add(op.Add(extra, window_count), patches)
+    batch = op.Shape(x, start=0, end=1)
+    dropped = op.Mul(batch, pool_rows)
+    rank_slot = op.Add(op.Add(starts, extra), rank)
+    lead_slots = op.Add(starts, op.Range(op.Constant(value_int=0), op.Squeeze(extra), op.Constant(value_int=1)))
+    slots_2d = op.Concat(
+        lead_slots,
+        op.Where(merges, rank_slot, dropped),
+        op.Where(single, op.Add(starts, position), dropped),
+        axis=1,
+    )
+    slots = op.Reshape(slots_2d, minus_one)
+    buffer = op.ConstantOfShape(op.Add(dropped, one))
+    row_numbers = op.Range(op.Constant(value_int=0), op.Squeeze(dropped), op.Constant(value_int=1))
+    placed = op.ScatterElements(op.Cast(buffer, to=7), slots, row_numbers)
+    bounded = op.Slice(placed, zero, op.Mul(batch, op.Add(extra, patches)))
+    source = op.Slice(bounded, zero, count_1d)
+    y = op.Gather(op.Flatten(pool, axis=2), source)
+    row_in_image = op.Mod(source, pool_rows)
+    is_mean = op.And(op.GreaterOrEqual(row_in_image, extra), op.Less(row_in_image, op.Add(extra, window_count)))
+    sizes = op.Cast(op.Where(is_mean, members, one), to=6)
+    cu_seqlens = op.Cast(cu, to=6)
+    token_map = op.Cast(position, to=6)
+    count = op.Cast(op.Squeeze(count_1d), to=6)
+    return y, sizes, cu_seqlens, token_map, count
+
+
+@script(algm, default_opset=op)
+def AlgmGlobalMerge(
+    x,
+    sizes,
+    cu_seqlens,
+    token_map,
+    layer: int,
+    extra_tokens: int,
+    max_tokens: int,
+    expected_keep: float,
+    plugin_namespace: str,
+    plugin_version: str,
+):
+    everything = op.Constant(value_ints=[9223372036854775807])
+    zero = op.Constant(value_ints=[0])
+    one = op.Constant(value_ints=[1])
+    two = op.Constant(value_ints=[2])
+    minus_one = op.Constant(value_ints=[-1])
+    lanes = op.Constant(value_ints=[128])
+    extra = op.Reshape(op.Constant(value_int=extra_tokens), one)
+    limit = op.Mul(op.Div(op.Add(op.Reshape(op.Constant(value_int=max_tokens), one), 127), lanes), lanes)
+
+    # Unpack to (B, L, C), L a multiple of 128; rows beyond an image repeat row 0 and are masked.
+    cu = op.Cast(cu_seqlens, to=7)
+    begins = op.Slice(cu, zero, minus_one)
+    lengths = op.Unsqueeze(op.Sub(op.Slice(cu, one, everything), begins), one)
+    starts = op.Unsqueeze(begins, one)
+    longest = op.ReduceMax(lengths, keepdims=0)
+    width = op.Mul(op.Div(op.Add(op.Reshape(longest, one), 127), lanes), lanes)
+    every_lane = op.Range(op.Constant(value_int=0), op.Squeeze(limit), op.Constant(value_int=1))
+    lane = op.Unsqueeze(op.Slice(every_lane, zero, width), zero)
+    valid = op.Less(lane, lengths)
+    rows = op.Where(valid, op.Add(starts, lane), zero)
+    padded = op.Cast(op.Gather(x, rows), to=1)
+    weights = op.Cast(op.Where(valid, op.Cast(op.Gather(sizes, rows), to=7), zero), to=1)
+    units = op.Div(padded, op.Max(op.ReduceL2(padded, minus_one, keepdims=1), op.Constant(value_float=1e-12)))
+
+    # A = even positions, B = odd positions. The best destination of every A token, ties by lower index.
+    similarity_all = op.MatMul(
+        op.Slice(units, zero, everything, one, two),
+        op.Transpose(op.Slice(units, one, everything, one, two), perm=[0, 2, 1]),
+    )
+    index = op.Div(op.Slice(lane, zero, everything, one, two), two)
+    valid_a = op.Cast(op.Slice(op.Cast(valid, to=7), zero, everything, one, two), to=9)
+    valid_b = op.Cast(op.Slice(op.Cast(valid, to=7), one, everything, one, two), to=9)
+    may_receive = op.And(valid_b, op.GreaterOrEqual(index, op.Sub(extra, one)))
+    similarity = op.Where(op.Unsqueeze(may_receive, one), similarity_all, op.Constant(value_float=-4.0))
+    best = op.ReduceMax(similarity, minus_one, keepdims=0)
+    choice = op.ArgMax(similarity, axis=-1, keepdims=0)
+
+    # The image's own threshold: mean + std / layer over its A tokens without the class token.
+    may_merge = op.And(valid_a, op.Greater(index, zero))
+    present = op.Cast(may_merge, to=1)
+    candidates = op.Sub(op.Div(op.Add(lengths, one), two), one)
+    candidates_f = op.Cast(candidates, to=1)
+    one_f = op.Constant(value_float=1.0)
+    mean = op.Div(op.ReduceSum(op.Mul(best, present), one, keepdims=1), op.Max(candidates_f, one_f))
+    deviation = op.Mul(op.Sub(best, mean), present)
+    variance = op.Div(op.ReduceSumSquare(deviation, one, keepdims=1), op.Max(op.Sub(candidates_f, one_f), one_f))
+    limit_of_image = op.Add(mean, op.Div(op.Sqrt(variance), op.Cast(op.Constant(value_int=layer), to=1)))
+    possible = op.And(op.Greater(candidates, one), op.Greater(op.Div(lengths, two), op.Sub(extra, one)))
+    merges = op.And(op.And(may_merge, possible), op.GreaterOrEqual(best, limit_of_image))
+
+    # Positions in the new order: extra tokens, unmerged A, B.
+    keeps = op.Cast(op.And(valid_a, op.Not(merges)), to=7)
+    kept_before = op.CumSum(keeps, op.Constant(value_int=1), exclusive=1)
+    kept_count = op.Slice(op.CumSum(keeps, op.Constant(value_int=1)), minus_one, everything, one)
+    second_extra = op.Sub(extra, one)
+    behind_first = op.Where(op.Greater(index, zero), second_extra, zero)
+    position_b = op.Where(op.Less(index, second_extra), one, op.Add(kept_count, index))
+    position_a = op.Where(merges, op.Add(kept_count, choice), op.Add(kept_before, behind_first))
+    new_lengths = op.Add(kept_count, op.Div(lengths, two))
+    ends = op.CumSum(op.Squeeze(new_lengths, one), op.Constant(value_int=0))
+    new_cu = op.Pad(ends, op.Constant(value_ints=[1, 0]))
+    new_starts = op.Unsqueeze(op.Slice(new_cu, zero, minus_one), one)
+    count_1d = op.Slice(new_cu, minus_one, everything)
+
+    # Size-weighted means: a matrix of ones and zeros adds every source to its destination.
+    rows_a = op.Slice(padded, zero, everything, one, two)
+    rows_b = op.Slice(padded, one, everything, one, two)
+    weights_a = op.Slice(weights, zero, everything, one, two)
+    weights_b = op.Slice(weights, one, everything, one, two)
+    goes_to = op.Where(merges, choice, minus_one)
+    joins = op.Equal(op.Unsqueeze(index, two), op.Unsqueeze(goes_to, one))
+    incidence = op.Cast(joins, to=1)
+    arrived = op.MatMul(incidence, op.Mul(rows_a, op.Unsqueeze(weights_a, two)))
+    arrived_weight = op.ReduceSum(op.Mul(incidence, op.Unsqueeze(weights_a, one)), two, keepdims=0)
+    new_weights_b = op.Add(arrived_weight, weights_b)
+    sums_b = op.Add(arrived, op.Mul(rows_b, op.Unsqueeze(weights_b, two)))
+    means_b = op.Div(sums_b, op.Unsqueeze(op.Max(new_weights_b, one_f), two))
+    touched = op.Unsqueeze(op.Greater(arrived_weight, op.Constant(value_float=0.0)), two)
+    new_rows_b = op.Where(touched, means_b, rows_b)
+
+    # Compaction, as in the local merge; the pool holds all A rows, then all B rows, of each image.
+    dropped = op.Mul(op.Shape(token_map, start=0, end=1), limit)
+    slots_2d = op.Concat(
+        op.Where(op.Cast(keeps, to=9), op.Add(new_starts, position_a), dropped),
+        op.Where(valid_b, op.Add(new_starts, position_b), dropped),
+        axis=1,
+    )
+    slots = op.Reshape(slots_2d, minus_one)
+    row_numbers = op.Range(op.Constant(value_int=0), op.Size(slots), op.Constant(value_int=1))
+    buffer = op.Cast(op.ConstantOfShape(op.Add(dropped, one)), to=7)
+    source = op.Slice(op.ScatterElements(buffer, slots, row_numbers), zero, count_1d)
+    pool = op.Flatten(op.Concat(rows_a, new_rows_b, axis=1), axis=2)
+    y = op.CastLike(op.Gather(pool, source), x)
+    pool_weights = op.Reshape(op.Concat(weights_a, new_weights_b, axis=1), minus_one)
+    new_sizes = op.Cast(op.Gather(pool_weights, source), to=6)
+
+    # Patches follow their token: even tokens are in the first half of the pool, odd ones in the second.
+    old = op.Cast(token_map, to=7)
+    half = op.Div(width, two)
+    pool_index = op.Add(op.Mul(op.Mod(old, two), half), op.Div(old, two))
+    new_map = op.GatherElements(op.Concat(position_a, position_b, axis=1), pool_index, axis=1)
+    new_token_map = op.Cast(new_map, to=6)
+    new_cu_seqlens = op.Cast(new_cu, to=6)
+    count = op.Cast(op.Squeeze(count_1d), to=6)
+    return y, new_sizes, new_cu_seqlens, new_token_map, count
+
+
+@script(algm, default_opset=op)
+def AlgmPackedAttention(qkv, cu_seqlens, heads: int, max_tokens: int, plugin_namespace: str, plugin_version: str):
+    everything = op.Constant(value_ints=[9223372036854775807])
+    zero = op.Constant(value_ints=[0])
+    one = op.Constant(value_ints=[1])
+    minus_one = op.Constant(value_ints=[-1])
+    lanes = op.Constant(value_ints=[64])
+    heads_1d = op.Reshape(op.Constant(value_int=heads), one)
+    limit = op.Mul(op.Div(op.Add(op.Reshape(op.Constant(value_int=max_tokens), one), 63), lanes), lanes)
+
+    # Unpack to (B, L, 3C) with L a multiple of 64.
+    cu = op.Cast(cu_seqlens, to=7)
+    begins = op.Slice(cu, zero, minus_one)
+    stops = op.Slice(cu, one, everything)
+    lengths = op.Unsqueeze(op.Sub(stops, begins), one)
+    starts = op.Unsqueeze(begins, one)
+    longest = op.ReduceMax(lengths, keepdims=0)
+    width = op.Mul(op.Div(op.Add(op.Reshape(longest, one), 63), lanes), lanes)
+    every_lane = op.Range(op.Constant(value_int=0), op.Squeeze(limit), op.Constant(value_int=1))
+    lane = op.Unsqueeze(op.Slice(every_lane, zero, width), zero)
+    valid = op.Less(lane, lengths)
+    padded = op.Gather(qkv, op.Where(valid, op.Add(starts, lane), zero))
+
+    # Attention per head; padding gets a score that no real one comes near and that float16 still holds.
+    split_shape = op.Concat(zero, zero, op.Constant(value_ints=[3]), heads_1d, minus_one, axis=0)
+    by_head = op.Transpose(op.Reshape(padded, split_shape), perm=[2, 0, 3, 1, 4])
+    q_1, k_1, v_1 = op.Split(by_head, axis=0, num_outputs=3)
+    q = op.Squeeze(q_1, zero)
+    k = op.Squeeze(k_1, zero)
+    v = op.Squeeze(v_1, zero)
+    depth = op.Cast(op.Div(op.Shape(qkv, start=1, end=2), op.Mul(heads_1d, 3)), to=1)
+    scale = op.CastLike(op.Reciprocal(op.Sqrt(depth)), qkv)
+    hidden = op.Where(valid, op.Constant(value_float=0.0), op.Constant(value_float=-60000.0))
+    mask = op.Unsqueeze(op.CastLike(hidden, qkv), op.Constant(value_ints=[1, 2]))
+    scores = op.Add(op.MatMul(op.Mul(q, scale), op.Transpose(k, perm=[0, 1, 3, 2])), mask)
+    mixed = op.MatMul(op.Softmax(scores, axis=-1), v)
+    merged_heads = op.Reshape(op.Transpose(mixed, perm=[0, 2, 1, 3]), op.Constant(value_ints=[0, 0, -1]))
+
+    # Pack again: row t belongs to the image whose start is the last one at or before t.
+    rows = op.Shape(qkv, start=0, end=1)
+    t = op.Range(op.Constant(value_int=0), op.Squeeze(rows), op.Constant(value_int=1))
+    passed = op.Cast(op.GreaterOrEqual(op.Unsqueeze(t, one), op.Unsqueeze(stops, zero)), to=7)
+    image = op.ReduceSum(passed, one, keepdims=0)
+    source = op.Add(op.Mul(image, width), op.Sub(t, op.Gather(begins, image)))
+    y = op.Gather(op.Flatten(merged_heads, axis=2), source)
+    return y
+
+
+@script(algm, default_opset=op)
+def AlgmAppendTokens(x, cu_seqlens, tokens, drop: int, plugin_namespace: str, plugin_version: str):
+    everything = op.Constant(value_ints=[9223372036854775807])
+    zero = op.Constant(value_ints=[0])
+    one = op.Constant(value_ints=[1])
+    minus_one = op.Constant(value_ints=[-1])
+    dropped = op.Reshape(op.Constant(value_int=drop), one)
+
+    # New starts: every image changes by the same number of rows.
+    cu = op.Cast(cu_seqlens, to=7)
+    added = op.Sub(op.Shape(tokens, start=0, end=1), dropped)
+    images = op.Range(op.Constant(value_int=0), op.Size(cu), op.Constant(value_int=1))
+    new_cu = op.Add(cu, op.Mul(images, added))
+    stops = op.Slice(new_cu, one, everything)
+    begins = op.Slice(cu, zero, minus_one)
+    kept = op.Sub(op.Sub(op.Slice(cu, one, everything), begins), dropped)
+
+    # Row t of the result is a kept token of its image, or one of the appended ones behind all rows of x.
+    old_rows = op.Shape(x, start=0, end=1)
+    new_rows = op.Add(old_rows, op.Mul(op.Shape(begins), added))
+    t = op.Range(op.Constant(value_int=0), op.Squeeze(new_rows), op.Constant(value_int=1))
+    passed = op.Cast(op.GreaterOrEqual(op.Unsqueeze(t, one), op.Unsqueeze(stops, zero)), to=7)
+    image = op.ReduceSum(passed, one, keepdims=0)
+    within = op.Sub(t, op.Gather(op.Slice(new_cu, zero, minus_one), image))
+    kept_of_row = op.Gather(kept, image)
+    own = op.Add(op.Add(op.Gather(begins, image), dropped), within)
+    appended = op.Add(old_rows, op.Sub(within, kept_of_row))
+    source = op.Where(op.Less(within, kept_of_row), own, appended)
+    y = op.Gather(op.Concat(x, tokens, axis=0), source)
+    new_cu_seqlens = op.Cast(new_cu, to=6)
+    return y, new_cu_seqlens
+
+
+@script(algm, default_opset=op)
+def AlgmUnmerge(x, cu_seqlens, token_map, appended: int, drop: int, plugin_namespace: str, plugin_version: str):
+    everything = op.Constant(value_ints=[9223372036854775807])
+    zero = op.Constant(value_ints=[0])
+    one = op.Constant(value_ints=[1])
+    minus_one = op.Constant(value_ints=[-1])
+    cu = op.Cast(cu_seqlens, to=7)
+    starts = op.Unsqueeze(op.Slice(cu, zero, minus_one), one)
+    stops = op.Unsqueeze(op.Slice(cu, one, everything), one)
+    shift = op.Constant(value_int=drop)
+    grid = op.Gather(x, op.Sub(op.Add(starts, op.Cast(token_map, to=7)), shift))
+    tail_length = op.Constant(value_int=appended)
+    tail_index = op.Range(op.Constant(value_int=0), tail_length, op.Constant(value_int=1))
+    tail = op.Gather(x, op.Add(op.Sub(stops, tail_length), tail_index))
+    return grid, tail
+
+
+@script(algm, default_opset=op)
+def AlgmUnmergeGrid(x, cu_seqlens, token_map, appended: int, drop: int, plugin_namespace: str, plugin_version: str):
+    cu = op.Cast(cu_seqlens, to=7)
+    begins = op.Slice(cu, op.Constant(value_ints=[0]), op.Constant(value_ints=[-1]))
+    starts = op.Unsqueeze(begins, op.Constant(value_ints=[1]))
+    rows = op.Sub(op.Add(starts, op.Cast(token_map, to=7)), op.Constant(value_int=drop))
+    grid = op.Gather(x, rows)
+    return grid
+
+
+@script(algm, default_opset=op)
+def AlgmLabels(logits, size: Sequence[int], plugin_namespace: str, plugin_version: str):
+    everything = op.Constant(value_ints=[9223372036854775807])
+    zero = op.Constant(value_ints=[0])
+    one = op.Constant(value_ints=[1])
+    minus_one = op.Constant(value_ints=[-1])
+    half = op.Constant(value_float=0.5)
+    one_f = op.Constant(value_float=1.0)
+    scores = op.Cast(logits, to=1)
+
+    # A pixel's scores are a mean of the four patches around it with weights that add up to one. A class whose best
+    # patch of a cell is below another class's worst one cannot win there; what cannot win anywhere is left out.
+    by_class = op.Transpose(scores, perm=[0, 3, 1, 2])
+    highest = op.MaxPool(by_class, kernel_shape=[2, 2], pads=[1, 1, 1, 1], strides=[1, 1])
+    lowest = op.Neg(op.MaxPool(op.Neg(by_class), kernel_shape=[2, 2], pads=[1, 1, 1, 1], strides=[1, 1]))
+    to_beat = op.ReduceMax(lowest, one, keepdims=1)
+    able = op.Cast(op.GreaterOrEqual(highest, to_beat), to=1)
+    able_anywhere = op.Cast(op.ReduceMax(able, op.Constant(value_ints=[0, 2, 3]), keepdims=0), to=7)
+    classes = op.Shape(able_anywhere)
+    class_ids = op.Range(op.Constant(value_int=0), op.Squeeze(classes), op.Constant(value_int=1))
+    first = op.Cast(op.Equal(class_ids, op.Constant(value_int=0)), to=7)
+    candidate = op.Max(able_anywhere, first)
+    before = op.CumSum(candidate, op.Constant(value_int=0), exclusive=1)
+    count = op.Slice(op.CumSum(candidate, op.Constant(value_int=0)), minus_one, everything)
+    slots = op.Where(op.Cast(candidate, to=9), before, classes)
+    buffer = op.Cast(op.ConstantOfShape(op.Add(classes, one)), to=7)
+    candidates = op.Slice(op.ScatterElements(buffer, slots, class_ids), zero, count)
+    kept = op.Gather(scores, candidates, axis=3)
+
+    # Interpolation as two matrix products, classes last: argmax over the last axis is several times faster.
+    height, width = op.Split(op.Constant(value_ints=size), num_outputs=2)
+    rows = op.Shape(logits, start=1, end=2)
+    columns = op.Shape(logits, start=2, end=3)
+    y = op.Cast(op.Range(op.Constant(value_int=0), op.Squeeze(height), op.Constant(value_int=1)), to=1)
+    y_scale = op.Div(op.Cast(rows, to=1), op.Cast(height, to=1))
+    y_last = op.Cast(op.Sub(rows, one), to=1)
+    y_at = op.Min(op.Relu(op.Sub(op.Mul(op.Add(y, half), y_scale), half)), y_last)
+    y_patch = op.Cast(op.Range(op.Constant(value_int=0), op.Squeeze(rows), op.Constant(value_int=1)), to=1)
+    y_weights = op.Relu(op.Sub(one_f, op.Abs(op.Sub(op.Unsqueeze(y_at, one), op.Unsqueeze(y_patch, zero)))))
+    x = op.Cast(op.Range(op.Constant(value_int=0), op.Squeeze(width), op.Constant(value_int=1)), to=1)
+    x_scale = op.Div(op.Cast(columns, to=1), op.Cast(width, to=1))
+    x_last = op.Cast(op.Sub(columns, one), to=1)
+    x_at = op.Min(op.Relu(op.Sub(op.Mul(op.Add(x, half), x_scale), half)), x_last)
+    x_patch = op.Cast(op.Range(op.Constant(value_int=0), op.Squeeze(columns), op.Constant(value_int=1)), to=1)
+    x_weights = op.Relu(op.Sub(one_f, op.Abs(op.Sub(op.Unsqueeze(x_at, one), op.Unsqueeze(x_patch, zero)))))
+    flat = op.Reshape(kept, op.Concat(zero, rows, minus_one, axis=0))
+    tall = op.Reshape(op.MatMul(y_weights, flat), op.Concat(zero, height, columns, minus_one, axis=0))
+    full = op.MatMul(x_weights, tall)
+    winner = op.ArgMax(full, axis=-1, keepdims=0)
+    labels = op.Cast(op.Gather(candidates, winner), to=6)
+    return labels
+
+
+_FUNCTIONS = {
+    spec.LOCAL_MERGE.name: AlgmLocalMerge,
+    spec.GLOBAL_MERGE.name: AlgmGlobalMerge,
+    spec.PACKED_ATTENTION.name: AlgmPackedAttention,
+    spec.APPEND_TOKENS.name: AlgmAppendTokens,
+    spec.UNMERGE.name: AlgmUnmerge,
+    spec.LABELS.name: AlgmLabels,
+}
+
+
+def functions_for(nodes: Iterable[onnx.NodeProto]) -> list[onnx.FunctionProto]:
+    """The function bodies that a graph's nodes need, in the order of `spec.OPS`."""
+    outputs = {node.op_type: len(node.output) for node in nodes if node.domain == spec.DOMAIN}
+    return [_function(name, outputs[name]) for name in spec.OPS if name in outputs]
+
+
+def _function(name: str, outputs: int) -> onnx.FunctionProto:
+    """The body of an operator; AlgmUnmerge has one output where nothing was appended."""
+    if name == spec.UNMERGE.name and outputs == 1:
+        proto = AlgmUnmergeGrid.to_function_proto()
+        proto.name = name
+        return proto
+    return _FUNCTIONS[name].to_function_proto()
