@@ -144,7 +144,7 @@ _VariantLoader.add_constructor("tag:yaml.org,2002:python/tuple", _construct_tupl
 
 def _read_variant(path: Path) -> dict[str, Any]:
     try:
-        variant = yaml.load(path.read_text(encoding="utf-8"), Loader=_VariantLoader)  # noqa: S506 (a SafeLoader)
+        variant = yaml.load(path.read_text(encoding="utf-8"), Loader=_VariantLoader)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path}: not a variant.yml as upstream writes it ({reason})") from error

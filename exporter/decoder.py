@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from algm_trt.exporter import ops
 from algm_trt.exporter.config import SegmenterConfig
-from algm_trt.exporter.vit import Block, Tokens
+from algm_trt.exporter.vit import Block, Blocks, Tokens
 
 
 class LinearDecoder(nn.Module):
@@ -38,9 +38,7 @@ class MaskTransformer(nn.Module):
         self.extra_tokens = config.extra_tokens
         self.n_cls = config.n_cls
         width = config.d_model
-        self.blocks = nn.ModuleList(
-            Block(width, config.decoder_heads, config.d_ff) for _ in range(config.decoder_layers)
-        )
+        self.blocks = Blocks(Block(width, config.decoder_heads, config.d_ff) for _ in range(config.decoder_layers))
         self.cls_emb = nn.Parameter(torch.zeros(1, config.n_cls, width))
         self.proj_dec = nn.Linear(width, width)
         self.proj_patch = nn.Parameter(torch.zeros(width, width))

@@ -12,7 +12,7 @@ each for a reason that was measured:
   padded rows then group their terms the same way whatever the batch, so an image has the same bits in any batch.
 """
 # mypy: ignore-errors
-# ruff: noqa: N802, D103, RUF005
+# ruff: noqa: N802, D103, RET504
 # (these functions are ONNX, compiled from their source by onnxscript, and are named like their operators)
 
 from __future__ import annotations

@@ -256,7 +256,7 @@ def _merge(
     else:
         window = list(model.merge.window)
         g.algm(spec.LOCAL_MERGE, [t.x, "threshold"], name, outputs, grid=list(grid), window=window, extra_tokens=extra)
-    return GraphTokens(*outputs[:4], history=(*t.history, outputs[2]))
+    return GraphTokens(outputs[0], outputs[1], outputs[2], outputs[3], (*t.history, outputs[2]))
 
 
 def _decoder(g: GraphBuilder, model: Segmenter, tokens: GraphTokens, grid: tuple[int, int]) -> str:

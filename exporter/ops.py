@@ -117,7 +117,7 @@ def _pairs(tokens: Tensor, layer: int, extra_tokens: int) -> tuple[Tensor, Tenso
 
 def _packed_attention(qkv: Tensor, cu_seqlens: Tensor, heads: int, max_tokens: int) -> Tensor:
     """Qkv (T, 3C) -> (T, C): softmax attention inside each image."""
-    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(1, 2, 0, 3)
+    q, k, v = qkv.reshape(len(qkv), 3, heads, -1).permute(1, 2, 0, 3)
     images = [
         F.scaled_dot_product_attention(q[None, :, start:stop], k[None, :, start:stop], v[None, :, start:stop])[0]
         for start, stop in pairwise(cu_seqlens.tolist())
@@ -148,13 +148,13 @@ def _labels(logits: Tensor, size: Sequence[int]) -> Tensor:
 def _fake_merge(x: Tensor, token_map: Tensor, images: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Outputs of a merge without values: the first dimension depends on the data."""
     count = torch.library.get_ctx().new_dynamic_size()
-    integers = {"dtype": torch.int32, "device": x.device}
+    integers = torch.empty(images + 1, dtype=torch.int32, device=x.device)
     return (
         x.new_empty(count, x.shape[-1]),
-        torch.empty(count, **integers),
-        torch.empty(images + 1, **integers),
-        torch.empty(token_map.shape, **integers),
-        torch.empty((), **integers),
+        integers.new_empty(count),
+        integers,
+        integers.new_empty(token_map.shape),
+        integers.new_empty(()),
     )
 
 

@@ -61,9 +61,9 @@ class Segmenter(nn.Module):
             threshold = self.merge.threshold if self.merge else 0.0
         limit = torch.as_tensor(threshold, dtype=torch.float32, device=images.device)
         tokens: Tokens = self.encoder(images, self.merge, limit)
-        logits = self.decoder(tokens).unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        logits = self.decoder(tokens).reshape(len(images), height, width, -1).permute(0, 3, 1, 2)
         counts, token_map = self._telemetry(tokens, len(images), height * width)
-        return SegmenterOutput(logits, counts, token_map.unflatten(1, (height, width)))
+        return SegmenterOutput(logits, counts, token_map.reshape(len(images), height, width))
 
     def _telemetry(self, tokens: Tokens, batch: int, patches: int) -> tuple[Tensor, Tensor]:
         extra = self.config.extra_tokens

@@ -6,6 +6,7 @@ Up to the first merge layer the tokens are dense, (B, N, C); from there on they 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -55,7 +56,7 @@ class Attention(nn.Module):
         if cu_seqlens is not None:
             mixed: Tensor = ops.packed_attention(qkv, cu_seqlens, self.heads, max_tokens)
         else:
-            q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+            q, k, v = qkv.reshape(*qkv.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
             mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         out: Tensor = self.proj(mixed)
         return out
@@ -100,6 +101,13 @@ class Block(nn.Module):
         return self.feed(self.attend(x, cu_seqlens, max_tokens))
 
 
+class Blocks(nn.ModuleList):
+    """A list of blocks; what `nn.ModuleList` is, with its type."""
+
+    def __iter__(self) -> Iterator[Block]:  # type: ignore[override]
+        return super().__iter__()
+
+
 class PatchEmbedding(nn.Module):
     """Pixels to tokens: (B, 3, H, W) -> (B, N0, C)."""
 
@@ -127,7 +135,7 @@ class VisionTransformer(nn.Module):
         if config.distilled:
             self.dist_token = nn.Parameter(torch.zeros(1, 1, width))
             self.head_dist = nn.Linear(width, config.head_classes)
-        self.blocks = nn.ModuleList(Block(width, config.n_heads, config.d_ff) for _ in range(config.n_layers))
+        self.blocks = Blocks(Block(width, config.n_heads, config.d_ff) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(width)
         # The classification head is not used, but official checkpoints carry it and loading is strict.
         self.head = nn.Linear(width, config.head_classes)
@@ -141,7 +149,7 @@ class VisionTransformer(nn.Module):
         if grid == self.config.grid:
             return self.pos_embed
         extra, old = self.pos_embed[:, : self.config.extra_tokens], self.pos_embed[:, self.config.extra_tokens :]
-        old = old.unflatten(1, self.config.grid).permute(0, 3, 1, 2)
+        old = old.reshape(1, *self.config.grid, -1).permute(0, 3, 1, 2)
         new = F.interpolate(old, size=grid, mode="bilinear").flatten(2).transpose(1, 2)
         return torch.cat([extra, new], dim=1)
 
