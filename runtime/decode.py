@@ -30,7 +30,7 @@ from typing import IO, Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageCms, ImageFile
+from PIL import ExifTags, Image, ImageCms, ImageFile, TiffImagePlugin
 
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime.sources import printable
@@ -41,6 +41,7 @@ DEFAULT_MAX_PIXELS: Final = 100_000_000
 
 # Formats with a signature and a decoder inside Pillow. Others would run programs (EPS) or claim any bytes (TGA).
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "PPM", "AVIF")
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _GREY_16_TO_8: Final = ((np.arange(65536) + 128) // 257).astype(np.uint8)
 _TURNS: Final[dict[int, Callable[[Pixels], Pixels]]] = {
     2: lambda pixels: pixels[:, ::-1],
@@ -93,6 +94,24 @@ def decode_image(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_
             return _pixels(picture)
     except DecodeError as error:
         raise DecodeError(error.cause, path) from error
+
+
+def picture_size(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int] | None:
+    """Height and width of the upright picture from the header of the file alone, to plan memory before decoding.
+
+    Returns:
+        (H, W), or None where `decode_image` would refuse the file by its header. A PNG that stores its EXIF orientation
+        behind its pixels is measured as stored.
+    """
+    try:
+        with _open_file(path) as stream:
+            picture = _read_header(stream)
+            _check_size(picture.size, max_pixels)
+            turned = _orientation(picture) in (5, 6, 7, 8)
+            width, height = _stored_size(picture)
+    except DecodeError:
+        return None
+    return (width, height) if turned else (height, width)
 
 
 def to_rgb(picture: Image.Image | npt.NDArray[Any]) -> Pixels:
@@ -210,6 +229,13 @@ def _orientation(picture: Image.Image) -> int:
         return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
         return 1
+
+
+def _stored_size(picture: ImageFile.ImageFile) -> tuple[int, int]:
+    """Width and height as stored: for TIFF, some versions of Pillow give those of the upright picture as `size`."""
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):
+        return int(picture.tag_v2[_TIFF_WIDTH]), int(picture.tag_v2[_TIFF_HEIGHT])
+    return picture.size
 
 
 def _rgb_array(picture: Image.Image) -> Pixels:
