@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -104,8 +105,8 @@ class Block(nn.Module):
 class Blocks(nn.ModuleList):
     """A list of blocks; what `nn.ModuleList` is, with its type."""
 
-    def __iter__(self) -> Iterator[Block]:  # type: ignore[override]
-        return super().__iter__()
+    def __iter__(self) -> Iterator[Block]:
+        return cast("Iterator[Block]", super().__iter__())
 
 
 class PatchEmbedding(nn.Module):
