@@ -1,0 +1,281 @@
+"""Sources: what is read, in which order, under which names; and shards of it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from algm_trt.plugins.errors import UsageError
+from algm_trt.runtime.sources import Source, find_sources, natural_key, parse_shard, printable, shard
+
+Touch = Callable[..., Path]
+
+
+@pytest.fixture
+def touch(tmp_path: Path) -> Touch:
+    def make(*names: str) -> Path:
+        for name in names:
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        return tmp_path
+
+    return make
+
+
+def names(*inputs: str | Path, recursive: bool = False) -> list[str]:
+    return [source.name for source in find_sources([str(text) for text in inputs], recursive=recursive)]
+
+
+def test_folder(touch: Touch) -> None:
+    root = touch("b10.jpg", "b2.PNG", "A1.webp", "notes.md", "run.sh", ".hidden.jpg", "clip.MP4", "sub/c.jpg")
+    found = find_sources([str(root)], recursive=False)
+    assert [source.name for source in found] == ["A1", "b2", "b10", "clip"]
+    assert [source.kind for source in found] == ["image", "image", "image", "video"]
+    assert found[1].path == root / "b2.PNG"
+
+
+def test_folder_with_subfolders(touch: Touch) -> None:
+    root = touch("z.jpg", "a/b.jpg", "a/c/d.jpg", "a10/x.jpg", "a2/x.jpg", ".git/e.jpg", "a/.cache/f.jpg")
+    assert names(root, recursive=True) == ["a/b", "a/c/d", "a2/x", "a10/x", "z"]
+    assert names(f"{root}/", recursive=True) == names(root, recursive=True)
+
+
+def test_named_files_are_taken_whatever_their_suffix(touch: Touch) -> None:
+    root = touch("one.dat", "two", ".three.jpg", "film.mkv", "..jpg")
+    found = find_sources(
+        [str(root / name) for name in ("film.mkv", "one.dat", "two", ".three.jpg", "..jpg")], recursive=False
+    )
+    assert [source.name for source in found] == ["film", "one", "two", ".three", "..jpg"]
+    assert [source.kind for source in found] == ["video", "image", "image", "image", "image"]
+
+
+def test_relative_inputs(touch: Touch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(touch("pics/a/b.jpg", "pics/c.jpg", "top.jpg"))
+    assert names("pics", recursive=True) == ["a/b", "c"]
+    assert names(".", recursive=True) == ["pics/a/b", "pics/c", "top"]
+    assert names("*.jpg") == ["top"]
+    assert names("pics/../top.jpg") == ["top"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.jpg", ["x"]),
+        ("*", ["x", "y"]),
+        ("?.[jp]*", ["x", "y"]),
+        ("s*/*.jpg", ["s1/a", "s2/b"]),
+        ("s1/*", ["a"]),
+        ("**", ["s1/a", "s2/b", "s2/deep/c", "x", "y"]),
+        ("**/*.jpg", ["s1/a", "s2/b", "s2/deep/c", "x"]),
+        ("**/**/*.jpg", ["s1/a", "s2/b", "s2/deep/c", "x"]),
+        ("**/deep/*", ["s2/deep/c"]),
+        ("s2/**/*.jpg", ["b", "deep/c"]),
+        ("**/*.dat", ["s1/raw"]),
+        (".h*/*.jpg", [".hidden/h"]),
+        ("*/raw.*", None),
+        ("*.tiff", None),
+        ("nothing/*.jpg", None),
+    ],
+)
+def test_patterns(touch: Touch, pattern: str, expected: list[str] | None) -> None:
+    root = touch("x.jpg", "y.png", "s1/a.jpg", "s1/raw.dat", "s2/b.jpg", "s2/deep/c.jpg", "text.md", ".hidden/h.jpg")
+    if expected is None:
+        with pytest.raises(UsageError) as caught:
+            names(root / pattern)
+        assert pattern.split("/")[0] in str(caught.value)
+    else:
+        assert names(root / pattern) == expected
+
+
+def test_a_file_that_looks_like_a_pattern_is_a_file(touch: Touch) -> None:
+    root = touch("a[1].jpg", "a1.jpg")
+    assert names(root / "a[1].jpg") == ["a[1]"]
+
+
+def test_list_file(touch: Touch, tmp_path: Path) -> None:
+    root = touch("lists/in/a.jpg", "other/b.jpg", "far/c.mp4")
+    lines = [
+        b"\xef\xbb\xbf# pictures",
+        b"",
+        b"in/a.jpg\r",
+        b"  ../other/b.jpg  ",
+        str(tmp_path / "far" / "c.mp4").encode(),
+        b"in/../in/a.jpg",
+        b"in/missing.jpg",
+    ]
+    (root / "lists" / "all.lst").write_bytes(b"\n".join(lines))
+    found = find_sources([str(root / "lists" / "all.lst")], recursive=False)
+    far = str(tmp_path / "far" / "c").lstrip("/")
+    assert [source.name for source in found] == ["in/a", "other/b", far, "in/missing"]
+    assert found[2].kind == "video"
+    assert found[1].path.samefile(root / "other" / "b.jpg")
+
+
+def test_odd_lines_of_a_list_fail_later(touch: Touch) -> None:
+    root = touch("all.txt")
+    (root / "all.txt").write_text("..\n.\n/\n../..\n")
+    for source in find_sources([str(root / "all.txt")], recursive=False):
+        assert ".." not in source.name.split("/")
+
+
+def test_every_file_once(touch: Touch) -> None:
+    root = touch("a.jpg", "b.jpg", "sub/c.jpg")
+    (root / "again").symlink_to(root / "sub", target_is_directory=True)
+    assert names(root / "b.jpg", root, root / "sub" / ".." / "a.jpg", root / "*.jpg") == ["b", "a"]
+    assert names(root / "sub", root / "again") == ["c"]
+
+
+def test_links(touch: Touch) -> None:
+    root = touch("real/a.jpg", "real/b.jpg")
+    (root / "real" / "loop").symlink_to(root, target_is_directory=True)
+    (root / "real" / "loop2").symlink_to("..", target_is_directory=True)
+    (root / "alias").symlink_to(root / "real", target_is_directory=True)
+    (root / "real" / "c.jpg").symlink_to("a.jpg")
+    (root / "real" / "dangling.jpg").symlink_to("nowhere.jpg")
+    expected = ["real/a", "real/b", "real/c", "real/dangling"]
+    assert names(root, recursive=True) == expected
+    assert names(root / "**" / "*.jpg") == expected
+    assert names(root / "alias", recursive=True)[:4] == ["a", "b", "c", "dangling"]
+    assert names(root / "real" / "dangling.jpg") == ["dangling"]
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"caf\xe9.jpg")
+    file.touch()
+    (tmp_path / "all.lst").write_bytes(b"caf\xe9.jpg\n")
+    for text in (tmp_path, tmp_path / "*.jpg", tmp_path / "all.lst", file):
+        (source,) = find_sources([str(text)], recursive=False)
+        assert source.path == file
+        assert os.fsencode(source.name) == b"caf\xe9"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "an input is empty"),
+        ("missing.jpg", "missing.jpg: no such file or folder"),
+        ("empty", "empty: no picture or video in this folder .*--recursive"),
+        ("none/*.jpg", "matches this pattern"),
+        ("empty.lst", "the list names no file"),
+        ("a\0b", "no such file"),
+        ("x" * 300, "too long"),
+    ],
+)
+def test_inputs_that_name_nothing(touch: Touch, monkeypatch: pytest.MonkeyPatch, text: str, words: str) -> None:
+    root = touch("empty/readme.md", "empty/sub/a.jpg", "none/readme.md", "empty.lst", "good.jpg")
+    (root / "empty.lst").write_text("# nothing\n")
+    monkeypatch.chdir(root)
+    with pytest.raises(UsageError, match=words) as caught:
+        find_sources(["good.jpg", text], recursive=False)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="no input"):
+        find_sources([], recursive=False)
+
+
+def test_unreadable_folder(touch: Touch, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = touch("a.jpg")
+
+    def refuse(folder: object) -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UsageError, match=r"cannot be read \(Permission denied\)"):
+        names(root)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["a.jpg", "a.png"], {"a.jpg": "a.jpg", "a.png": "a.png"}),
+        (["a.jpg", "b.png"], {"a.jpg": "a", "b.png": "b"}),
+        (["s/a.jpg", "a.png"], {"s/a.jpg": "s/a", "a.png": "a"}),
+        (["v.mp4", "v/0001.jpg"], {"v.mp4": "v.mp4", "v/0001.jpg": "v/0001.jpg"}),
+        (["a.jpg", "a.png/b.jpg"], {"a.jpg": "a.jpg", "a.png/b.jpg": "a.png/b.jpg"}),
+        (["a.jpg", "a/b.jpg"], {"a.jpg": "a", "a/b.jpg": "a/b"}),
+        (["A.jpg", "a.png"], {"A.jpg": "A.jpg", "a.png": "a.png"}),
+        (["A.jpg", "a.jpg", "b.jpg"], {"A.jpg": "A.jpg~1", "a.jpg": "a.jpg~2", "b.jpg": "b"}),
+        (["D/x.jpg", "d/x.jpg"], {"D/x.jpg": "D/x.jpg~1", "d/x.jpg": "d/x.jpg~2"}),
+    ],
+)
+def test_names_never_collide(touch: Touch, files: list[str], expected: dict[str, str]) -> None:
+    root = touch(*files)
+    found = find_sources([str(root)], recursive=True)
+    assert {str(source.path.relative_to(root)): source.name for source in found} == expected
+
+
+def test_a_file_called_like_a_longer_name(touch: Touch) -> None:
+    root = touch("a.jpg", "a.png", "a.jpg.png", "b.jpg~1", "b.jpg", "B.jpg")
+    inputs = [str(path) for path in sorted(root.iterdir())]
+    found = [source.name.casefold() for source in find_sources(inputs, recursive=False)]
+    assert len(set(found)) == len(inputs) == 6
+
+
+def test_same_file_name_in_several_folders(touch: Touch) -> None:
+    root = touch("x/p/f.jpg", "y/p/f.jpg", "z/q/f.jpg")
+    files = [root / folder / "f.jpg" for folder in ("x/p", "y/p", "z/q")]
+    assert names(*files[1:]) == ["p/f", "q/f"]
+    assert names(*files[:2]) == ["x/p/f", "y/p/f"]
+    assert names(root / "x", root / "y", recursive=True) == ["x/p/f", "y/p/f"]
+
+
+def test_names_do_not_depend_on_the_order(touch: Touch) -> None:
+    root = touch("a.jpg", "A.jpg", "a.png", "a.jpg.png", "s/a.jpg", "t/a.jpg", "t/a.mp4", "t/a/1.jpg")
+    inputs = [str(path) for path in root.rglob("*") if path.is_file()]
+    reference = {source.path: source.name for source in find_sources(inputs, recursive=False)}
+    assert len({name.casefold() for name in reference.values()}) == len(inputs)
+    for seed in range(5):
+        random.Random(seed).shuffle(inputs)
+        assert {source.path: source.name for source in find_sources(inputs, recursive=False)} == reference
+
+
+def test_ten_thousand_files_of_one_name(tmp_path: Path) -> None:
+    (tmp_path / "all.lst").write_text("".join(f"/data/{index}/frame.png\n" for index in range(10_000)))
+    found = find_sources([str(tmp_path / "all.lst")], recursive=False)
+    assert [source.name for source in found[:2]] == ["data/0/frame", "data/1/frame"]
+    assert len({source.name for source in found}) == 10_000
+
+
+def test_shards_partition_the_list() -> None:
+    sources = [Source(Path(f"{index}.jpg"), str(index), "image") for index in range(11)]
+    for count in (1, 2, 3, 11, 13):
+        parts = [shard(sources, index, count) for index in range(1, count + 1)]
+        assert sorted(itertools.chain(*parts), key=sources.index) == sources
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    with pytest.raises(UsageError, match="3/2"):
+        shard(sources, 3, 2)
+
+
+def test_parse_shard() -> None:
+    assert parse_shard("2/8") == (2, 8)
+    assert parse_shard(" 1/1 ") == (1, 1)
+    for text in ("", "2", "2/", "/8", "2/8/1", "a/b", "-1/8", "1.5/2", "2 of 8", "\u0661/\u0662"):
+        with pytest.raises(UsageError, match="I/N"):
+            parse_shard(text)
+    for text in ("0/8", "9/8", "1/0"):
+        with pytest.raises(UsageError, match=f"shard {text} does not exist"):
+            parse_shard(text)
+
+
+def test_natural_key() -> None:
+    ordered = ["1", "a", "a01", "a1", "A1b", "a2", "a10", "B", "c²"]
+    shuffled = ordered[:]
+    random.Random(1).shuffle(shuffled)
+    assert sorted(shuffled, key=natural_key) == ordered
+
+
+def test_printable() -> None:
+    assert printable("pics/été 1.jpg") == "pics/été 1.jpg"
+    assert printable(os.fsdecode(b"caf\xe9")) == r"caf\xe9"
+    assert printable(Path("a\nb\x1b")) == r"a\nb\x1b"
+
+
+def test_source_names_stay_below_the_output_folder() -> None:
+    for name in ("", "/a", "a//b", "../a", "a/..", "."):
+        with pytest.raises(ValueError, match="relative output name"):
+            Source(Path("a.jpg"), name, "image")
