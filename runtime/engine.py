@@ -1,0 +1,122 @@
+"""What every backend offers, and how to open the right one for a model file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from algm_trt.plugins.errors import AlgmError, UsageError
+from algm_trt.runtime.card import ModelCard
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+class EngineError(AlgmError):
+    """A model file that cannot be opened or run."""
+
+
+@dataclass(frozen=True)
+class EngineOutput:
+    """What a model says about a batch of B pictures.
+
+    Attributes:
+        logits: (B, K, h, w) float32 class scores on the patch grid.
+        labels: (B, H, W) class ids at the model's input size; uint8 up to 256 classes, else int32.
+        token_counts: (B, 3) int32 tokens per picture [grid + extra, after the local, after the last global merge].
+        token_map: (B, h, w) int32 token that each patch went to, counted with the extra tokens.
+    """
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.integer]
+    token_counts: NDArray[np.int32]
+    token_map: NDArray[np.int32]
+
+
+class Engine(Protocol):
+    """A model ready to run.
+
+    Attributes:
+        card: what the model expects and means.
+        description: backend and device, for people.
+    """
+
+    card: ModelCard
+    description: str
+
+    def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
+        """Segment pictures of the model's input size.
+
+        Args:
+            images: (B, H, W, 3) uint8 RGB, B >= 1.
+            threshold: similarity at which windows merge; None takes the model card's.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds; it cannot run afterwards."""
+        ...
+
+
+def open_engine(path: str | Path, *, device: str = "auto", threads: int | None = None) -> Engine:
+    """Open a model file with the backend that its suffix asks for.
+
+    Args:
+        path: `.onnx` file.
+        device: "auto", "cpu" or "cuda".
+        threads: threads of a CPU backend; None lets it choose.
+
+    Raises:
+        EngineError: no such file, or not a model of this toolkit.
+        UsageError: a suffix or a device that no backend knows.
+        MissingDependencyError: the backend's library or device is not on this machine.
+    """
+    file = Path(path)
+    if device not in DEVICES:
+        raise UsageError(f"unknown device '{device}': expected {', '.join(DEVICES)}")
+    if not file.is_file():
+        raise EngineError(f"{file}: no such model file; export one with algm-export CHECKPOINT")
+    if file.suffix.lower() != ".onnx":
+        raise UsageError(f"{file}: no backend for '{file.suffix}' files; expected .onnx")
+    from algm_trt.runtime.onnxruntime_engine import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(file, device=device, threads=threads)
+
+
+def checked_images(images: NDArray[np.uint8], card: ModelCard) -> NDArray[np.uint8]:
+    """The images, contiguous, if they are what the model takes.
+
+    Raises:
+        UsageError: another shape or type.
+    """
+    expected = (*card.size, 3)
+    if (
+        not isinstance(images, np.ndarray)
+        or images.dtype != np.uint8
+        or images.ndim != 4
+        or images.shape[1:] != expected
+    ):
+        found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
+        raise UsageError(f"images must be uint8 (B, {card.size[0]}, {card.size[1]}, 3) RGB, got {found}")
+    if not len(images):
+        raise UsageError("the batch is empty")
+    return np.ascontiguousarray(images)
+
+
+def checked_threshold(threshold: float | None, card: ModelCard) -> float:
+    """The threshold to run with.
+
+    Raises:
+        UsageError: a threshold for a dense model, or one that is no number.
+    """
+    if card.merge is None:
+        if threshold is not None:
+            raise UsageError("the model does not merge (exported with --no-merge): it takes no threshold")
+        return 0.0
+    value = card.merge.threshold if threshold is None else float(threshold)
+    if not np.isfinite(value):
+        raise UsageError(f"the threshold must be a finite number, got {value}")
+    return value
