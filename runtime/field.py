@@ -7,8 +7,8 @@ two sparse operators Y and X on one mosaic L of all windows' patches ("nodes"):
     logits[y, x, :] = sum over a, b of  Y[y, a]  X[x, b]  L[a, b, :]
 
 Neighbouring pixels that draw on the same nodes form a tile. A class that wins at all nodes of a tile wins at each of
-its pixels, so that most tiles need no arithmetic. In the others, a class whose best node is below another class's worst
-node cannot win. Only what is left is computed, in pieces that fit the cache.
+its pixels, so that most tiles need no arithmetic. In the others, a class that is below the mean of some rivals at all
+nodes cannot win. Only what is left is computed, in pieces that fit the cache.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ from algm_trt.runtime.windows import WindowPlan, bilinear_taps
 
 _TILE_SIDES = (1, 2, 4, 8, 12, 16, 24, 32)  # tiles are padded to one of these; longer runs of pixels are divided
 _SHORT_RUN = 4  # shorter runs of pixels join the next one: many tiny tiles cost more than a few mixed ones
-_CHUNK_VALUES = 2**17  # float32 values computed at a time: 512 KiB stays in a usual L2 cache
-_SHORT_ARGMAX = 16  # above it NumPy's argmax over a multiple of _ARGMAX_STEP classes is faster than over fewer
-_ARGMAX_STEP = 64
+_CHUNK_VALUES = 2**19  # float32 values computed at a time: the pieces stay in the cache
 
 
 @dataclass(frozen=True)
@@ -69,6 +67,8 @@ class _Axis:
 
     def within(self, start: int, stop: int) -> Iterator[tuple[slice, NDArray[np.intp], NDArray[np.float32]]]:
         """Cut start..stop-1 along the tiles: source positions, their nodes (s,) and shares (positions, s)."""
+        if start == stop:
+            return
         first, last = np.searchsorted(self.starts, (start, stop - 1), side="right") - 1
         for tile in range(first, last + 1):
             part = slice(max(start, int(self.starts[tile])), min(stop, int(self.starts[tile + 1])))
@@ -193,10 +193,7 @@ def _contests(corners: NDArray[np.float32], pixels: int) -> Iterator[tuple[NDArr
     Yields:
         part: (m,) indices of tiles; candidates: (m, c) classes that can win, ascending, the last one repeated.
     """
-    classes = corners.shape[3]
-    at_nodes = corners.reshape(len(corners), -1, classes)
-    to_beat = at_nodes.min(axis=1).max(axis=1, keepdims=True)
-    tile, candidate = np.nonzero(~(at_nodes.max(axis=1) < to_beat))  # a NaN cannot be ruled out
+    tile, candidate = np.nonzero(~_hopeless(corners))
     counts = np.bincount(tile, minlength=len(corners))
     firsts = np.cumsum(counts) - counts
     order = np.argsort(counts, kind="stable")
@@ -205,14 +202,26 @@ def _contests(corners: NDArray[np.float32], pixels: int) -> Iterator[tuple[NDArr
         least = int(counts[order[start]])
         part = order[start : start + max(1, _CHUNK_VALUES // (pixels * least))]
         part = part[counts[part] <= 2 * least]  # padding must not cost more than the work itself
-        width = _padded(int(counts[part[-1]]), classes)
+        width = int(counts[part[-1]])
         yield part, candidate[firsts[part, None] + np.minimum(np.arange(width), counts[part, None] - 1)]
         start += len(part)
 
 
-def _padded(count: int, classes: int) -> int:
-    """Number of candidates to compare where `count` can win."""
-    return count if count <= _SHORT_ARGMAX else min(classes, -(-count // _ARGMAX_STEP) * _ARGMAX_STEP)
+def _hopeless(corners: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether a class can win nowhere in a tile: (n, K) for logits (n, T, S, K) at the tiles' nodes.
+
+    A class that stays below the mean of some rivals at every node stays below it at every pixel, and there one of the
+    rivals is at or above the mean. The rivals are the winners of the tile's four outermost nodes. No winner of a node is
+    ever hopeless, and neither is any class where a rival is not finite.
+    """
+    at_nodes = corners.reshape(len(corners), -1, corners.shape[3])
+    rivals = corners[:, :: max(1, corners.shape[1] - 1), :: max(1, corners.shape[2] - 1)].argmax(axis=3)
+    values = np.take_along_axis(at_nodes, rivals.reshape(len(corners), 1, -1), axis=2)
+    # the slack covers the rounding of the mean, so that a tie never rules a class out
+    with np.errstate(invalid="ignore"):
+        to_beat = values.mean(axis=2) - np.float32(1e-6) * np.abs(values).max(axis=2)
+    hopeless: NDArray[np.bool_] = (at_nodes < to_beat[:, :, None]).all(axis=1)
+    return hopeless
 
 
 def _winners(
