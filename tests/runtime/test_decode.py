@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.pictures import Picture, drawn_scene
+from helpers.pictures import Picture, drawn_scene, noise
 from PIL import Image, ImageCms, ImageOps
 
 from algm_trt.plugins.errors import AlgmError
@@ -61,6 +61,12 @@ def test_lossless_rgb_is_exact(tmp_path: Path, size: tuple[int, int], suffix: st
     assert decoded.flags.writeable
     np.testing.assert_array_equal(decoded, pixels)
     assert picture_size(path) == size
+
+
+@pytest.mark.parametrize("size", [(3, 100_003), (1009, 911), (5, 17_477)])
+def test_large_pictures_are_whole(tmp_path: Path, size: tuple[int, int]) -> None:
+    pixels = noise(*size)
+    np.testing.assert_array_equal(decode_image(saved(tmp_path, Image.fromarray(pixels), "a.bmp")), pixels)
 
 
 def test_suffix_does_not_matter(tmp_path: Path) -> None:
