@@ -1,0 +1,159 @@
+"""The command algm-infer: pictures, folders and videos to masks with an exported model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from algm_trt.plugins.errors import AlgmError, PartialFailureError
+
+if TYPE_CHECKING:
+    from algm_trt.runtime.job import JobReport
+
+_EPILOG = """\
+kinds of --save:
+  labels   palette PNG of class ids (16-bit grey above 256 classes)
+  overlay  JPEG of the picture under the class colours
+  color    PNG of the class colours
+  probs    class probabilities, (K, H, W) float16 .npy
+  npz      labels, confidence, token counts and class names
+  coco     COCO annotations with run lengths, JSON
+  tokens   PNG of the merged tokens in their mean colours
+
+Files go to OUT/KIND/NAME.*, a line per input to OUT/results.jsonl, totals to OUT/summary.json.
+A video becomes OUT/overlay/NAME.mp4 and a folder of frames for every other kind.
+
+exit codes: 0 all done; 1 failed; 2 wrong usage; 4 the machine lacks something that the model needs;
+5 some inputs failed (also with --fail-fast): results.jsonl says why; 130 interrupted, --resume goes on.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return _infer(arguments)
+    except AlgmError as error:
+        return _complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _complain("interrupted; what is done stays valid, --resume goes on from there", 130)
+    except OSError as error:
+        return _complain(str(error), 1)
+
+
+def _infer(arguments: argparse.Namespace) -> int:
+    # Imported here: --help and usage errors need none of it.
+    from algm_trt.runtime.job import JobOptions, prepare_folder, run_job, without_outputs
+    from algm_trt.runtime.pipeline import PipelineOptions
+    from algm_trt.runtime.segmenter import load
+    from algm_trt.runtime.sources import find_sources, parse_shard, shard
+    from algm_trt.runtime.writers import parse_kinds
+
+    options = JobOptions(
+        pipeline=PipelineOptions(
+            arguments.mode, arguments.stride, arguments.threshold, arguments.batch_size, arguments.workers
+        ),
+        kinds=parse_kinds(arguments.save),
+        resume=arguments.resume,
+        fail_fast=arguments.fail_fast,
+        part=arguments.shard and parse_shard(arguments.shard),
+        max_pixels=arguments.max_pixels,
+        quiet=arguments.quiet,
+    )
+    sources = without_outputs(find_sources(arguments.inputs, recursive=arguments.recursive), arguments.output)
+    if options.part:
+        sources = shard(sources, *options.part)
+    prepare_folder(arguments.output)
+    with load(arguments.engine, device=arguments.device, threads=arguments.threads) as segmenter:
+        report = run_job(segmenter, arguments.engine, sources, arguments.output, options)
+    if not arguments.quiet:
+        sys.stdout.write("\n".join(_closing_lines(report, options.kinds, arguments.output)) + "\n")
+    return PartialFailureError.exit_code if report.failures else 0
+
+
+def _closing_lines(report: JobReport, kinds: Sequence[str], folder: Path) -> list[str]:
+    """What a run says at its end."""
+    from algm_trt.runtime.sources import printable
+
+    summary = report.summary
+    done = f"{summary['ok']} of {summary['inputs']} inputs done"
+    before = f" ({summary['done_before']} before)" if summary["done_before"] else ""
+    rate = f" in {summary['seconds']:.1f} s, {summary['images_per_second']:.2f} images/s"
+    lines = [f"{done}{before}{rate}"]
+    if report.failures:
+        stopped = ", stopped there" if summary["ending"] != "complete" else ""
+        lines.append(f"{report.failures} failed{stopped}: see {printable(report.results_path)}")
+    tokens = summary["tokens"]
+    if tokens:
+        path = f"{tokens['grid']:.0f} -> {tokens['after_local']:.0f} -> {tokens['after_global']:.0f}"
+        lines.append(f"tokens kept: {tokens['share_kept']:.0%} ({path} per window)")
+    lines.append(f"written: {', '.join(printable(folder / kind) for kind in kinds)}")
+    if report.example:
+        lines.append(f"open: {printable(report.example)}")
+    return lines
+
+
+def _complain(message: str, code: int) -> int:
+    text = " ".join(message.split()).encode("utf-8", "backslashreplace").decode()
+    sys.stderr.write(f"algm-infer: {text}\n")
+    return code
+
+
+class _Version(argparse.Action):
+    """Look the version up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        parser.exit(message=f"algm-infer {version('algm-trt')}\n")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="algm-infer",
+        description="Segment pictures, folders and videos with a model that algm-export wrote.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="INPUT", help="picture, video, folder, pattern, or list file (.txt)")
+    add("--engine", type=Path, required=True, metavar="MODEL", help="model file, such as model.onnx")
+    add("-o", "--output", type=Path, default=Path("masks"), metavar="OUT", help="output folder (default: masks)")
+    add("--save", default="labels,overlay", metavar="KINDS", help="files to write (default: labels,overlay); see below")
+    add("--mode", choices=("slide", "whole"), default="slide", help="windows over the picture, or the picture resized")
+    add("--stride", type=_positive, metavar="N", help="step of the windows in pixels (default: the model's)")
+    add("--threshold", type=float, metavar="T", help="similarity from which tokens merge (default: the model's)")
+    add(
+        "--batch-size",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="windows that the model gets at a time (default: 1)",
+    )
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the model runs (default: auto)")
+    add("--threads", type=_positive, metavar="N", help="CPU threads of the model (default: the backend's)")
+    add("--workers", type=_positive, metavar="N", help="threads that read, and that write (default: cores, at most 8)")
+    add("--recursive", action="store_true", help="read subfolders too")
+    add("--resume", action="store_true", help="leave out what an earlier run with the same model and options finished")
+    add("--shard", metavar="I/N", help="take part I of N of the inputs, so that N runs share the work")
+    add("--fail-fast", action="store_true", help="stop at the first input that fails")
+    add(
+        "--max-pixels",
+        type=_positive,
+        default=100_000_000,
+        metavar="N",
+        help="refuse larger pictures (default: 100 million)",
+    )
+    add("-q", "--quiet", action="store_true", help="print errors only")
+    add("--version", action=_Version, nargs=0, help="print the version")
+    return parser

@@ -1,0 +1,352 @@
+"""One run of algm-infer: inputs through the model into the output folder, with a line per input and a summary."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tqdm import tqdm
+
+from algm_trt.plugins.errors import AlgmError
+from algm_trt.runtime.card import ModelCard
+from algm_trt.runtime.decode import DEFAULT_MAX_PIXELS, DecodeError
+from algm_trt.runtime.manifest import Manifest, Record, Tally, input_state
+from algm_trt.runtime.pipeline import EngineFailedError, Inferred, PipelineOptions, run_pipeline
+from algm_trt.runtime.segmenter import Segmenter, make_result, picture_item
+from algm_trt.runtime.sources import Source, printable
+from algm_trt.runtime.video import segment_video
+from algm_trt.runtime.writers import KINDS, WrittenFile, parse_kinds, save_result
+
+if TYPE_CHECKING:
+    Bar: TypeAlias = "tqdm[Any]"
+
+_PACKAGES = ("algm-trt", "numpy", "onnxruntime", "opencv-python-headless", "pillow")
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """What a run does beside the pipeline.
+
+    Attributes:
+        pipeline: how pictures go through the model.
+        kinds: files to write per picture.
+        resume: leave out inputs that an earlier run with the same model and options finished.
+        fail_fast: stop at the first input that fails.
+        part: index and number of the shard that the sources are; None for all.
+        max_pixels: larger pictures are refused.
+        quiet: no progress bar.
+    """
+
+    pipeline: PipelineOptions = field(default_factory=PipelineOptions)
+    kinds: tuple[str, ...] = ("labels", "overlay")
+    resume: bool = False
+    fail_fast: bool = False
+    part: tuple[int, int] | None = None
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        parse_kinds(self.kinds)
+
+
+@dataclass(frozen=True)
+class JobReport:
+    """How a run went.
+
+    Attributes:
+        summary: content of summary.json.
+        failures: inputs that failed in this run.
+        results_path: results.jsonl of this run.
+        example: one of the files written by this run, the one that shows most; None if there is none.
+    """
+
+    summary: dict[str, Any]
+    failures: int
+    results_path: Path
+    example: Path | None
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What came of one picture or video."""
+
+    size: tuple[int, int]
+    tally: Tally
+    files: tuple[WrittenFile, ...]
+    frames: int | None = None
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the output folder and try it, so that a run does not fail at its first picture.
+
+    Raises:
+        AlgmError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise AlgmError(f"cannot write to {printable(folder)}: {error.strerror or error}") from error
+
+
+def without_outputs(sources: Sequence[Source], folder: Path) -> list[Source]:
+    """Leave out what earlier runs wrote, where the output folder lies within an input folder."""
+    outputs = [str((folder / kind).absolute()) + os.sep for kind in KINDS]
+    return [source for source in sources if not str(source.path.absolute()).startswith(tuple(outputs))]
+
+
+def run_job(
+    segmenter: Segmenter, model: Path, sources: Sequence[Source], folder: Path, options: JobOptions
+) -> JobReport:
+    """Segment all sources and write their files.
+
+    Args:
+        segmenter: the model.
+        model: its file, for the record.
+        sources: the inputs; for a shard, its part of them.
+        folder: output folder, which exists.
+        options: how.
+
+    Raises:
+        KeyboardInterrupt: the run was interrupted; what is done is recorded.
+        AlgmError: options that the model cannot serve, a folder that cannot be written, a model that does not work.
+    """
+    options.pipeline.check_against(segmenter.card)
+    return _Job(segmenter, model, sources, folder, options).run()
+
+
+class _Job:
+    """The state of one run."""
+
+    def __init__(
+        self, segmenter: Segmenter, model: Path, sources: Sequence[Source], folder: Path, options: JobOptions
+    ) -> None:
+        self.segmenter = segmenter
+        self.sources = sources
+        self.folder = folder
+        self.options = options
+        self.settings = _settings(segmenter.card, options)
+        self.model = _model_facts(segmenter.card, model)
+        self.fingerprint = _digest(segmenter.card.to_json(), self.model["sha256"], json.dumps(self.settings))
+        self.failures = 0
+        self.pictures = 0  # of this run, frames included
+        self.example: Path | None = None
+
+    def run(self) -> JobReport:
+        begin = time.perf_counter()
+        ending = "complete"
+        with Manifest(
+            self.folder, self.sources, self.fingerprint, resume=self.options.resume, part=self.options.part
+        ) as manifest:
+            waiting = (source for source in self.sources if source.name not in manifest.done)
+            try:
+                with (
+                    self._bar(len(self.sources), len(manifest.done)) as bar,
+                    closing(self._records(waiting)) as records,
+                ):
+                    for record in records:
+                        manifest.append(record)
+                        self._count(record, bar)
+                        if self.failures and self.options.fail_fast:
+                            ending = "stopped at the first failure"
+                            break
+            except BaseException as error:
+                ending = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                raise
+            finally:
+                summary = self._summary(manifest, ending, time.perf_counter() - begin)
+                manifest.write_summary(summary)
+        return JobReport(summary, self.failures, manifest.path, self.example)
+
+    def _records(self, sources: Iterable[Source]) -> Generator[Record, None, None]:
+        """One line per source, in order."""
+        for kind, group in groupby(sources, lambda source: source.kind):
+            if kind == "video":
+                yield from map(self._video, group)
+            else:
+                yield from self._pictures(group)
+
+    def _pictures(self, sources: Iterable[Source]) -> Generator[Record, None, None]:
+        items = (picture_item(source.path, source, self.options.max_pixels) for source in sources)
+        with closing(run_pipeline(self.segmenter.engine, self.options.pipeline, items, self._save)) as outcomes:
+            for outcome in outcomes:
+                yield self._record(outcome.key, outcome.value or outcome.error, outcome.seconds)
+
+    def _save(self, source: Source, inferred: Inferred) -> _Saved:
+        """The last step for a picture; runs in a thread."""
+        result = make_result(self.segmenter.card, source.name, inferred)
+        files = save_result(result, self.folder, source.name, self.options.kinds)
+        return _Saved(inferred.plan.source, Tally.of(result), tuple(files))
+
+    def _video(self, source: Source) -> Record:
+        begin = time.perf_counter()
+        try:
+            with self._bar(None, 0, f"{printable(source.path.name)}: frames", leave=False) as bar:
+                video = segment_video(
+                    self.segmenter.engine,
+                    self.options.pipeline,
+                    source.path,
+                    self.folder,
+                    source.name,
+                    self.options.kinds,
+                    result_of=lambda name, inferred: make_result(self.segmenter.card, name, inferred),
+                    on_frame=lambda: bar.update(),
+                )
+        except (EngineFailedError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            return self._record(source, error, time.perf_counter() - begin)
+        saved = _Saved(video.size, video.tally, video.files, video.frames)
+        return self._record(source, saved, video.seconds)
+
+    def _record(self, source: Source, ending: _Saved | Exception | None, seconds: float) -> Record:
+        size, changed = input_state(source.path)
+        record = Record(
+            path=str(source.path),
+            name=source.name,
+            status="error",
+            run=self.fingerprint,
+            seconds=round(seconds, 4),
+            input_bytes=size,
+            input_mtime_ns=changed,
+        )
+        if not isinstance(ending, _Saved):
+            return replace(record, error=_one_line(ending))
+        return replace(
+            record,
+            status="ok",
+            width=ending.size[1],
+            height=ending.size[0],
+            tokens=ending.tally.token_means(),
+            windows=ending.tally.windows,
+            frames=ending.frames,
+            class_pixels=ending.tally.class_pixels,
+            files=ending.files,
+        )
+
+    def _count(self, record: Record, bar: Bar) -> None:
+        bar.update()
+        if record.status == "ok":
+            self.pictures += record.frames or 1
+            if self.example is None:
+                self.example = _most_telling(self.folder, record.files)
+            return
+        self.failures += 1
+        tqdm.write(f"algm-infer: {printable(record.path)}: {record.error}", file=sys.stderr)
+
+    def _bar(self, total: int | None, done: int, title: str | None = None, leave: bool = True) -> Bar:
+        """A progress bar, on a terminal only."""
+        return tqdm(
+            total=total,
+            initial=done,
+            desc=title,
+            leave=leave,
+            unit="image",
+            dynamic_ncols=True,
+            disable=True if self.options.quiet else None,
+        )
+
+    def _summary(self, manifest: Manifest, ending: str, seconds: float) -> dict[str, Any]:
+        totals = manifest.totals
+        return {
+            "ending": ending,
+            "inputs": len(self.sources) + manifest.others,
+            "ok": totals.ok,
+            "failed": totals.failed,
+            "done_before": len(manifest.done),
+            "video_frames": totals.frames,
+            "windows": totals.tally.windows,
+            "seconds": round(seconds, 3),
+            "images_per_second": round(self.pictures / seconds, 3),
+            "tokens": _token_summary(totals.tally),
+            "classes": _class_summary(totals.tally, self.segmenter.card),
+            "options": self.settings | {"batch_size": self.options.pipeline.batch_size, "part": self.options.part},
+            "model": self.model,
+            "backend": self.segmenter.engine.description,
+            "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        }
+
+
+def _settings(card: ModelCard, options: JobOptions) -> dict[str, Any]:
+    """The options that results depend on, with defaults filled in."""
+    pipeline = options.pipeline
+    threshold = card.merge.threshold if pipeline.threshold is None and card.merge else pipeline.threshold
+    return {
+        "mode": pipeline.mode,
+        "stride": (pipeline.stride or card.stride) if pipeline.mode == "slide" else None,
+        "threshold": threshold,
+        "save": sorted(options.kinds),
+    }
+
+
+def _model_facts(card: ModelCard, model: Path) -> dict[str, Any]:
+    with model.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "file": str(model),
+        "sha256": digest,
+        "architecture": card.architecture,
+        "precision": card.precision,
+        "size": card.size,
+        "classes": len(card.classes),
+        "dataset": card.dataset,
+        "merge": card.merge and asdict(card.merge),
+        "checkpoint_sha256": card.checkpoint_sha256,
+        "exported_by": card.tool_version,
+        "licence": card.licence,
+    }
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+def _token_summary(tally: Tally) -> dict[str, float] | None:
+    """Mean tokens per window on the way through the model, and the share that is left at the end."""
+    means = tally.token_means()
+    if means is None:
+        return None
+    grid, local, final = means
+    return {"grid": grid, "after_local": local, "after_global": final, "share_kept": round(final / grid, 4)}
+
+
+def _class_summary(tally: Tally, card: ModelCard) -> list[dict[str, Any]]:
+    """Classes that were seen, the most frequent first."""
+    total = sum(tally.class_pixels.values())
+    ranked = sorted(tally.class_pixels.items(), key=lambda entry: (-entry[1], int(entry[0])))
+    return [
+        {"id": int(class_id), "name": card.classes[int(class_id)], "pixels": pixels, "share": round(pixels / total, 6)}
+        for class_id, pixels in ranked
+    ]
+
+
+def _most_telling(folder: Path, files: Sequence[WrittenFile]) -> Path:
+    """The file to show first: the overlay, else a picture, else any."""
+    ranks = {kind: rank for rank, kind in enumerate(("overlay", "tokens", "color", "labels"))}
+    return folder / min(files, key=lambda file: ranks.get(file.path.split("/", 1)[0], len(ranks))).path
+
+
+def _one_line(error: object) -> str:
+    """A failure for people; the path stands beside it already."""
+    text = error.cause if isinstance(error, DecodeError) else " ".join(str(error).split())
+    return text if isinstance(error, AlgmError) else f"{type(error).__name__}: {text}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

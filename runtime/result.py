@@ -1,0 +1,129 @@
+"""What one picture gives: class ids per pixel and everything that pictures and files are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from algm_trt.plugins.errors import UsageError
+from algm_trt.runtime.field import LogitField
+from algm_trt.runtime.writers import save_result
+
+_BAND_VALUES = 2**22  # float32 logits held at a time where a whole picture of them would be too large
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SegmentationResult:
+    """The segmentation of one picture of H x W pixels and K classes, computed in n windows.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB, upright.
+        labels: (H, W) uint8 class ids, uint16 above 256 classes.
+        classes: class names; the index is the class id.
+        palette: one (red, green, blue) of 0..255 per class.
+        token_counts: (n, 3) int32 tokens of each window: grid and extra, after the local merge, after the global ones.
+        token_maps: (n, gh, gw) int32 token that each patch went to; the first patch of each window lies top left.
+        logits: (K, H, W) float32 where they were asked for, else None.
+        scores: the logits at patch resolution, evaluated at the source size on demand.
+        name: name that files get unless another is given.
+    """
+
+    image: NDArray[np.uint8]
+    labels: NDArray[np.uint8] | NDArray[np.uint16]
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    token_counts: NDArray[np.int32]
+    token_maps: NDArray[np.int32]
+    scores: LogitField
+    patch_size: int
+    name: str = "image"
+    logits: NDArray[np.float32] | None = field(default=None)
+
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        return (
+            f"SegmentationResult({self.name!r}, {width}x{height} pixels, {len(np.unique(self.labels))} classes, "
+            f"{len(self.token_counts)} windows, {self.tokens_kept:.0%} of the tokens kept)"
+        )
+
+    @property
+    def tokens_kept(self) -> float:
+        """Share of the tokens that are left after all merges, 0..1, over all windows."""
+        return float(self.token_counts[:, 2].sum() / self.token_counts[:, 0].sum())
+
+    def colors(self) -> NDArray[np.uint8]:
+        """Each pixel in the colour of its class: (H, W, 3) uint8 RGB."""
+        return np.take(np.asarray(self.palette, np.uint8), self.labels, axis=0)
+
+    def overlay(self, alpha: float = 0.5) -> NDArray[np.uint8]:
+        """The picture with the class colours laid over it.
+
+        Args:
+            alpha: share of the colours, 0 (the picture) to 1 (the colours).
+
+        Returns:
+            (H, W, 3) uint8 RGB.
+
+        Raises:
+            UsageError: alpha outside 0..1.
+        """
+        if not 0.0 <= alpha <= 1.0:
+            raise UsageError(f"alpha must be between 0 and 1, got {alpha}")
+        colors = self.colors()
+        blend: NDArray[np.uint8] = cv2.addWeighted(self.image, 1.0 - alpha, colors, alpha, 0.0, dst=colors)  # type: ignore[assignment]
+        return blend
+
+    def probability_bands(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Yield the class probabilities in bands of rows from top to bottom, so that memory stays bounded.
+
+        Yields:
+            The rows, and (rows, W, K) float32 probabilities that sum to 1 over the classes.
+        """
+        for rows in self._bands():
+            yield rows, self.scores.probabilities(rows.start, rows.stop)
+
+    def confidence(self) -> NDArray[np.float16]:
+        """Probability of the winning class at each pixel: (H, W) float16."""
+        winner = np.empty(self.labels.shape, np.float16)
+        for rows, band in self.probability_bands():
+            winner[rows] = band.max(axis=2)
+        return winner
+
+    def with_logits(self) -> SegmentationResult:
+        """The same result with `logits` filled in: K x H x W x 4 bytes."""
+        height, width = self.labels.shape
+        logits = np.empty((len(self.classes), height, width), np.float32)
+        for rows in self._bands():
+            logits[:, rows] = self.scores.rows(rows.start, rows.stop).transpose(2, 0, 1)
+        return SegmentationResult(**{**self.__dict__, "logits": logits})
+
+    def save(
+        self, folder: str | Path, name: str | None = None, what: str | Sequence[str] = ("labels", "overlay")
+    ) -> list[Path]:
+        """Write files, all or none, in one subfolder per kind.
+
+        Args:
+            folder: made if it does not exist.
+            name: of the files, without suffix; may hold folders. Default: the name of the picture's file.
+            what: kinds of `algm_trt.runtime.writers.KINDS`.
+
+        Returns:
+            The paths of the files, in the order of `what`.
+
+        Raises:
+            UsageError: an unknown kind.
+            WriteError: a file that cannot be written.
+        """
+        files = save_result(self, Path(folder), self.name if name is None else name, what)
+        return [Path(folder) / file.path for file in files]
+
+    def _bands(self) -> Iterator[slice]:
+        height, width = self.labels.shape
+        step = max(1, _BAND_VALUES // (width * len(self.classes)))
+        for start in range(0, height, step):
+            yield slice(start, min(height, start + step))

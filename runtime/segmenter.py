@@ -1,0 +1,167 @@
+"""The Python interface: `load` a model, call it on pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from algm_trt.runtime.card import ModelCard
+from algm_trt.runtime.decode import DEFAULT_MAX_PIXELS, decode_image, picture_size, to_rgb
+from algm_trt.runtime.engine import Engine, open_engine
+from algm_trt.runtime.field import LogitField
+from algm_trt.runtime.pipeline import Inferred, Item, PipelineOptions, run_pipeline
+from algm_trt.runtime.result import SegmentationResult
+
+Picture: TypeAlias = str | os.PathLike[str] | NDArray[Any] | Image.Image
+
+
+def load(path: str | os.PathLike[str], *, device: str = "auto", threads: int | None = None) -> Segmenter:
+    """Open a model for inference.
+
+    Args:
+        path: model file, such as model.onnx.
+        device: "auto", "cpu" or "cuda".
+        threads: CPU threads of the model; None leaves it to the backend.
+
+    Raises:
+        AlgmError: no such file, not a model of this project, or the machine lacks what it needs.
+    """
+    return Segmenter(open_engine(Path(path), device=device, threads=threads))
+
+
+class Segmenter:
+    """A model that takes pictures of any size.
+
+    Example:
+        >>> with load("model.onnx") as segmenter:
+        ...     result = segmenter("street.jpg")
+        ...     result.save("masks")
+
+    Attributes:
+        engine: runs the model on batches of its own input size.
+    """
+
+    def __init__(self, engine: Engine):
+        self.engine = engine
+
+    @property
+    def card(self) -> ModelCard:
+        """The model's card."""
+        return self.engine.card
+
+    @overload
+    def __call__(self, pictures: list[Picture], *, logits: bool = ..., **options: Any) -> list[SegmentationResult]: ...
+
+    @overload
+    def __call__(self, pictures: Picture, *, logits: bool = ..., **options: Any) -> SegmentationResult: ...
+
+    def __call__(
+        self, pictures: Picture | list[Picture], *, logits: bool = False, **options: Any
+    ) -> SegmentationResult | list[SegmentationResult]:
+        """Segment one picture or a list of them; for more than fit in memory there is `stream`.
+
+        Args:
+            pictures: path, uint8 array (RGB, or grey or RGB with alpha), or Pillow picture; or a list of them.
+            logits: also fill `result.logits` (K, H, W) float32.
+            **options: mode, stride, threshold, batch_size, workers of `PipelineOptions`.
+
+        Returns:
+            One result, or a list of them in the order of the pictures.
+
+        Raises:
+            DecodeError: a picture that cannot be read.
+            UsageError: options that make no sense for this model.
+        """
+        if isinstance(pictures, list | tuple):
+            return list(self.stream(pictures, logits=logits, **options))
+        (result,) = self.stream([pictures], logits=logits, **options)
+        return result
+
+    def stream(
+        self, pictures: Iterable[Picture], *, logits: bool = False, **options: Any
+    ) -> Generator[SegmentationResult, None, None]:
+        """Segment any number of pictures one after another, in bounded memory.
+
+        Args:
+            pictures: as for a call; taken as they are needed.
+            logits: also fill `result.logits`.
+            **options: mode, stride, threshold, batch_size, workers of `PipelineOptions`.
+
+        Yields:
+            One result per picture, in order.
+
+        Raises:
+            DecodeError: a picture that cannot be read; the stream ends there.
+            UsageError: options that make no sense for this model.
+        """
+
+        def finish(name: str, inferred: Inferred) -> SegmentationResult:
+            result = make_result(self.card, name, inferred)
+            return result.with_logits() if logits else result
+
+        items = (_item(picture) for picture in pictures)
+        with closing(run_pipeline(self.engine, PipelineOptions(**options), items, finish)) as outcomes:
+            for outcome in outcomes:
+                if outcome.value is None:
+                    raise outcome.error or AssertionError("an outcome has a value or an error")
+                yield outcome.value
+
+    def close(self) -> None:
+        """Release the model."""
+        self.engine.close()
+
+    def __enter__(self) -> Segmenter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        height, width = self.card.size
+        return f"Segmenter({len(self.card.classes)} classes, {height}x{width} windows, {self.engine.description})"
+
+
+def make_result(card: ModelCard, name: str, inferred: Inferred) -> SegmentationResult:
+    """Labels at the source size, and all that files are made from."""
+    scores = LogitField(inferred.plan, inferred.logits, card.patch_size)
+    return SegmentationResult(
+        image=inferred.image,
+        labels=scores.labels(),
+        classes=card.classes,
+        palette=card.palette,
+        token_counts=inferred.token_counts,
+        token_maps=inferred.token_maps,
+        scores=scores,
+        patch_size=card.patch_size,
+        name=name,
+    )
+
+
+def picture_item(path: str | os.PathLike[str], key: Any, max_pixels: int = DEFAULT_MAX_PIXELS) -> Item[Any]:
+    """A picture file for the pipeline."""
+    return Item(
+        key,
+        load=lambda: decode_image(path, max_pixels=max_pixels),
+        size=lambda: picture_size(path, max_pixels=max_pixels),
+    )
+
+
+def _item(picture: Picture) -> Item[str]:
+    if isinstance(picture, str | os.PathLike):
+        return picture_item(picture, Path(picture).stem)
+    return Item("image", load=lambda: to_rgb(picture), size=lambda: _size_in_memory(picture))
+
+
+def _size_in_memory(picture: NDArray[Any] | Image.Image) -> tuple[int, int] | None:
+    if isinstance(picture, Image.Image):
+        return picture.height, picture.width
+    if isinstance(picture, np.ndarray) and picture.ndim >= 2:
+        return picture.shape[0], picture.shape[1]
+    return None

@@ -1,0 +1,229 @@
+"""Videos: frames through the same pipeline as pictures, an overlay video and one file per frame out."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from algm_trt.runtime.decode import DecodeError
+from algm_trt.runtime.engine import Engine
+from algm_trt.runtime.files import renamed_together
+from algm_trt.runtime.manifest import Tally
+from algm_trt.runtime.pipeline import Inferred, Item, PipelineOptions, run_pipeline
+from algm_trt.runtime.result import SegmentationResult
+from algm_trt.runtime.writers import KINDS, WriteError, WrittenFile, output_path
+
+_DEFAULT_FPS = 25.0  # for files that do not say
+
+
+class _EndOfVideoError(Exception):
+    """There is no such frame."""
+
+
+class VideoReader:
+    """Frames of one video, to be loaded from several threads, each when its turn comes.
+
+    Attributes:
+        size: height and width of the upright frames.
+        fps: frames per second.
+        frames: number of frames by the file's header, which may be wrong; 0 if it does not say.
+    """
+
+    def __init__(self, path: Path):
+        """Open a video.
+
+        Raises:
+            DecodeError: not a video that OpenCV can read.
+        """
+        if not path.is_file():
+            raise DecodeError("no such file", path)
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # its complaints would go to the screen
+        try:
+            self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+        except (cv2.error, UnicodeError) as error:
+            raise DecodeError(f"OpenCV cannot open it ({type(error).__name__})", path) from error
+        width, height = (int(self._capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        if not self._capture.isOpened() or min(width, height) < 1:
+            raise DecodeError("not a video that can be read", path)
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        self.size = (height, width)
+        self.fps = fps if np.isfinite(fps) and 0 < fps <= 1000 else _DEFAULT_FPS
+        self.frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        self._turn = threading.Condition()
+        self._next = 0
+        self._ended = False
+
+    def items(self) -> Iterator[Item[int]]:
+        """Items of the pipeline for the frames, and a few beyond the end, which fail with _EndOfVideoError."""
+        for index in itertools.count():
+            if self._ended:
+                return
+            yield Item(index, load=lambda index=index: self._load(index), size=lambda: self.size)  # type: ignore[misc]
+
+    def _load(self, index: int) -> NDArray[np.uint8]:
+        """The frame `index`: (H, W, 3) uint8 RGB. Waits until those before it are read."""
+        with self._turn:
+            self._turn.wait_for(lambda: self._ended or self._next == index)
+            good, frame = (False, None) if self._ended else self._capture.read()
+            self._next += 1
+            self._ended = not good
+            self._turn.notify_all()
+        if frame is None:
+            raise _EndOfVideoError
+        return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame)  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """Wake whoever waits for a frame and release the file."""
+        with self._turn:
+            self._ended = True
+            self._turn.notify_all()
+            self._capture.release()
+
+
+@dataclass(frozen=True)
+class SavedVideo:
+    """What came of one video.
+
+    Attributes:
+        size: height and width of the frames.
+        frames: number of frames.
+        seconds: work on all frames.
+        tally: over all frames.
+        files: overlay video and folders of frames, in the order of the kinds asked for.
+    """
+
+    size: tuple[int, int]
+    frames: int
+    seconds: float
+    tally: Tally
+    files: tuple[WrittenFile, ...]
+
+
+def segment_video(
+    engine: Engine,
+    options: PipelineOptions,
+    path: Path,
+    folder: Path,
+    name: str,
+    kinds: Sequence[str],
+    *,
+    result_of: Callable[[str, Inferred], SegmentationResult],
+    on_frame: Callable[[], object] = lambda: None,
+) -> SavedVideo:
+    """Segment a video frame by frame.
+
+    The overlay becomes a video, overlay/NAME.mp4, of the same frame rate and size (MPEG-4 holds even sizes only: an odd
+    last row or column is left out). Every other kind becomes a folder of frames, such as labels/NAME/000000.png.
+    Nothing appears under these names until the whole video is through.
+
+    Args:
+        engine: the model.
+        options: of the pipeline.
+        path: the video.
+        folder: output folder.
+        name: of the outputs.
+        kinds: some of KINDS.
+        result_of: makes the result of a frame.
+        on_frame: called after each frame.
+
+    Raises:
+        DecodeError: the video cannot be read.
+        AlgmError: a frame failed, or the outputs cannot be written.
+    """
+    with closing(VideoReader(path)) as reader, renamed_together() as temporary:
+        drafts = {kind: temporary(folder / _target(kind, name)) for kind in kinds}
+        still = {kind: draft for kind, draft in drafts.items() if kind != "overlay"}
+        for draft in still.values():
+            draft.mkdir()
+
+        def finish(index: int, inferred: Inferred) -> tuple[Tally, NDArray[np.uint8] | None]:
+            result = result_of(f"{name}/{index:06d}", inferred)
+            for kind, draft in still.items():
+                KINDS[kind].write(result, draft / f"{index:06d}{KINDS[kind].suffix}")
+            return Tally.of(result), result.overlay() if "overlay" in drafts else None
+
+        tally, frames, seconds = Tally(), 0, 0.0
+        with (
+            closing(_OverlayVideo(drafts.get("overlay"), reader)) as overlay,
+            closing(run_pipeline(engine, options, reader.items(), finish)) as outcomes,
+        ):
+            for outcome in outcomes:
+                if isinstance(outcome.error, _EndOfVideoError):
+                    continue
+                if outcome.value is None:
+                    raise outcome.error or AssertionError("an outcome has a value or an error")
+                tally, frames, seconds = tally + outcome.value[0], frames + 1, seconds + outcome.seconds
+                overlay.add(outcome.value[1])
+                on_frame()
+            overlay.finish(frames)
+        if not frames:
+            raise DecodeError("no frame of the video can be read", path)
+        files = tuple(_written(_target(kind, name), draft) for kind, draft in drafts.items())
+    return SavedVideo(reader.size, frames, seconds, tally, files)
+
+
+class _OverlayVideo:
+    """An MPEG-4 file that frames are added to; encoding runs beside the model."""
+
+    def __init__(self, path: Path | None, reader: VideoReader):
+        self._path = path
+        self._encoder = ThreadPoolExecutor(1, "algm-encode")
+        self._last: Future[None] | None = None
+        if path is None:
+            return
+        height, width = reader.size
+        fourcc = cv2.VideoWriter.fourcc(*"mp4v")
+        self._writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, fourcc, reader.fps, (width, height))
+        if not self._writer.isOpened():
+            raise WriteError(f"OpenCV cannot write a video of {width}x{height} pixels at {reader.fps:g} frames/s")
+
+    def add(self, picture: NDArray[np.uint8] | None) -> None:
+        """Append (H, W, 3) uint8 RGB once the frame before it is encoded."""
+        if picture is not None:
+            if self._last is not None:
+                self._last.result()
+            self._last = self._encoder.submit(self._write, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+
+    def _write(self, bgr: NDArray[Any]) -> None:
+        self._writer.write(bgr)
+
+    def finish(self, frames: int) -> None:
+        """Complete the file and look into it: the encoder does not tell of a full disk.
+
+        Raises:
+            WriteError: the file does not hold all frames.
+        """
+        self.close()
+        if self._path is not None and frames:
+            written = int(cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_FRAME_COUNT))
+            if written != frames:
+                raise WriteError(f"the overlay video holds {written} of {frames} frames: is the disk full?")
+
+    def close(self) -> None:
+        self._encoder.shutdown(wait=True)
+        if self._path is not None:
+            self._writer.release()
+
+
+def _target(kind: str, name: str) -> Path:
+    """Path below the output folder of a video's outputs of one kind."""
+    frame = output_path(kind, name)
+    return frame.with_suffix(".mp4") if kind == "overlay" else frame.with_suffix("")
+
+
+def _written(target: Path, draft: Path) -> WrittenFile:
+    if draft.is_dir():
+        sizes = [entry.stat().st_size for entry in os.scandir(draft)]
+        return WrittenFile(target.as_posix(), sum(sizes), len(sizes))
+    return WrittenFile(target.as_posix(), draft.stat().st_size)

@@ -1,0 +1,251 @@
+"""The kinds of output files, one function each, and `save_result`, which writes those asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from algm_trt.plugins.errors import AlgmError, UsageError
+from algm_trt.runtime.files import renamed_together
+from algm_trt.runtime.png import write_png
+from algm_trt.runtime.token_picture import token_picture
+
+if TYPE_CHECKING:
+    from algm_trt.runtime.result import SegmentationResult
+
+JPEG_QUALITY: Final = 90
+_JPEG_MAX_SIDE: Final = 65500  # libjpeg's limit
+_MAX_NAME_BYTES: Final = 250  # 255 in most file systems, less the longest suffix
+
+
+class WriteError(AlgmError):
+    """An output file that cannot be written."""
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """One output as recorded in results.jsonl.
+
+    Attributes:
+        path: relative to the output folder, with forward slashes.
+        bytes: size of the file, or of all files of the folder.
+        count: number of files of a folder, None for a file.
+    """
+
+    path: str
+    bytes: int
+    count: int | None = None
+
+
+def save_result(result: SegmentationResult, folder: Path, name: str, what: str | Sequence[str]) -> list[WrittenFile]:
+    """Write the files of one picture, all or none.
+
+    Args:
+        result: the picture's segmentation.
+        folder: output folder; each kind has a subfolder of its name.
+        name: of the files, without suffix; may hold folders.
+        what: some of KINDS.
+
+    Returns:
+        What was written, in the order of `what`.
+
+    Raises:
+        UsageError: an unknown kind.
+        WriteError: a file that cannot be written.
+    """
+    kinds = parse_kinds(what)
+    targets = [output_path(kind, name) for kind in kinds]
+    try:
+        with renamed_together() as temporary:
+            drafts = [temporary(folder / target) for target in targets]
+            for kind, draft in zip(kinds, drafts, strict=True):
+                KINDS[kind].write(result, draft)
+            sizes = [draft.stat().st_size for draft in drafts]
+    except OSError as error:
+        raise WriteError(f"cannot write the files of {name} under {folder}: {error.strerror or error}") from error
+    return [WrittenFile(target.as_posix(), size) for target, size in zip(targets, sizes, strict=True)]
+
+
+def output_path(kind: str, name: str) -> Path:
+    """Path below the output folder of one kind of file for the picture `name`.
+
+    A name that would be too long for a file system with the suffix is cut and told apart by a hash.
+    """
+    folder, slash, last = name.rpartition("/")
+    raw = os.fsencode(last)
+    if len(raw) > _MAX_NAME_BYTES:
+        digest = hashlib.sha1(raw, usedforsecurity=False).hexdigest()[:12]
+        last = f"{raw[: _MAX_NAME_BYTES - 13].decode(errors='ignore')}~{digest}"
+    return Path(kind) / f"{folder}{slash}{last}{KINDS[kind].suffix}"
+
+
+def parse_kinds(what: str | Sequence[str]) -> tuple[str, ...]:
+    """Read a list like "labels,overlay" or ["labels", "overlay"]; repetitions count once.
+
+    Raises:
+        UsageError: an unknown kind, or none.
+    """
+    words = what.split(",") if isinstance(what, str) else what
+    kinds = tuple(dict.fromkeys(word.strip() for word in words if word.strip()))
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        raise UsageError(f"cannot save {', '.join(unknown) or 'nothing'}: choose from {', '.join(KINDS)}")
+    return kinds
+
+
+def write_overlay(picture: NDArray[np.uint8], path: Path) -> None:
+    """Write (H, W, 3) uint8 RGB as JPEG.
+
+    Raises:
+        WriteError: a side beyond what JPEG can hold.
+        OSError: the file cannot be written.
+    """
+    if max(picture.shape[:2]) > _JPEG_MAX_SIDE:
+        raise WriteError(
+            f"JPEG holds at most {_JPEG_MAX_SIDE} pixels a side, the picture is {picture.shape[1]}x{picture.shape[0]}: "
+            "save color instead of overlay"
+        )
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    path.write_bytes(data.data)
+
+
+def coco_annotations(labels: NDArray[np.generic], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """One COCO annotation per class that is present, with uncompressed run lengths.
+
+    All runs of the picture are found in one pass. Runs of one class never touch, so that its counts alternate between
+    the gap before a run and the run.
+
+    Args:
+        labels: (H, W) class ids.
+        classes: class names.
+
+    Returns:
+        Dictionaries with category_id (the class id), category_name, segmentation (size [H, W] and counts, column by
+        column, beginning with zeros), area in pixels and bbox [x, y, width, height].
+    """
+    height, width = labels.shape
+    columns = labels.ravel(order="F")
+    starts = np.concatenate(([0], np.flatnonzero(columns[1:] != columns[:-1]) + 1))
+    ends = np.append(starts[1:], columns.size)
+    owners = columns[starts]
+    order = np.argsort(owners, kind="stable")
+    cuts = np.flatnonzero(np.diff(owners[order])) + 1
+    annotations = []
+    for runs in np.split(order, cuts):
+        class_id = int(owners[runs[0]])
+        annotations.append(
+            {
+                "category_id": class_id,
+                "category_name": classes[class_id],
+                "segmentation": {"size": [height, width], "counts": _counts(starts[runs], ends[runs], columns.size)},
+                "area": int((ends[runs] - starts[runs]).sum()),
+                "bbox": _bounding_box(starts[runs], ends[runs] - 1, height),
+            }
+        )
+    return annotations
+
+
+def _counts(starts: NDArray[np.intp], ends: NDArray[np.intp], pixels: int) -> list[int]:
+    """Alternating lengths of zeros and ones."""
+    counts = np.empty(2 * len(starts), np.intp)
+    counts[0::2] = starts - np.concatenate(([0], ends[:-1]))
+    counts[1::2] = ends - starts
+    rest = pixels - int(ends[-1])
+    return [*counts.tolist(), rest] if rest else counts.tolist()
+
+
+def _bounding_box(first: NDArray[np.intp], last: NDArray[np.intp], height: int) -> list[int]:
+    """[x, y, width, height] around runs given by their first and last pixel, counted column by column."""
+    left, right = int(first.min()) // height, int(last.max()) // height
+    crosses = bool((first // height != last // height).any())
+    top = 0 if crosses else int((first % height).min())
+    bottom = height - 1 if crosses else int((last % height).max())
+    return [left, top, right - left + 1, bottom - top + 1]
+
+
+def _write_labels(result: SegmentationResult, path: Path) -> None:
+    """Class ids: a palette PNG, 16-bit grey where 8 bits do not hold the ids."""
+    palette = None
+    if result.labels.dtype == np.uint8:
+        palette = np.zeros((256, 3), np.uint8)
+        palette[: len(result.palette)] = result.palette
+    with path.open("wb") as file:
+        write_png(file, result.labels, palette)
+
+
+def _write_overlay(result: SegmentationResult, path: Path) -> None:
+    write_overlay(result.overlay(), path)
+
+
+def _write_color(result: SegmentationResult, path: Path) -> None:
+    with path.open("wb") as file:
+        write_png(file, result.colors())
+
+
+def _write_tokens(result: SegmentationResult, path: Path) -> None:
+    picture = token_picture(result.image, result.scores.plan, result.token_maps, result.patch_size)
+    with path.open("wb") as file:
+        write_png(file, picture)
+
+
+def _write_probabilities(result: SegmentationResult, path: Path) -> None:
+    """(K, H, W) float16 as .npy, class by class within each band of rows.
+
+    Written by position rather than through a memory map: on a full disk a map kills the process.
+    """
+    height, width = result.labels.shape
+    shape = (len(result.classes), height, width)
+    with path.open("wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        origin = file.tell()
+        for rows, band in result.probability_bands():
+            classes_first = np.ascontiguousarray(band.transpose(2, 0, 1), np.float16)
+            for class_id, values in enumerate(classes_first):
+                file.seek(origin + 2 * width * (class_id * height + rows.start))
+                file.write(values.data)
+
+
+def _write_npz(result: SegmentationResult, path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez_compressed(
+            file,
+            labels=result.labels,
+            confidence=result.confidence(),
+            token_counts=result.token_counts,
+            classes=np.array(result.classes),
+        )
+
+
+def _write_coco(result: SegmentationResult, path: Path) -> None:
+    path.write_text(json.dumps(coco_annotations(result.labels, result.classes)), encoding="ascii")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of output: what it is for people, the files' suffix, and the function that writes one."""
+
+    about: str
+    suffix: str
+    write: Callable[[SegmentationResult, Path], None]
+
+
+KINDS: Final[dict[str, Kind]] = {
+    "labels": Kind("palette PNG of class ids", ".png", _write_labels),
+    "overlay": Kind("JPEG of the picture under the class colours", ".jpg", _write_overlay),
+    "color": Kind("PNG of the class colours", ".png", _write_color),
+    "probs": Kind("class probabilities, (K, H, W) float16 .npy", ".npy", _write_probabilities),
+    "npz": Kind("labels, confidence, token counts and class names in one .npz", ".npz", _write_npz),
+    "coco": Kind("COCO annotations with run lengths, JSON", ".json", _write_coco),
+    "tokens": Kind("PNG of the merged tokens in their mean colours", ".png", _write_tokens),
+}
