@@ -35,7 +35,7 @@ class OnnxRuntimeEngine:
         has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
         if device == "cuda" and not has_cuda:
             raise MissingDependencyError(
-                "this onnxruntime cannot use CUDA: install onnxruntime-gpu in place of onnxruntime, or take --device cpu"
+                "this onnxruntime cannot use CUDA: install onnxruntime-gpu in its place, or take --device cpu"
             )
         options = ort.SessionOptions()
         options.log_severity_level = LOG_ERRORS_ONLY

@@ -1,0 +1,120 @@
+"""The command algm-export: an official checkpoint to a verified ONNX model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from algm_trt.plugins.errors import MissingDependencyError, VerificationError
+from algm_trt.runtime.command import VersionAction, run_command
+
+if TYPE_CHECKING:
+    from algm_trt.exporter.export import ExportReport
+
+_EPILOG = """\
+The model takes uint8 pictures and carries its model card: nothing else is needed to use it,
+  algm-infer pictures/ --engine model.onnx
+
+It ends with a comparison of PyTorch and ONNX Runtime on pictures, which is also in MODEL.onnx.json.
+
+exit codes: 0 exported and verified; 1 failed; 2 wrong usage; 3 ONNX Runtime and PyTorch disagree (the files are kept);
+4 a package is missing.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    return run_command("algm-export", lambda: _export(arguments))
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    # Imported here: --help and usage errors need neither torch nor onnx.
+    try:
+        from algm_trt.exporter.export import ExportOptions, export_onnx
+    except ImportError as error:
+        raise MissingDependencyError(f"{error.name} is not installed: pip install 'algm-trt[export]'") from error
+    options = ExportOptions(
+        size=arguments.size,
+        merge_layers=arguments.merge_layers and tuple(arguments.merge_layers),
+        merge_window=arguments.merge_window,
+        threshold=arguments.threshold,
+        merge=not arguments.no_merge,
+        precision=arguments.precision,
+        classes=arguments.classes,
+        verify=not arguments.no_verify,
+        verify_images=arguments.verify_images,
+    )
+    report = export_onnx(arguments.checkpoint, arguments.output, options)
+    sys.stdout.write("\n".join(_lines(report)) + "\n")
+    if report.verification is not None and not report.verification.passed:
+        raise VerificationError(f"ONNX Runtime and PyTorch disagree on {report.path}, see the table above")
+    return 0
+
+
+def _lines(report: ExportReport) -> list[str]:
+    """What the command says at its end."""
+    card = report.card
+    lines = [f"note: {note}" for note in report.notes]
+    lines.append(
+        f"{card.architecture}, {len(card.classes)} classes, input {card.size[0]}x{card.size[1]}, {card.precision}"
+    )
+    if card.merge:
+        layers = ", ".join(map(str, card.merge.layers))
+        window = "x".join(map(str, card.merge.window))
+        lines.append(f"merges at layers {layers} in windows of {window} from similarity {card.merge.threshold:g}")
+    else:
+        lines.append("dense, no merging")
+    if report.verification:
+        kind = "drawn pictures (--verify-images DIR takes yours)" if report.verification.drawn else "your pictures"
+        lines += ["", f"PyTorch against ONNX Runtime on {kind}:", report.verification.table(), ""]
+    megabytes = report.path.stat().st_size / 1e6
+    lines.append(f"written: {report.path} ({megabytes:.1f} MB, {report.nodes} nodes), {report.report_path.name}")
+    lines.append(f"next: algm-infer PICTURES --engine {report.path}")
+    return lines
+
+
+def _size(text: str) -> tuple[int, int]:
+    """`HxW`, or one number for both."""
+    try:
+        sides = [int(part) for part in text.lower().split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise argparse.ArgumentTypeError(f"expected HxW or one number, got '{text}'")
+    return sides[0], sides[-1]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="algm-export",
+        description="Export a Segmenter or ALGM checkpoint as ONNX with token merging inside.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "checkpoint",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="folder with checkpoint.pth and variant.yml, or the .pth file",
+    )
+    add("-o", "--output", type=Path, metavar="FILE", help="the ONNX file (default: model.onnx beside the checkpoint)")
+    add("--size", type=_size, metavar="HxW", help="input size in pixels (default: the checkpoint's crop)")
+    add("--merge-layers", type=int, nargs="+", metavar="L", help="layers that merge, from 1: the first locally")
+    add("--merge-window", type=_size, metavar="HxW", help="window of the local merge in tokens")
+    add(
+        "--threshold", type=float, metavar="T", help="similarity from which a window merges; can be changed at run time"
+    )
+    add("--no-merge", action="store_true", help="export the dense model")
+    add("--precision", choices=("fp32", "fp16"), default="fp32", help="of weights and activations (default: fp32)")
+    add("--classes", type=Path, metavar="FILE", help="class names: a line each, or JSON")
+    add(
+        "--verify-images", type=Path, metavar="DIR", help="compare on the pictures of this folder (default: drawn ones)"
+    )
+    add("--no-verify", action="store_true", help="leave the comparison out")
+    add("--version", action=VersionAction, nargs=0, help="print the version")
+    return parser

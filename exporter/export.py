@@ -1,0 +1,210 @@
+"""From a checkpoint to a verified `model.onnx` with its model card."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+
+from algm_trt.exporter.checkpoint import (
+    DEFAULT_LAYERS,
+    DEFAULT_THRESHOLD,
+    DEFAULT_WINDOW,
+    Checkpoint,
+    default_stride,
+    load_checkpoint,
+)
+from algm_trt.exporter.config import NORMALIZATIONS
+from algm_trt.exporter.graph import build_graph
+from algm_trt.exporter.segmenter import Segmenter, segmenter_from_checkpoint
+from algm_trt.exporter.verify import Verification, verify
+from algm_trt.plugins.errors import UsageError
+from algm_trt.runtime.card import METADATA_KEY, MergeSettings, ModelCard
+from algm_trt.runtime.datasets import DatasetClasses, dataset_classes, known_datasets, numbered_classes, read_class_file
+from algm_trt.runtime.files import renamed_together
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What a caller may choose; None takes what the checkpoint says.
+
+    Attributes:
+        size: height and width in pixels of the model's input.
+        merge_layers: 1-based layers at which tokens merge.
+        merge_window: height and width in tokens of the merging window.
+        threshold: default similarity of the local merge.
+        merge: False exports the dense model.
+        precision: "fp32" or "fp16".
+        classes: file with class names.
+        verify: whether to compare PyTorch with ONNX Runtime.
+        verify_images: folder of pictures to compare on; None draws some.
+    """
+
+    size: tuple[int, int] | None = None
+    merge_layers: tuple[int, ...] | None = None
+    merge_window: tuple[int, int] | None = None
+    threshold: float | None = None
+    merge: bool = True
+    precision: str = "fp32"
+    classes: Path | None = None
+    verify: bool = True
+    verify_images: Path | None = None
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export made.
+
+    Attributes:
+        path: the ONNX file.
+        report_path: JSON beside it with the card and the verification.
+        card: its model card.
+        nodes: top-level nodes of the graph.
+        notes: what was inferred or assumed, one sentence each.
+        verification: the comparison, or None if it was left out.
+    """
+
+    path: Path
+    report_path: Path
+    card: ModelCard
+    nodes: int
+    notes: tuple[str, ...]
+    verification: Verification | None
+
+
+def export_onnx(
+    checkpoint: str | Path | Checkpoint, path: str | Path | None = None, options: ExportOptions | None = None
+) -> ExportReport:
+    """Export a checkpoint.
+
+    Args:
+        checkpoint: folder, `.pth` file, or a loaded checkpoint.
+        path: of the ONNX file; default: `model.onnx` beside the checkpoint.
+        options: choices; default: what the checkpoint says.
+
+    Returns:
+        A report; `verification.passed` says whether the model agrees with PyTorch. The files are written either way.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        UsageError: the options make no model; the message says what would.
+    """
+    options = options or ExportOptions()
+    loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
+    target = Path(path) if path else loaded.path.with_name("model.onnx")
+    size = options.size or loaded.crop
+    merge = resolve_merge(loaded.merge, options)
+    check_grid(size, loaded.config.patch_size, merge)
+    model = segmenter_from_checkpoint(loaded, merge)
+    classes, class_notes = _classes(loaded, options.classes)
+    card = _model_card(loaded, model, size, options, classes)
+    proto = build_graph(model, size, options.precision)
+    proto.metadata_props.add(key=METADATA_KEY, value=card.to_json())
+    report_path = target.with_name(f"{target.name}.json")
+    with renamed_together() as temporary:
+        draft = temporary(target)
+        onnx.save(proto, draft)
+        checked = verify(draft, model, card, options.verify_images) if options.verify else None
+        report = {"card": asdict(card), "verification": checked and checked.to_dict()}
+        temporary(report_path).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    notes = (*loaded.notes, *class_notes, *_merge_notes(loaded, merge, options))
+    return ExportReport(target, report_path, card, len(proto.graph.node), notes, checked)
+
+
+def resolve_merge(trained: MergeSettings | None, options: ExportOptions) -> MergeSettings | None:
+    """Merge settings from those of the training and the options; None for a dense model.
+
+    Raises:
+        UsageError: merge options together with `merge=False`.
+    """
+    given = (options.merge_layers, options.merge_window, options.threshold)
+    if not options.merge:
+        if any(value is not None for value in given):
+            raise UsageError("--no-merge makes a dense model: leave out --merge-layers, --merge-window and --threshold")
+        return None
+    if trained is None and all(value is None for value in given):
+        return None
+    base = trained or MergeSettings(DEFAULT_LAYERS, DEFAULT_WINDOW, DEFAULT_THRESHOLD)
+    return replace(
+        base,
+        layers=base.layers if options.merge_layers is None else options.merge_layers,
+        window=base.window if options.merge_window is None else options.merge_window,
+        threshold=base.threshold if options.threshold is None else options.threshold,
+    )
+
+
+def check_grid(size: tuple[int, int], patch_size: int, merge: MergeSettings | None) -> None:
+    """Check that the merging window divides the patch grid.
+
+    Raises:
+        UsageError: it does not; the message names the nearest sizes for which it does.
+    """
+    if merge is None:
+        return
+    grid = [-(-side // patch_size) for side in size]
+    if all(cells % window == 0 for cells, window in zip(grid, merge.window, strict=True)):
+        return
+    options = [_nearest(cells, window, patch_size) for cells, window in zip(grid, merge.window, strict=True)]
+    nearest = dict.fromkeys(f"{heights}x{widths}" for heights, widths in zip(*options, strict=True))
+    raise UsageError(
+        f"a {size[0]}x{size[1]} input has a grid of {grid[0]}x{grid[1]} patches, which the merging window "
+        f"{merge.window[0]}x{merge.window[1]} does not divide; the nearest sizes that work: {' and '.join(nearest)}"
+    )
+
+
+def _nearest(cells: int, window: int, patch_size: int) -> tuple[int, int]:
+    """Sides in pixels just below and above whose patches the window divides."""
+    below = max(cells // window, 1) * window
+    above = -(-cells // window) * window
+    return below * patch_size, above * patch_size
+
+
+def _classes(checkpoint: Checkpoint, file: Path | None) -> tuple[DatasetClasses, tuple[str, ...]]:
+    count = checkpoint.config.n_cls
+    if file is not None:
+        classes = read_class_file(file)
+        if len(classes.classes) != count:
+            raise UsageError(f"{file}: {len(classes.classes)} classes, but the model has {count}")
+        return classes, ()
+    if checkpoint.dataset in known_datasets():
+        classes = dataset_classes(checkpoint.dataset)
+        if len(classes.classes) == count:
+            return classes, ()
+    reason = f"data set '{checkpoint.dataset}' with {count} classes" if checkpoint.dataset else "data set"
+    return numbered_classes(count), (f"classes are numbered, for the {reason} is not known: name them with --classes",)
+
+
+def _merge_notes(checkpoint: Checkpoint, merge: MergeSettings | None, options: ExportOptions) -> tuple[str, ...]:
+    if merge is None and options.merge:
+        return ("the checkpoint was trained without merging, the model is dense: --threshold 0.88 makes it merge",)
+    if merge is not None and checkpoint.merge is None:
+        return ("the checkpoint was trained without merging: check the accuracy of the merged model on your data",)
+    return ()
+
+
+def _model_card(
+    checkpoint: Checkpoint, model: Segmenter, size: tuple[int, int], options: ExportOptions, classes: DatasetClasses
+) -> ModelCard:
+    config = checkpoint.config
+    mean, std = NORMALIZATIONS[config.normalization]
+    stride = checkpoint.stride if size == checkpoint.crop else default_stride(min(size), checkpoint.dataset)
+    return ModelCard(
+        classes=classes.classes,
+        palette=classes.palette,
+        ignore_index=classes.ignore_index,
+        dataset=classes.name or checkpoint.dataset,
+        size=size,
+        patch_size=config.patch_size,
+        stride=stride,
+        mean=mean,
+        std=std,
+        extra_tokens=config.extra_tokens,
+        merge=model.merge,
+        architecture=config.describe(),
+        precision=options.precision,
+        checkpoint_sha256=checkpoint.sha256,
+        tool_version=version("algm-trt"),
+    )

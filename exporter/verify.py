@@ -1,0 +1,189 @@
+"""Compare an exported model with PyTorch on pictures: numbers, not "it ran".
+
+A picture on which PyTorch itself decides differently when its input moves by one part in a million is a near tie: its
+decisions are rounding, float32 and float64 differ there too. Such pictures are shown and counted, and do not decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from algm_trt.exporter.segmenter import Segmenter, SegmenterOutput, full_size_logits, normalise
+from algm_trt.plugins.errors import AlgmError, UsageError
+from algm_trt.runtime.card import ModelCard
+from algm_trt.runtime.decode import decode_image
+from algm_trt.runtime.onnxruntime_engine import OnnxRuntimeEngine
+from algm_trt.runtime.scenes import draw_scene
+from algm_trt.runtime.sources import find_sources
+from algm_trt.runtime.windows import canvas_image, plan_whole
+
+MOST_PICTURES: Final = 8
+DRAWN_PICTURES: Final = 4
+NOISE: Final = 1e-6
+NOISE_TRIALS: Final = 3
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a picture must reach: largest |difference| of logits, share of equal labels, relative token difference."""
+
+    logits: float
+    labels: float
+    tokens: float
+
+
+# float16 carries 11 bits: its logits are compared by the labels that they give.
+GATES: Final = {"fp32": Gate(1e-3, 0.9995, 0.0), "fp16": Gate(float("inf"), 0.995, 0.01)}
+
+
+@dataclass(frozen=True)
+class PictureCheck:
+    """One picture, PyTorch against ONNX Runtime.
+
+    Attributes:
+        name: of the picture.
+        tokens: PyTorch's tokens [before, after local, after global].
+        tokens_onnx: ONNX Runtime's.
+        logits_difference: largest |difference| of the logits.
+        labels_equal: share of pixels with equal labels.
+        near_tie: whether the picture's merging hangs on rounding.
+        passed: whether the gate holds, near ties aside.
+    """
+
+    name: str
+    tokens: tuple[int, ...]
+    tokens_onnx: tuple[int, ...]
+    logits_difference: float
+    labels_equal: float
+    near_tie: bool
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All pictures, and the verdict: every picture that is no near tie passes, and there is at least one."""
+
+    gate: Gate
+    pictures: tuple[PictureCheck, ...]
+    drawn: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether the model may be trusted."""
+        decided = [picture for picture in self.pictures if not picture.near_tie]
+        return bool(decided) and all(picture.passed for picture in decided)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        data = asdict(self) | {"passed": self.passed}
+        data["gate"] = {key: value for key, value in data["gate"].items() if np.isfinite(value)}
+        return data
+
+    def table(self) -> str:
+        """For people."""
+        lines = [f"{'picture':<28} {'tokens':>18} {'onnx':>18} {'max |dlogit|':>12} {'labels equal':>12}  verdict"]
+        for p in self.pictures:
+            verdict = "ok" if p.passed else "near tie" if p.near_tie else "FAILED"
+            tokens, tokens_onnx = (">".join(map(str, counts)) for counts in (p.tokens, p.tokens_onnx))
+            lines.append(
+                f"{p.name[-28:]:<28} {tokens:>18} {tokens_onnx:>18} {p.logits_difference:>12.1e} "
+                f"{p.labels_equal:>12.4%}  {verdict}"
+            )
+        return "\n".join(lines)
+
+
+def verify(path: Path, model: Segmenter, card: ModelCard, folder: Path | None) -> Verification:
+    """Run both on the same pictures.
+
+    Args:
+        path: the ONNX file.
+        model: the network it was made of, float32.
+        card: the file's model card.
+        folder: pictures to take, the first few that decode; None draws scenes.
+
+    Raises:
+        UsageError: the folder has no picture that can be read.
+        EngineError: ONNX Runtime cannot run the model.
+    """
+    engine = OnnxRuntimeEngine(path, device="cpu")
+    gate = GATES[card.precision]
+    checks = [
+        _check(name, picture, engine, model, card, gate)
+        for name, picture in (_pictures_of(folder, card) if folder else _drawn_pictures(card))
+    ]
+    engine.close()
+    if not checks:
+        raise UsageError(f"{folder}: no picture in it can be read")
+    return Verification(gate, tuple(checks), drawn=folder is None)
+
+
+def _check(
+    name: str, picture: NDArray[np.uint8], engine: OnnxRuntimeEngine, model: Segmenter, card: ModelCard, gate: Gate
+) -> PictureCheck:
+    found = engine.run(picture[None])
+    pixels = normalise(torch.from_numpy(picture[None]), model.config.normalization)
+    expected = _run(model, pixels)
+    labels = full_size_logits(expected.logits, card.patch_size, card.size).argmax(dim=1).numpy()
+    difference = float(np.abs(found.logits - expected.logits.numpy()).max())
+    equal = float(np.mean(found.labels == labels))
+    counts, counts_onnx = expected.token_counts.numpy()[0], found.token_counts[0]
+    passed = bool(
+        difference <= gate.logits
+        and equal >= gate.labels
+        and np.all(np.abs(counts - counts_onnx) <= gate.tokens * counts)
+    )
+    return PictureCheck(
+        name=name,
+        tokens=tuple(counts.tolist()),
+        tokens_onnx=tuple(counts_onnx.tolist()),
+        logits_difference=difference,
+        labels_equal=equal,
+        near_tie=not passed and _hangs_on_rounding(model, pixels, expected),
+        passed=passed,
+    )
+
+
+@torch.no_grad()
+def _run(model: Segmenter, pixels: torch.Tensor) -> SegmenterOutput:
+    output: SegmenterOutput = model(pixels)
+    return output
+
+
+def _hangs_on_rounding(model: Segmenter, pixels: torch.Tensor, expected: SegmenterOutput) -> bool:
+    """Whether noise of one part in a million changes which tokens merge."""
+    if model.merge is None:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(NOISE_TRIALS):
+        noise = NOISE * torch.randn(pixels.shape, generator=generator)
+        if not torch.equal(_run(model, pixels + noise).token_map, expected.token_map):
+            return True
+    return False
+
+
+def _drawn_pictures(card: ModelCard) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    for seed in range(DRAWN_PICTURES):
+        yield f"drawn scene {seed}", draw_scene(*card.size, seed).image
+
+
+def _pictures_of(folder: Path, card: ModelCard) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """The first pictures of a folder that can be read, resized to the model's input."""
+    found = 0
+    for source in find_sources([str(folder)], recursive=True):
+        if source.kind != "image":
+            continue
+        try:
+            picture = decode_image(source.path)
+        except AlgmError:
+            continue
+        yield source.name, canvas_image(picture, plan_whole((picture.shape[0], picture.shape[1]), card.size))
+        found += 1
+        if found == MOST_PICTURES:
+            return
