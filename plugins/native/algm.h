@@ -1,7 +1,8 @@
 // The C interface of the operators' CUDA kernels: device pointers, sizes, workspace and stream in, a status out.
 //
 // Semantics are those of plugins/spec.py. The rules that hold for every function here:
-//   - All tensors are dense, row-major, in device memory, and 16-byte aligned; activations (type "x") are what `dtype` says.
+//   - All tensors are dense, row-major, in device memory. Activations (type "x") are what `dtype` says and lie on a
+//     16-byte boundary; int32 and float32 tensors on a 4-byte one.
 //   - Nothing is allocated, nothing synchronises with the host; work is queued on `stream` and launch errors are returned.
 //   - The workspace needs no initial contents, must be 256-byte aligned and lives until the stream has passed the call.
 //     It may be NULL where the query answers 0.

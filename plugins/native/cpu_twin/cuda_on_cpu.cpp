@@ -1,0 +1,183 @@
+// The scheduler of cuda_on_cpu.h: fibres of one block, barriers, warp exchanges, shuffled order.
+#include "cuda_on_cpu.h"
+
+#include <setjmp.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <numeric>
+#include <random>
+
+namespace twin {
+namespace {
+
+constexpr size_t kStackBytes = 256 * 1024;
+constexpr int kMaxThreads = 1024;
+
+struct Fibre {
+  Thread thread;
+  jmp_buf resume;
+  bool started = false;
+  bool finished = false;
+};
+
+struct Warp {
+  int arrived = 0;
+  int lanes = 0;
+  int kind = -1;
+  uint64_t generation = 0;
+  alignas(16) unsigned char values[2][kWarpSize * kLaneBytes];
+};
+
+struct Block {
+  std::vector<Fibre> fibres;
+  std::vector<Warp> warps;
+  std::vector<unsigned char> shared;
+  const std::function<void()>* kernel = nullptr;
+  int waiting = 0;
+  uint64_t generation = 0;
+  bool progress = false;
+};
+
+Block block;
+jmp_buf scheduler;
+Fibre* running = nullptr;
+uint32_t seed = 0;
+unsigned char* stacks = nullptr;
+
+void yieldToScheduler() {
+  if (_setjmp(running->resume) == 0) _longjmp(scheduler, 1);
+}
+
+void fibreMain() {
+  (*block.kernel)();
+  running->finished = true;
+  block.progress = true;
+  _longjmp(scheduler, 1);
+}
+
+void startFibre(int index) {
+  static ucontext_t context;
+  getcontext(&context);
+  context.uc_stack.ss_sp = stacks + size_t(index) * kStackBytes;
+  context.uc_stack.ss_size = kStackBytes;
+  context.uc_link = nullptr;
+  makecontext(&context, fibreMain, 0);
+  setcontext(&context);
+}
+
+void step(int index) {
+  running = &block.fibres[index];
+  current = &running->thread;
+  if (_setjmp(scheduler) != 0) return;
+  if (running->started) _longjmp(running->resume, 1);
+  running->started = true;
+  startFibre(index);
+}
+
+void runBlock(const std::vector<int>& firstOrder, std::mt19937& random) {
+  std::vector<int> order = firstOrder;
+  size_t left = order.size();
+  while (left > 0) {
+    block.progress = false;
+    left = 0;
+    for (int index : order) {
+      if (block.fibres[index].finished) continue;
+      step(index);
+      left += !block.fibres[index].finished;
+    }
+    if (left > 0 && !block.progress) fail("threads wait for others that never arrive");
+    if (seed != 0) std::shuffle(order.begin(), order.end(), random);
+  }
+}
+
+void prepareBlock(dim3 grid, dim3 shape, dim3 position) {
+  const int threads = int(shape.x * shape.y * shape.z);
+  block.fibres.assign(threads, Fibre{});
+  block.warps.assign((threads + kWarpSize - 1) / kWarpSize, Warp{});
+  block.waiting = 0;
+  std::fill(block.shared.begin(), block.shared.end(), 0xFF);
+  for (int index = 0; index < threads; ++index) {
+    Thread& thread = block.fibres[index].thread;
+    thread.threadIndex = dim3(index % shape.x, index / shape.x % shape.y, index / shape.x / shape.y);
+    thread.blockIndex = position;
+    thread.blockShape = shape;
+    thread.gridShape = grid;
+    thread.lane = index % kWarpSize;
+    thread.warp = index / kWarpSize;
+    ++block.warps[thread.warp].lanes;
+  }
+}
+
+}  // namespace
+
+Thread* current = nullptr;
+
+void fail(const char* what) {
+  std::fprintf(stderr, "CPU twin: %s (block %u,%u,%u thread %u)\n", what, blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x);
+  std::abort();
+}
+
+void blockBarrier() {
+  const uint64_t generation = block.generation;
+  if (++block.waiting == int(block.fibres.size())) {
+    block.waiting = 0;
+    ++block.generation;
+    block.progress = true;
+  }
+  while (generation == block.generation) yieldToScheduler();
+}
+
+const unsigned char* exchange(const void* value, size_t bytes, int kind) {
+  if (bytes > kLaneBytes) fail("exchange of too many bytes");
+  Warp& warp = block.warps[current->warp];
+  unsigned char* values = warp.values[current->slot];
+  current->slot ^= 1;
+  if (bytes > 0) std::memcpy(values + kLaneBytes * current->lane, value, bytes);
+  if (warp.arrived == 0) warp.kind = kind;
+  if (warp.kind != kind) fail("lanes of a warp meet in different collectives");
+  const uint64_t generation = warp.generation;
+  if (++warp.arrived == warp.lanes) {
+    warp.arrived = 0;
+    ++warp.generation;
+    block.progress = true;
+  }
+  while (generation == warp.generation) yieldToScheduler();
+  return values;
+}
+
+unsigned char* dynamicShared() {
+  unsigned char* start = block.shared.data();
+  return start + (16 - reinterpret_cast<uintptr_t>(start) % 16) % 16;
+}
+
+void run(dim3 grid, dim3 shape, size_t sharedBytes, const std::function<void()>& kernel) {
+  if (stacks == nullptr) {
+    void* memory = mmap(nullptr, kStackBytes * kMaxThreads, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) std::abort();
+    stacks = static_cast<unsigned char*>(memory);
+  }
+  block.kernel = &kernel;
+  block.shared.assign(sharedBytes + 16, 0);
+  std::mt19937 random(seed);
+  std::vector<int> order(size_t(shape.x) * shape.y * shape.z);
+  std::iota(order.begin(), order.end(), 0);
+  const uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z;
+  for (uint64_t i = 0; i < blocks; ++i) {
+    const uint64_t at = seed % 2 == 0 ? i : blocks - 1 - i;
+    if (seed != 0) std::shuffle(order.begin(), order.end(), random);
+    const dim3 position(unsigned(at % grid.x), unsigned(at / grid.x % grid.y), unsigned(at / grid.x / grid.y));
+    prepareBlock(grid, shape, position);
+    runBlock(order, random);
+  }
+}
+
+}  // namespace twin
+
+// 0: threads and blocks in order; otherwise thread order is shuffled, and odd seeds also run the blocks backwards.
+extern "C" __attribute__((visibility("default"))) void algm_twin_set_seed(uint32_t seed) { twin::seed = seed; }
