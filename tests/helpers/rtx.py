@@ -1,8 +1,8 @@
-"""Parse and build an ONNX model with plugins in TensorRT-RTX, which does both without a GPU; run as a script it is the child.
+"""Parse and build an ONNX model with plugins in TensorRT-RTX, which does both without a GPU.
 
-The two wheels `tensorrt_rtx_cu13_libs` and `tensorrt_rtx_cu13_bindings` are enough. Building happens in a child process:
-the parser aborts the process when it cannot find `libtensorrt_rtx.so` without a version, which the wheel does not carry,
-and the search path must be set before Python starts.
+The two wheels `tensorrt_rtx_cu13_libs` and `tensorrt_rtx_cu13_bindings` are enough. Building happens in a child
+process, which is this file run as a script: the parser ends the process when it cannot find `libtensorrt_rtx.so` without a
+version, which the wheel does not carry, and the search path must be set before Python starts.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class RtxReport:
 
 def missing_reason() -> str | None:
     """Why TensorRT-RTX cannot run here, or None when it can."""
-    missing = [name for name in ("tensorrt_rtx_libs", "tensorrt_rtx_bindings") if importlib.util.find_spec(name) is None]
+    missing = [
+        name for name in ("tensorrt_rtx_libs", "tensorrt_rtx_bindings") if importlib.util.find_spec(name) is None
+    ]
     if missing:
         return f"{' and '.join(missing)} not installed: pip install tensorrt_rtx_cu13_libs tensorrt_rtx_cu13_bindings"
     return None
@@ -145,7 +147,9 @@ def _child(folder: Path) -> None:
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, log)
     parsed = parser.parse((folder / "model.onnx").read_bytes())
-    errors = [f"{e.node_name()} ({e.node_operator()}): {e.desc()}" for e in map(parser.get_error, range(parser.num_errors))]
+    errors = [
+        f"{e.node_name()} ({e.node_operator()}): {e.desc()}" for e in map(parser.get_error, range(parser.num_errors))
+    ]
     plan = _build(trt, builder, network, request) if parsed else None
     levels = trt.ILogger
     report = {

@@ -67,7 +67,7 @@ void store(FieldRule const& rule, int32_t index, double value, void* attributes)
 bool readField(char const* op, FieldRule const& rule, PluginField const& field, void* attributes) noexcept {
   char const* const kind = rule.kind == FieldKind::kINTEGER ? "integer" : "real number";
   if (!typeFits(rule.kind, field.type) || field.length != rule.length || field.data == nullptr) {
-    reportError("%s: attribute '%s' has %d values of field type %d; it must be %d %s(s)", op, rule.name, field.length,
+    reportError("%s: attribute '%s' has %d value(s) of field type %d; it must be %d %s(s)", op, rule.name, field.length,
                 static_cast<int>(field.type), rule.length, kind);
     return false;
   }

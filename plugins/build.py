@@ -1,0 +1,168 @@
+"""The command algm-build-plugins: compiles the plugin library on this machine with cmake and nvcc."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from algm_trt.plugins.errors import AlgmError, MissingDependencyError, UsageError
+from algm_trt.plugins.library import LIBRARY_NAME, LIBRARY_VARIABLE, cache_library, load_ctypes
+
+_SOURCES = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to compile.
+
+    Attributes:
+        output: file to write; None is the user's cache, where the library is found without being named.
+        architectures: compute capabilities such as 80 and 90; empty: 80 86 89 90 100 120 as far as nvcc knows them.
+        jobs: compilers at the same time.
+        verbose: show what cmake and nvcc say.
+    """
+
+    output: Path | None = None
+    architectures: tuple[int, ...] = ()
+    jobs: int = 1
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing.
+
+        Raises:
+            UsageError: fewer than one job, or a number that is no compute capability.
+        """
+        if self.jobs < 1:
+            raise UsageError(f"jobs is {self.jobs}; it must be at least 1")
+        for architecture in self.architectures:
+            if not 80 <= architecture < 1000:
+                raise UsageError(
+                    f"architecture {architecture} is not a compute capability from 80 on, such as 80 or 90"
+                )
+
+
+def build_library(options: BuildOptions) -> Path:
+    """Compile the library, load it once to see that it works, and put it in its place.
+
+    Returns:
+        Path of the library.
+
+    Raises:
+        MissingDependencyError: cmake, nvcc or the sources are missing.
+        AlgmError: the compiler failed; the message holds the end of what it said.
+    """
+    cmake = _tool("cmake")
+    nvcc = find_nvcc()
+    if not (_SOURCES / "native" / "algm.h").is_file():
+        raise MissingDependencyError(f"the sources of the plugin library are not in {_SOURCES}; install algm-trt again")
+    output = options.output or cache_library()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="algm-build-") as name:
+        folder = Path(name)
+        configure = [cmake, "-S", str(_SOURCES), "-B", str(folder), "-DALGM_BUILD_PLUGINS=ON"]
+        configure += [f"-DCMAKE_CUDA_COMPILER={nvcc}", "-DCMAKE_BUILD_TYPE=Release"]
+        configure += [f"-DALGM_CUDA_ARCHITECTURES={';'.join(map(str, options.architectures))}"]
+        _run(configure, options.verbose)
+        _run([cmake, "--build", str(folder), "--parallel", str(options.jobs)], options.verbose)
+        load_ctypes(folder / LIBRARY_NAME)
+        # The final name appears only when the file is whole.
+        draft = output.with_name(f".{output.name}.{os.getpid()}")
+        shutil.copyfile(folder / LIBRARY_NAME, draft)
+        draft.replace(output)
+    return output
+
+
+def find_nvcc() -> Path:
+    """The CUDA compiler: $CUDACXX, `nvcc` on PATH, or in $CUDA_HOME, $CUDA_PATH, /usr/local/cuda.
+
+    Raises:
+        MissingDependencyError: it is in none of these places.
+    """
+    named = os.environ.get("CUDACXX")
+    found = shutil.which(named or "nvcc")
+    if found:
+        return Path(found)
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    candidates = [Path(home) / "bin" / "nvcc" for home in homes if home] if not named else []
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    tried = ", ".join([named or "nvcc on PATH", *map(str, candidates)])
+    raise MissingDependencyError(
+        f"nvcc not found; looked for {tried}; install the CUDA toolkit or set CUDACXX to its nvcc"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    start = time.monotonic()
+    try:
+        options = BuildOptions(arguments.output, arguments.arch, arguments.jobs, arguments.verbose)
+        path = build_library(options)
+    except AlgmError as error:
+        return _complain(str(error), error.exit_code)
+    except OSError as error:
+        return _complain(str(error), 1)
+    size = path.stat().st_size / 2**20
+    sys.stdout.write(f"{path}: {size:.1f} MiB, built in {time.monotonic() - start:.0f} s\n")
+    if arguments.output:
+        sys.stdout.write(f"set {LIBRARY_VARIABLE}={path.resolve()} to use it\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="algm-build-plugins", description=__doc__.split(": ", 1)[1] if __doc__ else None
+    )
+    parser.add_argument(
+        "--arch",
+        type=_architectures,
+        default=(),
+        metavar="80,90",
+        help="compute capabilities to build for (default: 80,86,89,90,100,120 as far as nvcc knows them)",
+    )
+    parser.add_argument("-o", "--output", type=Path, help="file to write (default: the user's cache)")
+    parser.add_argument(
+        "-j", "--jobs", type=int, default=os.cpu_count() or 1, help="compilers at once (default: all cores)"
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="show what the compilers say")
+    return parser
+
+
+def _architectures(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of numbers such as 80,90") from None
+
+
+def _tool(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        raise MissingDependencyError(f"{name} not found; pip install {name}, or take it from the system's packages")
+    return found
+
+
+def _run(command: Sequence[str], verbose: bool) -> None:
+    if verbose:
+        status, said = subprocess.run(command, check=False).returncode, "see above"
+    else:
+        done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        status, said = done.returncode, "\n".join(done.stdout.splitlines()[-15:])
+    if status:
+        raise AlgmError(f"'{' '.join(command[:2])} ...' failed with status {status}: {said}")
+
+
+def _complain(message: str, code: int) -> int:
+    sys.stderr.write(f"algm-build-plugins: {message}\n")
+    return code
