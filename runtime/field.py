@@ -86,7 +86,8 @@ class _Axis:
 class LogitField:
     """Logits of one picture, held at patch resolution and evaluated at the source size on demand.
 
-    Memory beside the result: the mosaic, which is a copy of `logits`, and a few MiB.
+    Memory beside the result: the mosaic, which is a copy of `logits`, and up to some tens of MiB. Instances are not
+    changed by their methods, so that threads may share one.
     """
 
     def __init__(self, plan: WindowPlan, logits: NDArray[np.float32], patch_size: int):
@@ -211,8 +212,8 @@ def _hopeless(corners: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Whether a class can win nowhere in a tile: (n, K) for logits (n, T, S, K) at the tiles' nodes.
 
     A class that stays below the mean of some rivals at every node stays below it at every pixel, and there one of the
-    rivals is at or above the mean. The rivals are the winners of the tile's four outermost nodes. No winner of a node is
-    ever hopeless, and neither is any class where a rival is not finite.
+    rivals is at or above the mean. The rivals are the winners of the tile's four outermost nodes. A node's winner is
+    never hopeless, nor is any class where a rival is not finite.
     """
     at_nodes = corners.reshape(len(corners), -1, corners.shape[3])
     rivals = corners[:, :: max(1, corners.shape[1] - 1), :: max(1, corners.shape[2] - 1)].argmax(axis=3)

@@ -92,8 +92,13 @@ def assert_labels(labels: NDArray[np.integer], expected: torch.Tensor) -> None:
     assert np.count_nonzero(wrong) <= max(1, 1e-4 * wrong.size)
 
 
-@pytest.mark.parametrize("classes", [1, 2, 19, 300])
-@pytest.mark.parametrize("geometry", GEOMETRIES)
+SMALL = [name for name, (source, *_) in GEOMETRIES.items() if source[0] * source[1] < 20_000]
+
+
+@pytest.mark.parametrize(
+    ("geometry", "classes"),
+    [(name, classes) for name in GEOMETRIES for classes in (1, 2, 19)] + [(name, 300) for name in SMALL],
+)
 def test_noise_agrees_with_the_protocol(geometry: str, classes: int) -> None:
     plan, patch_size = plan_of(geometry)
     logits = noise(plan, patch_size, classes)
@@ -133,7 +138,7 @@ def test_only_classes_that_can_win_are_computed() -> None:
     assert sum(shape[0] for shape in compared) < 300  # of 33 x 33 tiles
 
 
-@pytest.mark.parametrize("classes", [2, 3, 7, 19, 150, 301])
+@pytest.mark.parametrize("classes", [2, 3, 7, 19, 150])
 @pytest.mark.parametrize("geometry", ["primes", "smaller than the window", "padded window", "whole, enlarged"])
 def test_ties_go_to_the_lower_class(geometry: str, classes: int) -> None:
     """Every class has a twin with the same logits and a higher id: no twin may ever win."""
