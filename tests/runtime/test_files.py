@@ -1,0 +1,66 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from algm_trt.runtime.files import renamed_together
+
+
+def test_files_appear_together_at_the_end(tmp_path: Path) -> None:
+    targets = [tmp_path / "a" / "x.png", tmp_path / "b" / "x.jpg"]
+    with renamed_together() as temporary:
+        for target in targets:
+            draft = temporary(target)
+            assert draft.parent == target.parent
+            assert draft.suffix == target.suffix
+            draft.write_text("new")
+            assert not target.exists()
+    assert [target.read_text() for target in targets] == ["new", "new"]
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["x.jpg", "x.png"]
+
+
+def test_an_error_leaves_the_old_files_and_no_drafts(tmp_path: Path) -> None:
+    old = tmp_path / "x.png"
+    old.write_text("old")
+
+    def write_half() -> None:
+        with renamed_together() as temporary:
+            temporary(old).write_text("half")
+            temporary(tmp_path / "frames").mkdir()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert old.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [old]
+
+
+def test_a_folder_replaces_the_folder_of_its_name(tmp_path: Path) -> None:
+    target = tmp_path / "frames"
+    target.mkdir()
+    (target / "old.png").write_text("old")
+    with renamed_together() as temporary:
+        draft = temporary(target)
+        draft.mkdir()
+        (draft / "new.png").write_text("new")
+    assert [path.name for path in target.iterdir()] == ["new.png"]
+
+
+def test_a_draft_that_a_killed_run_left_is_taken_over(tmp_path: Path) -> None:
+    with renamed_together() as temporary:
+        draft = temporary(tmp_path / "x.png")
+        draft.write_text("whole")
+    draft.write_text("left behind by a killed run")
+    with renamed_together() as temporary:
+        temporary(tmp_path / "x.png").write_text("whole again")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_names_as_long_as_the_file_system_takes(tmp_path: Path) -> None:
+    target = tmp_path / ("n" * 251 + ".png")
+    with renamed_together() as temporary:
+        temporary(target).write_text("long")
+    assert target.read_text() == "long"

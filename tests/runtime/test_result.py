@@ -1,0 +1,87 @@
+"""A result: pictures made from it, probabilities, logits, text for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.fake_engine import PALETTE, FakeEngine, color_picture, make_card
+from numpy.typing import NDArray
+
+from algm_trt.plugins.errors import UsageError
+from algm_trt.runtime.result import SegmentationResult
+from algm_trt.runtime.segmenter import Segmenter
+
+
+@pytest.fixture
+def picture() -> NDArray[np.uint8]:
+    return color_picture(45, 71)
+
+
+@pytest.fixture
+def result(picture: NDArray[np.uint8]) -> SegmentationResult:
+    return Segmenter(FakeEngine())(picture)
+
+
+def test_colors_are_the_palette_of_the_labels(result: SegmentationResult) -> None:
+    assert np.array_equal(result.colors(), np.asarray(PALETTE, np.uint8)[result.labels])
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_overlay_mixes_picture_and_colors(result: SegmentationResult, alpha: float) -> None:
+    expected = (1 - alpha) * result.image.astype(float) + alpha * result.colors()
+    overlay = result.overlay(alpha)
+    assert overlay.dtype == np.uint8
+    assert np.abs(overlay - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
+def test_overlay_refuses_alpha_outside_the_unit_interval(result: SegmentationResult, alpha: float) -> None:
+    with pytest.raises(UsageError, match="alpha"):
+        result.overlay(alpha)
+
+
+def test_probabilities_come_in_bands_that_cover_the_picture(
+    result: SegmentationResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("algm_trt.runtime.result._BAND_VALUES", 5 * 71 * 7)
+    bands = list(result.probability_bands())
+    assert [rows.stop - rows.start for rows, _ in bands] == [7] * 6 + [3]
+    whole = np.concatenate([band for _, band in bands])
+    assert whole.shape == (45, 71, 5)
+    assert np.allclose(whole.sum(axis=2), 1, atol=1e-5)
+    assert np.array_equal(whole.argmax(axis=2), result.labels)
+    assert np.array_equal(result.confidence(), whole.max(axis=2).astype(np.float16))
+
+
+def test_logits_are_there_on_request_only(picture: NDArray[np.uint8], result: SegmentationResult) -> None:
+    assert result.logits is None
+    logits = Segmenter(FakeEngine())(picture, logits=True).logits
+    assert logits is not None
+    assert logits.shape == (5, 45, 71)
+    assert logits.dtype == np.float32
+    assert np.array_equal(logits.argmax(axis=0), result.labels)
+    assert np.array_equal(logits.transpose(1, 2, 0), result.scores.rows(0, 45))
+
+
+def test_text_for_people_does_not_print_arrays(result: SegmentationResult) -> None:
+    assert repr(result).startswith("SegmentationResult('image', 71x45 pixels, 5 classes, 6 windows")
+
+
+def test_tokens_kept_is_the_share_over_all_windows(result: SegmentationResult) -> None:
+    assert result.tokens_kept == result.token_counts[:, 2].sum() / result.token_counts[:, 0].sum()
+    dense = Segmenter(FakeEngine(make_card(merge=False)))(result.image)
+    assert np.array_equal(dense.labels, result.labels)
+
+
+def test_save_returns_the_paths_in_the_order_asked_for(result: SegmentationResult, tmp_path: Path) -> None:
+    paths = result.save(tmp_path / "out", "sub/street", what=("overlay", "labels"))
+    assert paths == [tmp_path / "out/overlay/sub/street.jpg", tmp_path / "out/labels/sub/street.png"]
+    assert all(path.is_file() for path in paths)
+    assert result.save(str(tmp_path), what="labels") == [tmp_path / "labels/image.png"]
+
+
+def test_save_refuses_unknown_kinds(result: SegmentationResult, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot save masks: choose from labels, overlay"):
+        result.save(tmp_path, what=("labels", "masks"))
