@@ -35,7 +35,7 @@ def _export(arguments: argparse.Namespace) -> int:
     # Imported here: --help and usage errors need neither torch nor onnx.
     try:
         from algm_trt.exporter.export import ExportOptions, export_onnx
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingDependencyError(f"{error.name} is not installed: pip install 'algm-trt[export]'") from error
     options = ExportOptions(
         size=arguments.size,

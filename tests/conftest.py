@@ -21,3 +21,37 @@ def shared() -> Path:
     if folder is None:
         pytest.skip("the team's extra data is not beside this checkout (set ALGM_SHARED)")
     return folder
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def sample_checkpoint() -> Path:
+    """Folder of the small trained checkpoint that the project ships."""
+    return ROOT / "examples" / "sample"
+
+
+@pytest.fixture(scope="session")
+def sample_pictures() -> Path:
+    """Folder of the drawn pictures that the project ships; their labels lie in `examples/labels`."""
+    return ROOT / "examples" / "pictures"
+
+
+@pytest.fixture(scope="session")
+def sample_model(sample_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample checkpoint as an ONNX file, merging."""
+    return _exported(sample_checkpoint, tmp_path_factory, merge=True)
+
+
+@pytest.fixture(scope="session")
+def dense_sample_model(sample_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample checkpoint as an ONNX file, dense."""
+    return _exported(sample_checkpoint, tmp_path_factory, merge=False)
+
+
+def _exported(checkpoint: Path, factory: pytest.TempPathFactory, *, merge: bool) -> Path:
+    from algm_trt.exporter import ExportOptions, export_onnx
+
+    options = ExportOptions(classes=checkpoint / "classes.txt", merge=merge, verify=False)
+    return export_onnx(checkpoint, factory.mktemp("model") / "model.onnx", options).path

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# From nothing to masks: install the toolkit into .venv, export the sample checkpoint, segment the sample pictures.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+[ -x .venv/bin/python ] || python3 -m venv .venv
+.venv/bin/python -m pip install --quiet --upgrade pip
+.venv/bin/python -m pip install --quiet --requirement tests/requirements.txt
+# The plugin library is for NVIDIA GPUs and takes minutes to compile: algm-build-plugins makes it when it is wanted.
+.venv/bin/python -m pip install --quiet -C cmake.define.ALGM_BUILD_PLUGINS=OFF '.[export]'
+
+.venv/bin/algm-export examples/sample -o masks/model.onnx --classes examples/sample/classes.txt
+.venv/bin/algm-infer examples/pictures --engine masks/model.onnx -o masks --save labels,overlay,tokens
