@@ -1,8 +1,8 @@
 """Parse and build an ONNX model with plugins in TensorRT-RTX, which does both without a GPU.
 
 The two wheels `tensorrt_rtx_cu13_libs` and `tensorrt_rtx_cu13_bindings` are enough. Building happens in a child
-process, which is this file run as a script: the parser ends the process when it cannot find `libtensorrt_rtx.so` without a
-version, which the wheel does not carry, and the search path must be set before Python starts.
+process, which is this file run as a script: the parser ends the process when it cannot find `libtensorrt_rtx.so`
+without a version, which the wheel does not carry, and the search path must be set before Python starts.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class Plugin final : public IPluginV3, public IPluginV3OneCore, public IPluginV3
 
   bool supportsFormatCombination(int32_t pos, DynamicPluginTensorDesc const* inOut, int32_t nbInputs,
                                  int32_t nbOutputs) noexcept override {
-    if (nbInputs != kNB_INPUTS || pos < 0 || pos >= nbInputs + nbOutputs) {
+    if (!countsFit(nbInputs, nbOutputs) || pos < 0 || pos >= nbInputs + nbOutputs) {
       return false;
     }
     PluginTensorDesc const& tensor = inOut[pos].desc;
