@@ -56,7 +56,7 @@ class Tally:
         pixels = Counter(self.class_pixels)
         pixels.update(other.class_pixels)
         sums = tuple(mine + its for mine, its in zip(self.token_sums, other.token_sums, strict=True))
-        return Tally(self.windows + other.windows, sums, pixels)
+        return Tally(self.windows + other.windows, sums, dict(pixels))
 
     def token_means(self) -> tuple[float, ...] | None:
         """`token_sums` per window, rounded to a hundredth of a token; None without windows."""

@@ -99,7 +99,7 @@ class Item(Generic[K]):
     Attributes:
         key: what the caller knows it by.
         load: returns (H, W, 3) uint8 RGB; runs in a thread, and what it raises fails this picture alone.
-        size: returns height and width without decoding, or None if they cannot be told; must not raise.
+        size: returns height and width without decoding, or None if they cannot be told.
     """
 
     key: K
@@ -230,6 +230,7 @@ class _Picture(Generic[K, T]):
 
     def fail(self, error: Exception) -> None:
         self.error = error
+        self.cost = 0
         self._inferred = None
 
     def outcome(self) -> Outcome[K, T]:
@@ -261,8 +262,8 @@ class _Window(Generic[K, T]):
 class _Run(Generic[K, T]):
     """The state of one call of `run_pipeline`.
 
-    Waiting never blocks for ever: a picture waits for room only while pictures outside the unfinished batch hold it,
-    and those finish without the calling thread.
+    Waiting never blocks for ever: before the calling thread waits for a picture to leave, it runs the unfinished batch
+    if that is what the picture needs; all others finish without it.
     """
 
     def __init__(self, engine: Engine, options: PipelineOptions, finish: Callable[[K, Inferred], T]):
@@ -285,13 +286,14 @@ class _Run(Generic[K, T]):
         while True:
             self._announce(items)
             self._admit()
-            while self.on_the_way and self.on_the_way[0].is_through:
+            if self.on_the_way and self.on_the_way[0].is_through:
                 yield self._leave()
-            if self.to_cut:
+            elif self.to_cut:
                 self._cut(self.to_cut.popleft())
             elif self.announced:
                 self._infer_before(self.announced[0][1].result())
                 if self.on_the_way:
+                    self._infer_oldest()
                     yield self._leave()
             else:
                 break
@@ -328,12 +330,12 @@ class _Run(Generic[K, T]):
 
     def _cost_of(self, item: Item[K]) -> int:
         """Pixels of the picture and, where it is resized, of its canvas; 0 where the header does not tell."""
-        size = item.size()
-        if size is None:
-            return 0
         try:
+            size = item.size()
+            if size is None:
+                return 0
             canvas = self.options.plan(size, self.engine.card).canvas
-        except AlgmError:
+        except Exception:  # whatever it is, loading the picture meets it again and reports it
             return 0
         pixels = size[0] * size[1]
         return pixels if canvas == size else pixels + canvas[0] * canvas[1]
@@ -362,6 +364,11 @@ class _Run(Generic[K, T]):
     def _infer_before(self, cost: int) -> None:
         """Run the batch as it is if its pictures and the next one would be too large together."""
         if self.batch and cost + sum({w.picture: w.picture.cost for w in self.batch}.values()) > PIXELS_ON_THE_WAY:
+            self._infer()
+
+    def _infer_oldest(self) -> None:
+        """Run the batch as it is if the oldest picture is in it: so many failed after it that there is no place left."""
+        if self.batch and self.batch[0].picture is self.on_the_way[0]:
             self._infer()
 
     def _infer(self) -> None:

@@ -206,7 +206,8 @@ class _OverlayVideo:
         """
         self.close()
         if self._path is not None and frames:
-            written = int(cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_FRAME_COUNT))
+            video = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
+            written = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
             if written != frames:
                 raise WriteError(f"the overlay video holds {written} of {frames} frames: is the disk full?")
 

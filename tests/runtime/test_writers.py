@@ -98,7 +98,9 @@ def test_npz_holds_labels_confidence_tokens_and_names(result: SegmentationResult
 
 def random_labels(seed: int, size: tuple[int, int], classes: int) -> NDArray[np.int64]:
     rng = np.random.default_rng(seed)
-    return rng.integers(0, classes, (-(-size[0] // 3), -(-size[1] // 3))).repeat(3, 0).repeat(3, 1)[: size[0], : size[1]]
+    return (
+        rng.integers(0, classes, (-(-size[0] // 3), -(-size[1] // 3))).repeat(3, 0).repeat(3, 1)[: size[0], : size[1]]
+    )
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 13), (13, 1), (2, 2), (17, 29), (64, 41)])

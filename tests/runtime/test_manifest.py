@@ -1,0 +1,236 @@
+"""results.jsonl: lines, resuming, killed runs, shards, locks."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import replace
+from io import FileIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.fake_engine import FakeEngine, color_picture
+
+from algm_trt.plugins.errors import AlgmError, UsageError
+from algm_trt.runtime import manifest as manifest_module
+from algm_trt.runtime.manifest import Manifest, Record, Tally, Totals, input_state, part_suffix
+from algm_trt.runtime.segmenter import Segmenter
+from algm_trt.runtime.sources import Source
+from algm_trt.runtime.writers import WrittenFile
+
+
+def make_source(folder: Path, name: str) -> Source:
+    path = folder / f"{name}.jpg"
+    if not path.exists():
+        path.write_text(name)
+    return Source(path, name, "image")
+
+
+def make_record(folder: Path, source: Source, *, status: str = "ok", run: str = "run1") -> Record:
+    labels = folder / "labels" / f"{source.name}.png"
+    labels.parent.mkdir(exist_ok=True)
+    labels.write_bytes(b"labels of " + source.name.encode("utf-8", "surrogateescape"))
+    size, changed = input_state(source.path)
+    return Record(
+        path=str(source.path),
+        name=source.name,
+        status=status,
+        run=run,
+        error=None if status == "ok" else "broken",
+        tokens=(10.0, 8.0, 4.0),
+        windows=3,
+        class_pixels={"0": 5, "7": 2},
+        files=(WrittenFile(f"labels/{source.name}.png", labels.stat().st_size),),
+        input_bytes=size,
+        input_mtime_ns=changed,
+    )
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> list[Source]:
+    return [make_source(tmp_path, name) for name in ("a", "b", "c")]
+
+
+def write_run(folder: Path, sources: list[Source], **changes: str) -> None:
+    with Manifest(folder, sources, "run1", resume=False) as manifest:
+        for source in sources:
+            manifest.append(make_record(folder, source, **changes))
+
+
+def resumed(folder: Path, sources: list[Source], run: str = "run1") -> set[str]:
+    with Manifest(folder, sources, run, resume=True) as manifest:
+        return manifest.done
+
+
+def names_in(path: Path) -> list[str]:
+    return [json.loads(line)["name"] for line in path.read_text().splitlines()]
+
+
+def test_lines_are_in_the_file_when_append_returns(tmp_path: Path, sources: list[Source]) -> None:
+    with Manifest(tmp_path, sources, "run1", resume=False) as manifest:
+        for count, source in enumerate(sources, start=1):
+            manifest.append(make_record(tmp_path, source))
+            assert len((tmp_path / "results.jsonl").read_text().splitlines()) == count
+    line = json.loads((tmp_path / "results.jsonl").read_text().splitlines()[0])
+    assert line["status"] == "ok"
+    assert line["files"] == [{"path": "labels/a.png", "bytes": 11, "count": None}]
+
+
+def test_records_survive_their_text(tmp_path: Path) -> None:
+    source = Source(tmp_path / os.fsdecode(b"odd\xff\n\xc3\xa9.jpg"), os.fsdecode(b"odd\xff\n\xc3\xa9"), "image")
+    record = make_record(tmp_path, source)
+    text = record.to_json()
+    assert text.isascii()
+    assert "\n" not in text
+    assert Record.from_json(text) == record
+
+
+def test_without_resume_a_run_begins_anew(tmp_path: Path, sources: list[Source]) -> None:
+    write_run(tmp_path, sources)
+    with Manifest(tmp_path, sources, "run1", resume=False) as manifest:
+        assert manifest.done == set()
+    assert names_in(tmp_path / "results.jsonl") == []
+
+
+def test_resume_keeps_what_is_done_and_whole(tmp_path: Path, sources: list[Source]) -> None:
+    write_run(tmp_path, sources)
+    assert resumed(tmp_path, sources) == {"a", "b", "c"}
+    assert names_in(tmp_path / "results.jsonl") == ["a", "b", "c"]
+
+
+def test_resume_does_again_what_another_model_or_other_options_did(tmp_path: Path, sources: list[Source]) -> None:
+    write_run(tmp_path, sources)
+    assert resumed(tmp_path, sources, run="run2") == set()
+
+
+def test_resume_tries_failures_again(tmp_path: Path, sources: list[Source]) -> None:
+    write_run(tmp_path, sources, status="error")
+    assert resumed(tmp_path, sources) == set()
+    assert names_in(tmp_path / "results.jsonl") == []
+
+
+def test_resume_notices_missing_and_short_files(tmp_path: Path, sources: list[Source]) -> None:
+    write_run(tmp_path, sources)
+    (tmp_path / "labels/a.png").unlink()
+    (tmp_path / "labels/b.png").write_text("short")
+    assert resumed(tmp_path, sources) == {"c"}
+
+
+def test_resume_notices_inputs_that_changed_or_vanished(tmp_path: Path, sources: list[Source]) -> None:
+    write_run(tmp_path, sources)
+    os.utime(sources[0].path, ns=(1, 1))
+    sources[1].path.unlink()
+    assert resumed(tmp_path, sources) == {"c"}
+
+
+def test_resume_notices_another_input_of_the_same_name(tmp_path: Path, sources: list[Source]) -> None:
+    write_run(tmp_path, sources)
+    other = replace(sources[0], path=sources[1].path)
+    assert resumed(tmp_path, [other, *sources[1:]]) == {"b", "c"}
+
+
+@pytest.mark.parametrize("cut", [1, 40, -1])
+def test_resume_takes_a_killed_run_s_last_line_for_what_it_is(tmp_path: Path, sources: list[Source], cut: int) -> None:
+    write_run(tmp_path, sources)
+    path = tmp_path / "results.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:2]) + lines[2][:cut])
+    complete = cut == -1  # only the line's end is missing
+    assert resumed(tmp_path, sources) == ({"a", "b", "c"} if complete else {"a", "b"})
+    with Manifest(tmp_path, sources, "run1", resume=True) as manifest:
+        manifest.append(make_record(tmp_path, sources[2]))
+    assert all(Record.from_json(line) for line in path.read_text().splitlines())
+
+
+def test_resume_survives_a_file_of_something_else(tmp_path: Path, sources: list[Source]) -> None:
+    (tmp_path / "results.jsonl").write_bytes(b'\xff\xfe{}\n[]\n{"name": 3}\nnull\n')
+    assert resumed(tmp_path, sources) == set()
+
+
+def test_resume_keeps_one_line_per_input(tmp_path: Path, sources: list[Source]) -> None:
+    write_run(tmp_path, sources)
+    path = tmp_path / "results.jsonl"
+    path.write_text(path.read_text() * 2)
+    assert resumed(tmp_path, sources) == {"a", "b", "c"}
+    assert names_in(path) == ["a", "b", "c"]
+
+
+def test_lines_about_other_inputs_stay_while_they_are_true(tmp_path: Path, sources: list[Source]) -> None:
+    write_run(tmp_path, sources)
+    with Manifest(tmp_path, [sources[2], make_source(tmp_path, "d")], "run1", resume=True) as manifest:
+        assert (manifest.done, manifest.others, manifest.totals.ok) == ({"c"}, 2, 3)
+
+
+def test_a_folder_of_frames_is_checked_by_number_and_bytes(tmp_path: Path, sources: list[Source]) -> None:
+    frames = tmp_path / "labels" / "clip"
+    frames.mkdir(parents=True)
+    for index in range(3):
+        (frames / f"{index}.png").write_text("frame")
+    record = replace(make_record(tmp_path, sources[0]), files=(WrittenFile("labels/clip", 15, 3),))
+    with Manifest(tmp_path, sources, "run1", resume=False) as manifest:
+        manifest.append(record)
+    assert resumed(tmp_path, sources) == {"a"}
+    (frames / "2.png").unlink()
+    assert resumed(tmp_path, sources) == set()
+
+
+def test_shards_have_files_of_their_own(tmp_path: Path, sources: list[Source]) -> None:
+    assert part_suffix(None) == ""
+    with (
+        Manifest(tmp_path, sources[:2], "run1", resume=False, part=(1, 2)) as first,
+        Manifest(tmp_path, sources[2:], "run1", resume=False, part=(2, 2)) as second,
+    ):
+        first.append(make_record(tmp_path, sources[0]))
+        second.append(make_record(tmp_path, sources[2]))
+        assert first.write_summary({}).name == "summary-1-of-2.json"
+    assert names_in(tmp_path / "results-1-of-2.jsonl") == ["a"]
+    assert names_in(tmp_path / "results-2-of-2.jsonl") == ["c"]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_two_runs_cannot_write_the_same_file(tmp_path: Path, sources: list[Source], resume: bool) -> None:
+    with Manifest(tmp_path, sources, "run1", resume=False) as manifest:
+        manifest.append(make_record(tmp_path, sources[0]))
+        with pytest.raises(UsageError, match="another run is writing"):
+            Manifest(tmp_path, sources, "run1", resume=resume)
+        manifest.append(make_record(tmp_path, sources[1]))
+    assert names_in(tmp_path / "results.jsonl") == ["a", "b"]
+    assert sorted(path.name for path in tmp_path.glob(".*")) == []
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path: Path, sources: list[Source], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: FileIO, record: Record) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Manifest(tmp_path, sources, "run1", resume=False) as manifest:
+        monkeypatch.setattr(manifest_module, "_write_line", full)
+        with pytest.raises(AlgmError, match=r"cannot write .*results\.jsonl: No space left on device"):
+            manifest.append(make_record(tmp_path, sources[0]))
+
+
+def test_a_folder_that_is_not_there_is_one_clear_error(tmp_path: Path, sources: list[Source]) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AlgmError, match="cannot write"):
+        Manifest(tmp_path / "file", sources, "run1", resume=False)
+
+
+def test_tallies_count_windows_tokens_and_pixels() -> None:
+    results = [Segmenter(FakeEngine())(color_picture(*size)) for size in ((45, 71), (32, 32))]
+    total = Tally.of(results[0]) + Tally.of(results[1])
+    counts = np.concatenate([result.token_counts for result in results])
+    labels = np.concatenate([result.labels.ravel() for result in results])
+    assert total.windows == len(counts)
+    assert total.token_means() == tuple(np.round(counts.mean(axis=0), 2))
+    assert total.class_pixels == {str(index): int((labels == index).sum()) for index in np.unique(labels)}
+    assert Tally().token_means() is None
+
+
+def test_totals_leave_out_failures(tmp_path: Path, sources: list[Source]) -> None:
+    totals = Totals()
+    totals.add(make_record(tmp_path, sources[0]))
+    totals.add(make_record(tmp_path, sources[1], status="error"))
+    assert (totals.ok, totals.failed) == (1, 1)
+    assert totals.tally.token_means() == (10.0, 8.0, 4.0)
+    assert totals.tally.class_pixels == {"0": 5, "7": 2}

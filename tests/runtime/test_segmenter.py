@@ -1,0 +1,117 @@
+"""The Python interface: what can be given, what comes back, how it ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.fake_engine import FakeEngine, color_picture
+from PIL import Image
+
+import algm_trt.runtime
+from algm_trt.plugins.errors import AlgmError, UsageError
+from algm_trt.runtime import Segmenter, load
+from algm_trt.runtime.decode import DecodeError
+
+
+@pytest.fixture
+def segmenter() -> Segmenter:
+    return Segmenter(FakeEngine())
+
+
+def test_path_array_and_pillow_picture_give_the_same(segmenter: Segmenter, tmp_path: Path) -> None:
+    picture = color_picture(50, 40)
+    path = tmp_path / "street.png"
+    Image.fromarray(picture).save(path)
+    results = [segmenter(given) for given in (path, str(path), picture, Image.fromarray(picture))]
+    assert all(np.array_equal(result.labels, results[0].labels) for result in results)
+    assert [result.name for result in results] == ["street", "street", "image", "image"]
+    assert np.array_equal(results[0].image, picture)
+    assert results[0].classes == segmenter.card.classes
+
+
+def test_a_list_gives_a_list_and_one_picture_gives_one_result(segmenter: Segmenter) -> None:
+    pictures = [color_picture(40 + index, 50, index) for index in range(5)]
+    results = segmenter(pictures, batch_size=4)
+    assert isinstance(results, list)
+    assert [result.labels.shape for result in results] == [(40 + index, 50) for index in range(5)]
+    for picture, result in zip(pictures, results, strict=True):
+        assert np.array_equal(segmenter(picture).labels, result.labels)
+    assert segmenter([]) == []
+    assert isinstance(segmenter([pictures[0]]), list)
+
+
+def test_a_stream_takes_pictures_as_it_needs_them(segmenter: Segmenter) -> None:
+    taken = []
+
+    def pictures() -> object:
+        for index in range(1000):
+            taken.append(index)
+            yield color_picture(32, 32, index)
+
+    stream = segmenter.stream(pictures(), workers=1)  # type: ignore[arg-type]
+    assert next(stream).labels.shape == (32, 32)
+    stream.close()
+    assert len(taken) < 20
+
+
+def test_grey_and_transparent_arrays_are_taken(segmenter: Segmenter) -> None:
+    grey = color_picture(33, 44)[..., 0]
+    assert np.array_equal(segmenter(grey).labels, segmenter(np.repeat(grey[..., None], 3, axis=2)).labels)
+    assert segmenter(np.zeros((20, 20, 4), np.uint8)).labels.shape == (20, 20)
+
+
+@pytest.mark.parametrize("wrong", [None, 3, np.zeros((4, 4, 3)), np.zeros(7, np.uint8), np.zeros((0, 4, 3), np.uint8)])
+def test_what_is_no_picture_is_refused(segmenter: Segmenter, wrong: object) -> None:
+    with pytest.raises(DecodeError):
+        segmenter(wrong)  # type: ignore[call-overload]
+
+
+def test_a_missing_file_is_an_error_that_names_it(segmenter: Segmenter, tmp_path: Path) -> None:
+    with pytest.raises(DecodeError, match=r"nowhere\.jpg: no such file"):
+        segmenter(tmp_path / "nowhere.jpg")
+    with pytest.raises(DecodeError, match=r"nowhere\.jpg"):
+        segmenter([color_picture(32, 32), tmp_path / "nowhere.jpg"])
+
+
+def test_options_are_passed_on_and_checked(segmenter: Segmenter) -> None:
+    picture = color_picture(70, 70)
+    assert len(segmenter(picture, mode="whole").token_counts) == 1
+    assert len(segmenter(picture, stride=32).token_counts) == 9
+    with pytest.raises(UsageError, match="mode"):
+        segmenter(picture, mode="tiles")
+    with pytest.raises(TypeError):
+        segmenter(picture, strides=3)
+
+
+def test_the_engine_is_at_hand_and_closed_at_the_end() -> None:
+    engine = FakeEngine()
+    with Segmenter(engine) as segmenter:
+        output = segmenter.engine.run(np.zeros((2, 32, 32, 3), np.uint8))
+        assert output.logits.shape == (2, 5, 4, 4)
+        assert "fake backend" in repr(segmenter)
+    assert engine.closed
+
+
+def test_load_refuses_what_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(AlgmError, match="no such model file"):
+        load(tmp_path / "model.onnx")
+    (tmp_path / "junk.onnx").write_bytes(b"junk")
+    with pytest.raises(AlgmError, match=r"junk\.onnx"):
+        load(tmp_path / "junk.onnx", device="cpu")
+
+
+def test_the_package_imports_its_names_when_they_are_used() -> None:
+    code = (
+        "import sys, algm_trt.runtime; heavy = {'numpy', 'cv2', 'onnxruntime', 'torch', 'PIL'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules);"
+        "from algm_trt.runtime import load;"
+        "assert not {'onnxruntime', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert algm_trt.runtime.Segmenter is Segmenter
+    with pytest.raises(AttributeError):
+        algm_trt.runtime.nothing  # noqa: B018
