@@ -4,12 +4,12 @@
 
 extern "C" __attribute__((visibility("default"))) ALGM_TRT_NAMESPACE::IPluginCreatorInterface* const* getCreators(
     int32_t& nbCreators) {
-  static algm::Creator<algm::LocalMerge> localMerge;
-  static algm::Creator<algm::GlobalMerge> globalMerge;
-  static algm::Creator<algm::PackedAttention> packedAttention;
-  static algm::Creator<algm::AppendTokens> appendTokens;
-  static algm::Creator<algm::Unmerge> unmerge;
-  static algm::Creator<algm::Labels> labels;
+  static algm::plugin::Creator<algm::plugin::LocalMerge> localMerge;
+  static algm::plugin::Creator<algm::plugin::GlobalMerge> globalMerge;
+  static algm::plugin::Creator<algm::plugin::PackedAttention> packedAttention;
+  static algm::plugin::Creator<algm::plugin::AppendTokens> appendTokens;
+  static algm::plugin::Creator<algm::plugin::Unmerge> unmerge;
+  static algm::plugin::Creator<algm::plugin::Labels> labels;
   static ALGM_TRT_NAMESPACE::IPluginCreatorInterface* const creators[] = {&localMerge,   &globalMerge, &packedAttention,
                                                                           &appendTokens, &unmerge,     &labels};
   nbCreators = static_cast<int32_t>(std::size(creators));

@@ -6,7 +6,7 @@
 
 #include "report.h"
 
-namespace algm {
+namespace algm::plugin {
 namespace {
 
 using ALGM_TRT_NAMESPACE::PluginFieldType;
@@ -143,4 +143,4 @@ void describeFields(FieldRule const* rules, int32_t nbRules, void const* attribu
   }
 }
 
-}  // namespace algm
+}  // namespace algm::plugin

@@ -5,7 +5,7 @@
 
 #include "trt_abi.h"
 
-namespace algm {
+namespace algm::plugin {
 
 using ALGM_TRT_NAMESPACE::PluginField;
 using ALGM_TRT_NAMESPACE::PluginFieldCollection;
@@ -46,4 +46,4 @@ void writeFields(FieldRule const* rules, int32_t nbRules, void const* attributes
 // Text of all attributes, such as "grid=32,32;window=2,2;", cut at `size` bytes.
 void describeFields(FieldRule const* rules, int32_t nbRules, void const* attributes, char* text, size_t size) noexcept;
 
-}  // namespace algm
+}  // namespace algm::plugin

@@ -3,7 +3,7 @@
 
 #include "plugin.h"
 
-namespace algm {
+namespace algm::plugin {
 
 struct LocalMerge : OpDefaults<LocalMerge> {
   struct Attributes {
@@ -137,4 +137,4 @@ struct GlobalMerge : OpDefaults<GlobalMerge> {
   }
 };
 
-}  // namespace algm
+}  // namespace algm::plugin

@@ -3,7 +3,7 @@
 
 #include "plugin.h"
 
-namespace algm {
+namespace algm::plugin {
 
 struct PackedAttention : OpDefaults<PackedAttention> {
   struct Attributes {
@@ -172,4 +172,4 @@ struct Labels : OpDefaults<Labels> {
   }
 };
 
-}  // namespace algm
+}  // namespace algm::plugin

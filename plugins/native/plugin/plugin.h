@@ -23,7 +23,7 @@
 #include "shape_math.h"
 #include "trt_abi.h"
 
-namespace algm {
+namespace algm::plugin {
 
 using namespace ALGM_TRT_NAMESPACE;
 
@@ -284,4 +284,4 @@ class Creator final : public IPluginCreatorV3One {
   PluginFieldCollection mCollection{kNB_FIELDS, mFields};
 };
 
-}  // namespace algm
+}  // namespace algm::plugin

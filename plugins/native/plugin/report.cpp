@@ -14,7 +14,7 @@ char gMessage[kMESSAGE_BYTES] = "";
 
 }  // namespace
 
-namespace algm {
+namespace algm::plugin {
 
 void reportError(char const* format, ...) noexcept {
   char message[kMESSAGE_BYTES];
@@ -27,7 +27,7 @@ void reportError(char const* format, ...) noexcept {
   std::memcpy(gMessage, message, sizeof(message));
 }
 
-}  // namespace algm
+}  // namespace algm::plugin
 
 extern "C" char const* algm_plugin_error(void) {
   // TensorRT's parser and builder call plugins from threads of their own; the reader gets a copy of its own.

@@ -3,7 +3,7 @@
 
 #include "trt_abi.h"
 
-namespace algm {
+namespace algm::plugin {
 
 using ALGM_TRT_NAMESPACE::DimensionOperation;
 using ALGM_TRT_NAMESPACE::IDimensionExpr;
@@ -50,4 +50,4 @@ class ShapeMath {
   bool mOk{true};
 };
 
-}  // namespace algm
+}  // namespace algm::plugin
