@@ -13,10 +13,6 @@ compared with torch-like full evaluation in OpenCV: enlarge all classes, then ar
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -27,6 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from record import write_record
 
 from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.windows import WindowPlan, plan_slide
@@ -111,13 +108,6 @@ def measure(source: tuple[int, int], kind: str, repeats: int) -> dict[str, Any]:
     return row
 
 
-def processor() -> str:
-    """Name of the processor, where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def main() -> None:
     """Measure, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -133,16 +123,7 @@ def main() -> None:
             f"{row['ms_two_threads']:>14.2f} {row.get('ms_full_evaluation', ''):>8}"
         )
     if arguments.json:
-        record = {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.platform(terse=True)},
-            "versions": {"python": platform.python_version(), "numpy": np.__version__, "opencv": cv2.__version__},
-            "load_average": os.getloadavg()[0],
-            "repeats": arguments.repeats,
-            "classes": CLASSES,
-            "results": rows,
-        }
-        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+        write_record(arguments.json, {"repeats": arguments.repeats, "classes": CLASSES, "results": rows})
 
 
 if __name__ == "__main__":
