@@ -1,11 +1,12 @@
 """Random weights for a Segmenter of any shape: the same for the same seed and name, on every machine and version.
 
-Needs NumPy only, so that the script which runs the official code makes the same weights as the tests. Drawn from
-`RandomState`, whose stream NumPy has frozen.
+Needs NumPy only, so that the script which runs the official code makes the same weights as the tests. Drawn uniformly
+from `RandomState`, whose stream NumPy has frozen: integers and exact arithmetic, no function of a mathematics library.
 """
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Mapping
 
@@ -27,7 +28,7 @@ def random_weights(shapes: Shapes, seed: int = 0) -> Weights:
 
 def _random_weight(name: str, shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
     random = np.random.RandomState((zlib.crc32(name.encode()) + seed) % 2**32)
-    values = random.standard_normal(shape)
+    values = (2 * random.random_sample(shape) - 1) * np.sqrt(3.0)
     last = name.rsplit(".", 1)[-1]
     if last in _SPREAD:
         values *= _SPREAD[last]
@@ -37,3 +38,11 @@ def _random_weight(name: str, shape: tuple[int, ...], seed: int) -> NDArray[np.f
         gain = next((gain for suffix, gain in _GAIN.items() if name.endswith(suffix)), 1.0)
         values *= gain / np.sqrt(np.prod(shape[1:]))
     return np.asarray(values, np.float32)
+
+
+def weights_sha256(weights: Weights) -> str:
+    """Checksum of names and values."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode() + weights[name].tobytes())
+    return digest.hexdigest()
