@@ -20,7 +20,7 @@ import yaml
 
 from algm_trt.exporter.config import ConfigError, SegmenterConfig
 from algm_trt.plugins.errors import AlgmError
-from algm_trt.runtime.card import MergeSettings
+from algm_trt.runtime.card import MergeSettings, ModelCardError
 
 # The official patch's own defaults, and the layers that the paper uses.
 DEFAULT_LAYERS = (1, 5)
@@ -81,7 +81,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             variant = _read_variant(variant_file)
             return _checkpoint_from_variant(weights, state, shapes, variant)
         return _checkpoint_from_weights(weights, state, shapes)
-    except ConfigError as error:
+    except (ConfigError, ModelCardError) as error:
         raise CheckpointError(f"{weights}: {error}") from error
 
 
@@ -111,10 +111,9 @@ def _read_state(path: Path) -> State:
             f"{path}: the file holds more than tensors ({_pickle_reason(error)}), and loading it could run code; "
             "save only the weights, torch.save({'model': model.state_dict()}, path), and export that file"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # damaged bytes make the unpickler fail in any way: assertions, struct errors, ...
         raise CheckpointError(
-            f"{path}: not a complete PyTorch checkpoint ({str(error).splitlines()[0] or type(error).__name__}); "
-            "copy or download it again"
+            f"{path}: not a complete PyTorch checkpoint ({_first_line(error)}); copy or download it again"
         ) from error
     state = data.get("model", data) if isinstance(data, Mapping) else None
     if not isinstance(state, Mapping) or not state or not all(torch.is_tensor(value) for value in state.values()):
@@ -122,6 +121,10 @@ def _read_state(path: Path) -> State:
             f"{path}: no weights found; expected a dictionary with the key 'model', as upstream writes"
         )
     return {str(key): value for key, value in state.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _pickle_reason(error: Exception) -> str:
@@ -180,7 +183,7 @@ def _checkpoint_from_variant(
         )
         crop = _pair(data.get("crop_size") or config.image_size)
         merge = _merge_settings(data)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{weights.parent / 'variant.yml'}: {_missing(error)}") from error
     dataset = str(data.get("dataset") or "")
     return Checkpoint(

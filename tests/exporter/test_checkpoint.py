@@ -1,0 +1,415 @@
+"""Reading checkpoints: the official format, what is inferred without variant.yml, and every way a file can be wrong."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from helpers.models import TINY, random_segmenter
+
+from algm_trt.exporter.checkpoint import CheckpointError, default_stride, load_checkpoint
+from algm_trt.exporter.config import SegmenterConfig
+from algm_trt.exporter.segmenter import segmenter_from_checkpoint
+from algm_trt.plugins.errors import AlgmError
+from algm_trt.runtime.card import MergeSettings
+
+State = dict[str, torch.Tensor]
+
+MASKS = SegmenterConfig(image_size=(32, 32), patch_size=8, d_model=64, n_layers=2, n_heads=1, d_ff=256, n_cls=5)
+LINEAR = SegmenterConfig(
+    image_size=(64, 64),
+    patch_size=16,
+    d_model=128,
+    n_layers=3,
+    n_heads=2,
+    d_ff=512,
+    n_cls=7,
+    decoder="linear",
+    decoder_layers=0,
+    decoder_heads=2,
+)
+DISTILLED = SegmenterConfig(
+    image_size=(64, 64),
+    patch_size=32,
+    d_model=64,
+    n_layers=1,
+    n_heads=1,
+    d_ff=256,
+    n_cls=4,
+    distilled=True,
+    normalization="deit",
+    decoder_layers=1,
+)
+CONFIGS = (MASKS, LINEAR, DISTILLED)
+
+
+def variant_of(config: SegmenterConfig, **dataset: Any) -> dict[str, Any]:
+    """A variant.yml as official training writes it, tuples included."""
+    decoder: dict[str, Any] = {"name": config.decoder, "n_cls": config.n_cls}
+    if config.decoder == "mask_transformer":
+        decoder |= {"n_layers": config.decoder_layers, "drop_path_rate": 0.0, "dropout": 0.1}
+    data = {"dataset": "ade20k", "crop_size": config.image_size[0], "normalization": config.normalization}
+    return {
+        "version": "normal",
+        "dataset_kwargs": data | {"patch_type": "pure"} | dataset,
+        "net_kwargs": {
+            "backbone": "vit_tiny_patch16_384",
+            "d_model": config.d_model,
+            "decoder": decoder,
+            "distilled": config.distilled,
+            "drop_path_rate": 0.1,
+            "dropout": 0.0,
+            "image_size": config.image_size,
+            "n_cls": config.n_cls,
+            "n_heads": config.n_heads,
+            "n_layers": config.n_layers,
+            "normalization": config.normalization,
+            "patch_size": config.patch_size,
+        },
+    }
+
+
+def write(folder: Path, state: Any, variant: Any = None) -> Path:
+    """checkpoint.pth and, if given, variant.yml (text as it is, anything else dumped with Python's tags)."""
+    torch.save(state, folder / "checkpoint.pth")
+    if variant is not None:
+        text = variant if isinstance(variant, str) else yaml.dump(variant)
+        (folder / "variant.yml").write_text(text)
+    return folder
+
+
+def state_of(config: SegmenterConfig) -> State:
+    return dict(random_segmenter(config).state_dict())
+
+
+def failure(path: Path) -> str:
+    """The message with which loading fails: one line that names the file."""
+    with pytest.raises(AlgmError) as caught:
+        segmenter_from_checkpoint(load_checkpoint(path), None)
+    message = str(caught.value)
+    assert isinstance(caught.value, CheckpointError)
+    assert caught.value.exit_code == 1
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+class TestOfficialFormat:
+    @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.describe())
+    @pytest.mark.parametrize("by_file", [False, True])
+    def test_folder_or_file(self, tmp_path: Path, config: SegmenterConfig, by_file: bool) -> None:
+        state = state_of(config)
+        write(
+            tmp_path, {"model": state, "optimizer": {"step": 3}, "epoch": 7, "n_cls": config.n_cls}, variant_of(config)
+        )
+        assert "!!python/tuple" in (tmp_path / "variant.yml").read_text()
+        checkpoint = load_checkpoint(tmp_path / "checkpoint.pth" if by_file else str(tmp_path))
+        read = checkpoint.config
+        for name in ("image_size", "patch_size", "d_model", "n_layers", "n_heads", "d_ff", "n_cls", "head_classes"):
+            assert getattr(read, name) == getattr(config, name), name
+        for name in ("distilled", "normalization", "decoder", "decoder_layers", "decoder_heads"):
+            assert getattr(read, name) == getattr(config, name), name
+        assert checkpoint.path == tmp_path / "checkpoint.pth"
+        assert len(checkpoint.sha256) == 64
+        assert checkpoint.merge is None
+        assert checkpoint.dataset == "ade20k"
+        assert checkpoint.crop == config.image_size
+        assert checkpoint.notes == ()
+        model = segmenter_from_checkpoint(checkpoint, None)
+        assert not model.training
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+    def test_weights_without_the_dictionary_around_them(self, tmp_path: Path) -> None:
+        write(tmp_path, state_of(MASKS), variant_of(MASKS))
+        segmenter_from_checkpoint(load_checkpoint(tmp_path), None)
+
+    def test_algm_settings(self, tmp_path: Path) -> None:
+        settings = {
+            "patch_type": "algm",
+            "selected_layers": (1, 2),
+            "merging_window_size": (2, 4),
+            "threshold": 0.75,
+            "crop_size": 64,
+        }
+        write(tmp_path, {"model": state_of(MASKS)}, variant_of(MASKS, **settings))
+        checkpoint = load_checkpoint(tmp_path)
+        assert checkpoint.merge == MergeSettings((1, 2), (2, 4), 0.75)
+        assert checkpoint.crop == (64, 64)
+        assert checkpoint.stride == 32
+
+    def test_algm_settings_that_were_left_to_the_official_defaults(self, tmp_path: Path) -> None:
+        settings = {"patch_type": "algm", "selected_layers": None, "merging_window_size": None, "threshold": None}
+        write(tmp_path, {"model": state_of(MASKS)}, variant_of(MASKS, **settings))
+        assert load_checkpoint(tmp_path).merge == MergeSettings((1, 5), (2, 2), 0.88)
+
+    def test_a_threshold_of_zero_is_a_threshold(self, tmp_path: Path) -> None:
+        settings = {"patch_type": "algm", "selected_layers": [1], "merging_window_size": 2, "threshold": 0}
+        write(tmp_path, {"model": state_of(MASKS)}, variant_of(MASKS, **settings))
+        assert load_checkpoint(tmp_path).merge == MergeSettings((1,), (2, 2), 0.0)
+
+    def test_settings_of_a_model_that_was_not_trained_with_algm_are_not_taken(self, tmp_path: Path) -> None:
+        settings = {"patch_type": "pure", "selected_layers": (1, 2), "threshold": 0.9}
+        write(tmp_path, {"model": state_of(MASKS)}, variant_of(MASKS, **settings))
+        assert load_checkpoint(tmp_path).merge is None
+
+    @pytest.mark.parametrize(
+        ("crop", "dataset", "stride"),
+        [(512, "ade20k", 480), (768, "cityscapes", 512), (480, "cityscapes", 480), (32, "", 32), (33, "", 1)],
+    )
+    def test_stride(self, crop: int, dataset: str, stride: int) -> None:
+        assert default_stride(crop, dataset) == stride
+
+
+class TestWithoutVariant:
+    @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.describe())
+    def test_architecture_comes_from_the_weights_and_that_is_said(
+        self, tmp_path: Path, config: SegmenterConfig
+    ) -> None:
+        write(tmp_path, {"model": state_of(config)})
+        checkpoint = load_checkpoint(tmp_path)
+        assert checkpoint.config == config
+        (note,) = checkpoint.notes
+        assert "no variant.yml" in note
+        assert config.describe() in note
+        assert "heads" in note
+        segmenter_from_checkpoint(checkpoint, MergeSettings((1,), (2, 2), 0.5))
+
+    def test_a_file_of_any_name(self, tmp_path: Path) -> None:
+        path = tmp_path / "weights of mine.bin"
+        torch.save(state_of(MASKS), path)
+        assert load_checkpoint(path).path == path
+
+    def test_weights_of_something_else(self, tmp_path: Path) -> None:
+        write(tmp_path, {"model": {"conv1.weight": torch.zeros(64, 3, 7, 7)}})
+        message = failure(tmp_path)
+        assert "not a Segmenter checkpoint" in message
+        assert "encoder.patch_embed.proj.weight" in message
+
+    def test_a_grid_that_is_not_square_cannot_be_inferred(self, tmp_path: Path) -> None:
+        state = state_of(MASKS)
+        state["encoder.pos_embed"] = state["encoder.pos_embed"][:, :12]
+        write(tmp_path, {"model": state})
+        assert "variant.yml" in failure(tmp_path)
+
+
+class TestDamagedFiles:
+    def test_missing_path(self, tmp_path: Path) -> None:
+        assert "no such file" in failure(tmp_path / "nowhere.pth")
+
+    def test_folder_without_a_checkpoint(self, tmp_path: Path) -> None:
+        assert "no checkpoint.pth" in failure(tmp_path)
+
+    @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99, 0.999999])
+    def test_truncated(self, tmp_path: Path, share: float) -> None:
+        path = write(tmp_path, {"model": state_of(MASKS)}, variant_of(MASKS)) / "checkpoint.pth"
+        whole = path.read_bytes()
+        path.write_bytes(whole[: int(len(whole) * share)])
+        assert "copy or download it again" in failure(path)
+
+    @pytest.mark.parametrize(
+        "content",
+        [b"just a text\n", b"<html>404</html>", b"\x00" * 1000, b"PK\x03\x04", bytes(range(256)) * 40, b"\x80\x02"],
+        ids=["text", "html", "zeros", "zip head", "bytes", "pickle head"],
+    )
+    def test_not_a_checkpoint(self, tmp_path: Path, content: bytes) -> None:
+        path = tmp_path / "checkpoint.pth"
+        path.write_bytes(content)
+        failure(path)
+
+    @pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
+    @pytest.mark.parametrize("legacy", [False, True])
+    def test_flipped_bytes(self, tmp_path: Path, legacy: bool) -> None:
+        """Damage anywhere in the structure ends in our message, or goes unseen because it hit a number."""
+        path = tmp_path / "checkpoint.pth"
+        torch.save({"model": {"weight": torch.zeros(4)}}, path, _use_new_zipfile_serialization=not legacy)
+        whole = path.read_bytes()
+        random = np.random.default_rng(0)
+        for _ in range(300):
+            damaged = bytearray(whole)
+            for position in random.integers(0, len(whole), random.integers(1, 4)):
+                damaged[position] = random.integers(0, 256)
+            path.write_bytes(damaged)
+            failure(path)
+
+    def test_a_folder_called_checkpoint(self, tmp_path: Path) -> None:
+        (tmp_path / "checkpoint.pth").mkdir()
+        assert "no checkpoint.pth" in failure(tmp_path)
+
+    @pytest.mark.parametrize("data", [{}, {"model": {}}, {"model": 3}, [1, 2], torch.zeros(2), {"model": {"a": 1}}])
+    def test_no_weights_inside(self, tmp_path: Path, data: Any) -> None:
+        write(tmp_path, data)
+        assert "no weights found" in failure(tmp_path)
+
+
+class Evil:
+    """Leaves a trace when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch '{self.trace}'",)
+
+
+class TestCodeInFiles:
+    @pytest.mark.parametrize("legacy", [False, True])
+    def test_pickle_with_code(self, tmp_path: Path, legacy: bool) -> None:
+        trace = tmp_path / "trace"
+        path = tmp_path / "checkpoint.pth"
+        data = {"model": state_of(MASKS), "extra": Evil(trace)}
+        torch.save(data, path, _use_new_zipfile_serialization=not legacy)
+        message = failure(path)
+        assert "could run code" in message
+        assert "system" in message
+        assert not trace.exists()
+
+    @pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
+    def test_bare_pickle_with_code(self, tmp_path: Path) -> None:
+        trace = tmp_path / "trace"
+        path = tmp_path / "checkpoint.pth"
+        path.write_bytes(pickle.dumps(Evil(trace)))
+        failure(path)
+        assert not trace.exists()
+
+    @pytest.mark.parametrize(
+        "tag",
+        [
+            "!!python/object/apply:os.system ['touch TRACE']",
+            "!!python/object/new:os.system ['touch TRACE']",
+            "!!python/name:os.system",
+            "!!python/module:os",
+        ],
+    )
+    def test_variant_with_code(self, tmp_path: Path, tag: str) -> None:
+        trace = tmp_path / "trace"
+        text = f"net_kwargs:\n  d_model: {tag.replace('TRACE', str(trace))}\n"
+        write(tmp_path, {"model": state_of(MASKS)}, text)
+        with pytest.raises(CheckpointError, match=r"variant\.yml"):
+            load_checkpoint(tmp_path)
+        assert not trace.exists()
+
+
+class TestWrongVariant:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "net_kwargs: {",
+            "\t- a\n b",
+            "",
+            "just text",
+            "- 1\n- 2",
+            "net_kwargs: 3",
+            "other: {}",
+            "\x00\x01",
+            "!!python/tuple 3",
+        ],
+    )
+    def test_damaged(self, tmp_path: Path, text: str) -> None:
+        write(tmp_path, {"model": state_of(MASKS)}, text)
+        assert "variant.yml" in failure(tmp_path)
+
+    def test_not_text(self, tmp_path: Path) -> None:
+        write(tmp_path, {"model": state_of(MASKS)}, "x")
+        (tmp_path / "variant.yml").write_bytes(b"\xff\xfe\x00\xd8")
+        assert "variant.yml" in failure(tmp_path)
+
+    @pytest.mark.parametrize("key", ["d_model", "n_layers", "n_heads", "n_cls", "patch_size", "image_size", "decoder"])
+    def test_missing_entry(self, tmp_path: Path, key: str) -> None:
+        variant = variant_of(MASKS)
+        del variant["net_kwargs"][key]
+        write(tmp_path, {"model": state_of(MASKS)}, variant)
+        message = failure(tmp_path)
+        assert ("name" if key == "decoder" else key) in message
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [("d_model", "wide"), ("image_size", "large"), ("n_layers", None), ("image_size", [1, 2, 3]), ("n_cls", [])],
+    )
+    def test_entry_of_another_kind(self, tmp_path: Path, key: str, value: Any) -> None:
+        variant = variant_of(MASKS)
+        variant["net_kwargs"][key] = value
+        write(tmp_path, {"model": state_of(MASKS)}, variant)
+        assert "variant.yml" in failure(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("part", "key", "value", "word"),
+        [
+            ("decoder", "name", "deeplab_dec", "deeplab_dec"),
+            ("net_kwargs", "n_heads", 3, "heads"),
+            ("net_kwargs", "n_layers", 0, "n_layers"),
+            ("net_kwargs", "image_size", [30, 32], "patch size"),
+            ("net_kwargs", "normalization", "other", "other"),
+        ],
+    )
+    def test_architectures_that_cannot_be(self, tmp_path: Path, part: str, key: str, value: Any, word: str) -> None:
+        variant = variant_of(MASKS, normalization=None)
+        (variant["net_kwargs"]["decoder"] if part == "decoder" else variant[part])[key] = value
+        write(tmp_path, {"model": state_of(MASKS)}, variant)
+        assert word in failure(tmp_path)
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"selected_layers": [5, 1]},
+            {"selected_layers": "all"},
+            {"merging_window_size": [1, 1]},
+            {"merging_window_size": "2x2"},
+            {"threshold": "high"},
+        ],
+        ids=str,
+    )
+    def test_merge_settings_that_cannot_be(self, tmp_path: Path, settings: dict[str, Any]) -> None:
+        write(tmp_path, {"model": state_of(MASKS)}, variant_of(MASKS, patch_type="algm", **settings))
+        failure(tmp_path)
+
+    @pytest.mark.parametrize("key", ["net_kwargs", "dataset_kwargs"])
+    def test_sections_of_another_kind(self, tmp_path: Path, key: str) -> None:
+        variant = variant_of(MASKS)
+        variant[key] = ["a", "b"]
+        write(tmp_path, {"model": state_of(MASKS)}, variant)
+        assert "variant.yml" in failure(tmp_path)
+
+    def test_decoder_of_another_kind(self, tmp_path: Path) -> None:
+        variant = variant_of(MASKS)
+        variant["net_kwargs"]["decoder"] = "mask_transformer"
+        write(tmp_path, {"model": state_of(MASKS)}, variant)
+        assert "variant.yml" in failure(tmp_path)
+
+
+class TestStrictLoading:
+    """All differences at once, under the names of the weights."""
+
+    def test_missing_keys(self, tmp_path: Path) -> None:
+        state = state_of(MASKS)
+        del state["decoder.cls_emb"], state["encoder.norm.bias"]
+        message = failure(write(tmp_path, {"model": state}, variant_of(MASKS)))
+        assert "missing keys: decoder.cls_emb, encoder.norm.bias" in message
+
+    def test_unexpected_keys(self, tmp_path: Path) -> None:
+        state = state_of(MASKS) | {f"extra.{index}": torch.zeros(1) for index in range(9)}
+        message = failure(write(tmp_path, {"model": state}, variant_of(MASKS)))
+        assert "unexpected keys: extra.0, extra.1, extra.2, extra.3, extra.4 and 4 more" in message
+
+    def test_wrong_shapes(self, tmp_path: Path) -> None:
+        state = state_of(MASKS)
+        state["decoder.cls_emb"] = torch.zeros(1, 6, 64)
+        message = failure(write(tmp_path, {"model": state}, variant_of(MASKS)))
+        assert "decoder.cls_emb is (1, 6, 64), expected (1, 5, 64)" in message
+
+    @pytest.mark.parametrize("layers", [1, 3])
+    def test_variant_of_another_depth(self, tmp_path: Path, layers: int) -> None:
+        variant = variant_of(MASKS)
+        variant["net_kwargs"]["n_layers"] = layers
+        message = failure(write(tmp_path, {"model": state_of(MASKS)}, variant))
+        assert f"L{layers}" in message
+        assert "variant.yml belongs to this checkpoint" in message
+
+    def test_everything_at_once(self, tmp_path: Path) -> None:
+        message = failure(write(tmp_path, {"model": state_of(TINY)}, variant_of(LINEAR)))
+        assert all(part in message for part in ("missing keys", "unexpected keys", "wrong shapes"))
