@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from algm_trt.plugins.spec import OPS
+
 ABI_SOURCES = Path(__file__).resolve().parents[1] / "plugins" / "abi"
 
 FLOAT, HALF, INT8, INT32, BOOL, UINT8, FP8, BF16, INT64 = range(9)
@@ -54,21 +56,49 @@ def build_abi_checks(folder: Path, tensorrt_root: Path | None = None) -> Path:
 
 
 class Probe:
-    """A compiled probe with a plugin library open in it."""
+    """A compiled probe with a plugin library open in it.
 
-    def __init__(self, probe: Path, plugin_library: Path) -> None:
+    Args:
+        probe: the compiled probe.
+        plugin_library: the library under test.
+        tensorrt: a TensorRT library (libnvinfer or libnvinfer_lean) through whose registry the plugin library is
+            loaded; None opens it directly. Needs a probe compiled against headers of the same major version.
+    """
+
+    def __init__(self, probe: Path, plugin_library: Path, tensorrt: Path | None = None) -> None:
         self.c = ctypes.CDLL(str(probe))
         for name in ("open_error", "creator_identity", "creator_fields", "identity", "fields", "timing_id"):
             getattr(self.c, f"probe_{name}").restype = ctypes.c_char_p
         for name in ("open", "create", "recreate", "clone", "attach"):
             getattr(self.c, f"probe_{name}").restype = ctypes.c_void_p
         self.c.probe_workspace.restype = ctypes.c_size_t
-        library = self.c.probe_open(str(plugin_library).encode())
-        assert library, self.c.probe_open_error().decode()
+        if tensorrt is None:
+            self.identities, self.creators = self._direct_creators(plugin_library)
+        else:
+            self.identities, self.creators = self._registered_creators(plugin_library, tensorrt)
+
+    def _open(self, library: Path) -> ctypes.c_void_p:
+        handle = self.c.probe_open(str(library).encode())
+        assert handle, self.c.probe_open_error().decode()
+        return ctypes.c_void_p(handle)
+
+    def _direct_creators(self, plugin_library: Path) -> tuple[list[str], dict[str, int | None]]:
         room = (ctypes.c_void_p * 16)()
-        count = self.c.probe_creators(ctypes.c_void_p(library), room, 16)
-        self.identities = [self.text("creator_identity", room[i]) for i in range(count)]
-        self.creators = {identity.split("::")[1].split(":")[0]: room[i] for i, identity in enumerate(self.identities)}
+        count = self.c.probe_creators(self._open(plugin_library), room, 16)
+        return self._named(room[:count])
+
+    def _registered_creators(self, plugin_library: Path, tensorrt: Path) -> tuple[list[str], dict[str, int | None]]:
+        room = (ctypes.c_void_p * len(OPS))()
+        names = (ctypes.c_char_p * len(OPS))(*(name.encode() for name in OPS))
+        handle = self._open(tensorrt)
+        found = self.c.probe_registry(handle, str(plugin_library).encode(), names, room, len(OPS))
+        assert found == len(OPS), f"the registry of {tensorrt} gave {found} creators"
+        return self._named(room[:])
+
+    def _named(self, creators: Sequence[int | None]) -> tuple[list[str], dict[str, int | None]]:
+        identities = [self.text("creator_identity", creator) for creator in creators]
+        names = [identity.split("::")[1].split(":")[0] for identity in identities]
+        return identities, dict(zip(names, creators, strict=True))
 
     def text(self, name: str, pointer: int | None) -> str:
         """Call a probe function that answers with text."""

@@ -182,6 +182,32 @@ PROBE int32_t probe_creators(void* library, void** creators, int32_t room) {
   return count;
 }
 
+#ifdef ALGM_PROBE_NVIDIA_HEADERS
+// The creators as a TensorRT library's own registry hands them out after it has loaded the plugin library. Answers the
+// number of `names` that it knows, -1 without a registry, -2 when the headers are of another major version (the layout
+// of the registry differs), -3 when it does not load the plugin library.
+PROBE int32_t probe_registry(void* tensorrt, char const* plugins, char const* const* names, void** creators,
+                             int32_t count) {
+  auto const version = reinterpret_cast<int32_t (*)()>(dlsym(tensorrt, "getInferLibVersion"));
+  auto const registry = reinterpret_cast<trt::IPluginRegistry* (*)()>(dlsym(tensorrt, "getPluginRegistry"));
+  if (version == nullptr || registry == nullptr) {
+    return -1;
+  }
+  if (version() / 10000 != NV_TENSORRT_MAJOR) {
+    return -2;
+  }
+  if (registry()->loadLibrary(plugins) == nullptr) {
+    return -3;
+  }
+  int32_t found = 0;
+  for (int32_t i = 0; i < count; ++i) {
+    creators[i] = static_cast<trt::IPluginCreatorV3One*>(registry()->getCreator(names[i], "1", "algm"));
+    found += creators[i] != nullptr ? 1 : 0;
+  }
+  return found;
+}
+#endif
+
 PROBE char const* probe_creator_identity(void* creator) {
   auto const& c = *static_cast<trt::IPluginCreatorV3One*>(creator);
   trt::InterfaceInfo const info = c.getInterfaceInfo();

@@ -1,0 +1,58 @@
+"""The plugin library in TensorRT's own registry: loaded, created, stored, re-created, enqueued. Needs no GPU.
+
+The registry is that of a TensorRT runtime library: those named in ALGM_TENSORRT_LIBS (separated as in PATH), or the
+`tensorrt_lean_libs` wheel. It is called through NVIDIA's headers of the same major version, which
+ALGM_TENSORRT_HEADERS or TENSORRT_ROOT name. The kernels behind the plugins are the CPU twin.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+import pytest
+from helpers.plugin_probe import Probe, build_abi_checks
+from helpers.plugin_run import check_every_operator
+
+from algm_trt.plugins.spec import OPS
+
+
+def folders(*variables: str) -> list[Path]:
+    """Paths in the first of these environment variables that is set."""
+    text = next((os.environ[name] for name in variables if os.environ.get(name)), "")
+    return [Path(part) for part in text.split(os.pathsep) if part]
+
+
+def runtime_libraries() -> list[Path]:
+    named = folders("ALGM_TENSORRT_LIBS")
+    wheel = importlib.util.find_spec("tensorrt_lean_libs")
+    if named or wheel is None or wheel.origin is None:
+        return named
+    return sorted(Path(wheel.origin).parent.glob("libnvinfer_lean.so.*"))
+
+
+def headers_of(major: int) -> Path | None:
+    """The folder of headers with this major version."""
+    for root in folders("ALGM_TENSORRT_HEADERS", "TENSORRT_ROOT"):
+        for file in (root / "include" / "NvInferVersion.h", root / "NvInferVersion.h"):
+            if file.is_file() and re.search(rf"(NV_TENSORRT_MAJOR|TRT_MAJOR_ENTERPRISE) {major}\b", file.read_text()):
+                return root
+    return None
+
+
+@pytest.mark.parametrize("library", runtime_libraries() or [None], ids=str)
+def test_library_goes_through_the_registry(
+    library: Path | None, tmp_path_factory: pytest.TempPathFactory, twin_library: Path
+) -> None:
+    if library is None:
+        pytest.skip("no TensorRT runtime: pip install tensorrt_lean_cu13_libs, or set ALGM_TENSORRT_LIBS")
+    major = int(library.name.rsplit(".", 1)[1])
+    headers = headers_of(major)
+    if headers is None:
+        pytest.skip(f"no headers of TensorRT {major} in ALGM_TENSORRT_HEADERS: its registry cannot be called")
+    folder = build_abi_checks(tmp_path_factory.mktemp("registry"), headers)
+    probe = Probe(folder / "libplugin_probe_nv.so", twin_library, library)
+    assert probe.identities == [f"algm::{name}:1 PLUGIN CREATOR_V3ONE 1.0" for name in OPS]
+    check_every_operator(probe, "float16", extra_tokens=1)
