@@ -28,6 +28,9 @@ DEFAULT_WINDOW = (2, 2)
 DEFAULT_THRESHOLD = 0.88
 HEAD_WIDTH = 64
 
+# A zip archive, as torch.save writes today, or a pickle, as it once did.
+FILE_HEADS = (b"PK", b"\x80")
+
 State = dict[str, torch.Tensor]
 
 
@@ -104,16 +107,18 @@ def _weights_file(path: Path) -> Path:
 
 def _read_state(path: Path) -> State:
     """The weights of a file, under upstream's keys."""
+    _check_head(path)
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: the file holds more than tensors ({_pickle_reason(error)}), and loading it could run code; "
-            "save only the weights, torch.save({'model': model.state_dict()}, path), and export that file"
-        ) from error
     except Exception as error:  # damaged bytes make the unpickler fail in any way: assertions, struct errors, ...
+        code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if code:
+            raise CheckpointError(
+                f"{path}: the file holds more than tensors (it names {code.group(1)}), and loading it could run code; "
+                "save only the weights, torch.save({'model': model.state_dict()}, path), and export that file"
+            ) from error
         raise CheckpointError(
-            f"{path}: not a complete PyTorch checkpoint ({_first_line(error)}); copy or download it again"
+            f"{path}: not a complete PyTorch checkpoint ({_first_sentence(error)}); copy or download it again"
         ) from error
     state = data.get("model", data) if isinstance(data, Mapping) else None
     if not isinstance(state, Mapping) or not state or not all(torch.is_tensor(value) for value in state.values()):
@@ -123,13 +128,21 @@ def _read_state(path: Path) -> State:
     return {str(key): value for key, value in state.items()}
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def _check_head(path: Path) -> None:
+    """Refuse what is no checkpoint at all: web pages, Git LFS pointers, empty downloads."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    if not head.startswith(FILE_HEADS):
+        found = f"it begins with {head!r}" if head else "it is empty"
+        raise CheckpointError(f"{path}: not a PyTorch checkpoint, {found}; copy or download it again")
 
 
-def _pickle_reason(error: Exception) -> str:
-    match = re.search(r"GLOBAL (\S+)", str(error))
-    return f"it names {match.group(1)}" if match else "its pickle is not a plain one"
+def _first_sentence(error: Exception) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0].split(". ")[0]
 
 
 class _VariantLoader(yaml.SafeLoader):

@@ -214,13 +214,24 @@ class TestDamagedFiles:
 
     @pytest.mark.parametrize(
         "content",
-        [b"just a text\n", b"<html>404</html>", b"\x00" * 1000, b"PK\x03\x04", bytes(range(256)) * 40, b"\x80\x02"],
-        ids=["text", "html", "zeros", "zip head", "bytes", "pickle head"],
+        [
+            b"just a text\n",
+            b"<html>404</html>",
+            b"version https://git-lfs",
+            b"\x00" * 1000,
+            b"PK\x03\x04",
+            bytes(range(256)) * 40,
+            b"\x80\x02",
+        ],
+        ids=["text", "html", "git lfs", "zeros", "zip head", "bytes", "pickle head"],
     )
     def test_not_a_checkpoint(self, tmp_path: Path, content: bytes) -> None:
         path = tmp_path / "checkpoint.pth"
         path.write_bytes(content)
-        failure(path)
+        message = failure(path)
+        assert "PyTorch checkpoint" in message
+        assert "copy or download it again" in message
+        assert len(message) < 250
 
     @pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
     @pytest.mark.parametrize("legacy", [False, True])
