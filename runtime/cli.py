@@ -70,7 +70,7 @@ def _infer(arguments: argparse.Namespace) -> int:
     with load(arguments.engine, device=arguments.device, threads=arguments.threads) as segmenter:
         report = run_job(segmenter, arguments.engine, sources, arguments.output, options)
     if not arguments.quiet:
-        sys.stdout.write("\n".join(_closing_lines(report, options.kinds, arguments.output)) + "\n")
+        _print(_closing_lines(report, options.kinds, arguments.output))
     return PartialFailureError.exit_code if report.failures else 0
 
 
@@ -96,6 +96,13 @@ def _closing_lines(report: JobReport, kinds: Sequence[str], folder: Path) -> lis
     return lines
 
 
+def _print(lines: Sequence[str]) -> None:
+    """Print on any terminal: what its encoding lacks is escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
+    for line in lines:
+        sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
 def _complain(message: str, code: int) -> int:
     text = " ".join(message.split()).encode("utf-8", "backslashreplace").decode()
     sys.stderr.write(f"algm-infer: {text}\n")
@@ -108,7 +115,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version
 
-        parser.exit(message=f"algm-infer {version('algm-trt')}\n")
+        _print([f"algm-infer {version('algm-trt')}"])
+        parser.exit()
 
 
 def _positive(text: str) -> int:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from algm_trt.plugins.errors import AlgmError, UsageError
+from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime.files import renamed_together
 from algm_trt.runtime.sources import Source
 from algm_trt.runtime.writers import WrittenFile
@@ -175,8 +175,7 @@ class Manifest:
             part: index and number of the shard.
 
         Raises:
-            UsageError: another run is writing the same file.
-            AlgmError: the file cannot be written.
+            AlgmError: the file cannot be written, or another run is writing it.
         """
         self.folder = folder
         self.path = folder / f"results{part_suffix(part)}.jsonl"
@@ -293,7 +292,7 @@ def _lock(file: FileIO) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise UsageError(
+        raise AlgmError(
             f"another run is writing {file.name}: wait for it, or give each run its own --output or --shard"
         ) from error
     except OSError:

@@ -367,7 +367,7 @@ class _Run(Generic[K, T]):
             self._infer()
 
     def _infer_oldest(self) -> None:
-        """Run the batch as it is if the oldest picture is in it: so many failed after it that there is no place left."""
+        """Run the batch as it is if the oldest picture is in it: those that failed behind it take all places."""
         if self.batch and self.batch[0].picture is self.on_the_way[0]:
             self._infer()
 

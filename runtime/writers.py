@@ -233,19 +233,18 @@ def _write_coco(result: SegmentationResult, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of output: what it is for people, the files' suffix, and the function that writes one."""
+    """One kind of output: the suffix of its files, and the function that writes a result to a path."""
 
-    about: str
     suffix: str
     write: Callable[[SegmentationResult, Path], None]
 
 
 KINDS: Final[dict[str, Kind]] = {
-    "labels": Kind("palette PNG of class ids", ".png", _write_labels),
-    "overlay": Kind("JPEG of the picture under the class colours", ".jpg", _write_overlay),
-    "color": Kind("PNG of the class colours", ".png", _write_color),
-    "probs": Kind("class probabilities, (K, H, W) float16 .npy", ".npy", _write_probabilities),
-    "npz": Kind("labels, confidence, token counts and class names in one .npz", ".npz", _write_npz),
-    "coco": Kind("COCO annotations with run lengths, JSON", ".json", _write_coco),
-    "tokens": Kind("PNG of the merged tokens in their mean colours", ".png", _write_tokens),
+    "labels": Kind(".png", _write_labels),
+    "overlay": Kind(".jpg", _write_overlay),
+    "color": Kind(".png", _write_color),
+    "probs": Kind(".npy", _write_probabilities),
+    "npz": Kind(".npz", _write_npz),
+    "coco": Kind(".json", _write_coco),
+    "tokens": Kind(".png", _write_tokens),
 }

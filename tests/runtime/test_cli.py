@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import subprocess
@@ -131,7 +132,7 @@ def test_the_summary_adds_up(infer: Infer, folder: Path, tmp_path: Path) -> None
 def test_every_kind_is_written(infer: Infer, tmp_path: Path) -> None:
     save_picture(tmp_path / "in" / "street.png")
     assert infer("--save", ",".join(writers.KINDS)) == 0
-    expected = [f"{kind}/street{about.suffix}" for kind, about in writers.KINDS.items()]
+    expected = [f"{name}/street{kind.suffix}" for name, kind in writers.KINDS.items()]
     assert files_in(tmp_path / "out") == sorted([*expected, "results.jsonl", "summary.json"])
     (line,) = results(tmp_path)
     assert [file["path"] for file in line["files"]] == expected
@@ -204,8 +205,8 @@ def test_shards_share_the_work(infer: Infer, tmp_path: Path) -> None:
     for index in range(7):
         save_picture(tmp_path / "in" / f"p{index}.png")
     assert [infer("--shard", f"{part}/3", "--save", "labels") for part in (1, 2, 3)] == [0, 0, 0]
-    names = [[line["name"] for line in results(tmp_path, f"results-{part}-of-3.jsonl")] for part in (1, 2, 3)]
-    assert sorted(sum(names, [])) == [f"p{index}" for index in range(7)]
+    lines = [line for part in (1, 2, 3) for line in results(tmp_path, f"results-{part}-of-3.jsonl")]
+    assert sorted(line["name"] for line in lines) == [f"p{index}" for index in range(7)]
     assert len(files_in(tmp_path / "out" / "labels")) == 7
     assert summary(tmp_path, "summary-2-of-3.json")["options"]["part"] == [2, 3]
     assert not (tmp_path / "out" / "results.jsonl").exists()
@@ -288,7 +289,7 @@ def test_a_full_disk_is_an_error_line_and_the_run_goes_on(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         good(result, path)
 
-    monkeypatch.setitem(writers.KINDS, "overlay", writers.Kind("", ".jpg", sometimes_full))
+    monkeypatch.setitem(writers.KINDS, "overlay", writers.Kind(".jpg", sometimes_full))
     assert infer() == 5
     lines = results(tmp_path)
     assert [line["status"] for line in lines] == ["ok", "error", "ok"]
@@ -410,7 +411,25 @@ def test_a_dense_model_runs_and_refuses_a_threshold(
     assert "without merging" in capsys.readouterr().err
 
 
-def test_help_and_version_need_no_heavy_import() -> None:
+def test_text_that_the_screen_cannot_show_is_escaped(
+    infer: Infer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    save_picture(tmp_path / "in" / "日本.png")
+    monkeypatch.setattr(sys, "stdout", screen)
+    assert infer() == 0
+    screen.seek(0)
+    assert "overlay/\\u65e5\\u672c.jpg" in screen.read()
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith("algm-infer 0.")
+
+
+def test_help_needs_no_heavy_import() -> None:
     code = (
         "import sys\nfrom algm_trt.runtime.cli import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
@@ -418,3 +437,4 @@ def test_help_and_version_need_no_heavy_import() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert "--resume" in done.stdout
+    assert all(f"\n  {kind} " in done.stdout for kind in writers.KINDS)

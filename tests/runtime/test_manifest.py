@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from helpers.fake_engine import FakeEngine, color_picture
 
-from algm_trt.plugins.errors import AlgmError, UsageError
+from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime import manifest as manifest_module
 from algm_trt.runtime.manifest import Manifest, Record, Tally, Totals, input_state, part_suffix
 from algm_trt.runtime.segmenter import Segmenter
@@ -193,7 +193,7 @@ def test_shards_have_files_of_their_own(tmp_path: Path, sources: list[Source]) -
 def test_two_runs_cannot_write_the_same_file(tmp_path: Path, sources: list[Source], resume: bool) -> None:
     with Manifest(tmp_path, sources, "run1", resume=False) as manifest:
         manifest.append(make_record(tmp_path, sources[0]))
-        with pytest.raises(UsageError, match="another run is writing"):
+        with pytest.raises(AlgmError, match="another run is writing"):
             Manifest(tmp_path, sources, "run1", resume=resume)
         manifest.append(make_record(tmp_path, sources[1]))
     assert names_in(tmp_path / "results.jsonl") == ["a", "b"]

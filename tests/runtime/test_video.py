@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -214,7 +213,7 @@ def test_the_command_mixes_pictures_and_videos(
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert (summary["video_frames"], summary["ok"]) == (9, 3)
     engine.batches.clear()
-    os.remove(inputs / "d.mp4")
+    (inputs / "d.mp4").unlink()
     assert main([*arguments, "--resume"]) == 0
     assert engine.batches == []
     (tmp_path / "out/labels/b/000004.png").unlink()

@@ -173,7 +173,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(
     def no_space(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "draft"))
 
-    monkeypatch.setitem(KINDS, "color", writers.Kind("", ".png", no_space))
+    monkeypatch.setitem(KINDS, "color", writers.Kind(".png", no_space))
     with pytest.raises(WriteError, match=r"cannot write the files of street under .*: No space left on device"):
         save_result(result, tmp_path, "street", ["labels", "color"])
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
