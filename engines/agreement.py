@@ -1,0 +1,216 @@
+"""Float16 against float32 on ONNX Runtime: the same pictures through both graphs, numbers compared before anything is built.
+
+Both run on the CPU with the function bodies, so this judges what float16 does to weights, activations and merging
+decisions; it does not run TensorRT's kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from algm_trt.engines.precision import FLOAT16_MAX, float16_tensors
+from algm_trt.plugins.errors import AlgmError, MissingDependencyError, UsageError, VerificationError
+from algm_trt.runtime.card import ModelCard
+from algm_trt.runtime.decode import decode_image
+from algm_trt.runtime.scenes import draw_scene
+from algm_trt.runtime.sources import find_sources
+from algm_trt.runtime.windows import canvas_image, plan_whole
+
+LABELS_GATE: Final = 0.995
+TOKENS_GATE: Final = 0.01
+DRAWN_PICTURES: Final = 4
+MOST_PICTURES: Final = 8
+
+_RANGE_PREFIX: Final = "range of "
+_LOG_ERRORS_ONLY: Final = 3
+
+Picture = tuple[str, NDArray[np.uint8]]
+"""Name, and pixels (H, W, 3) uint8 RGB of the model's input size."""
+
+
+@dataclass(frozen=True)
+class PictureAgreement:
+    """One picture in both precisions.
+
+    Attributes:
+        name: of the picture.
+        tokens: float32's tokens [before, after local, after global merging].
+        tokens_fp16: float16's.
+        labels_equal: share of pixels with equal labels.
+    """
+
+    name: str
+    tokens: tuple[int, ...]
+    tokens_fp16: tuple[int, ...]
+    labels_equal: float
+
+    @property
+    def tokens_difference(self) -> float:
+        """Largest relative difference of a token count."""
+        return max(abs(half - full) / full for full, half in zip(self.tokens, self.tokens_fp16, strict=True))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """All pictures, and the verdict: labels over all pixels together, token counts on the average picture.
+
+    A single picture may sit on a near tie, where any rounding flips a merging decision; it is in the table.
+
+    Attributes:
+        pictures: at least one.
+        largest_activation: name and size of the largest activation that float16 has to hold.
+    """
+
+    pictures: tuple[PictureAgreement, ...]
+    largest_activation: tuple[str, float]
+
+    @property
+    def labels_equal(self) -> float:
+        """Share of pixels with equal labels."""
+        return float(np.mean([picture.labels_equal for picture in self.pictures]))
+
+    @property
+    def tokens_difference(self) -> float:
+        """Mean over the pictures of the largest relative difference of a token count."""
+        return float(np.mean([picture.tokens_difference for picture in self.pictures]))
+
+    @property
+    def passed(self) -> bool:
+        """Whether the float16 model may stand for the float32 one."""
+        return self.labels_equal >= LABELS_GATE and self.tokens_difference <= TOKENS_GATE
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"labels_equal": self.labels_equal, "tokens_difference": self.tokens_difference}
+
+    def table(self) -> str:
+        """For people."""
+        lines = [f"{'picture':<28} {'tokens fp32':>18} {'tokens fp16':>18} {'labels equal':>12}"]
+        for p in self.pictures:
+            counts = [">".join(map(str, tokens)) for tokens in (p.tokens, p.tokens_fp16)]
+            lines.append(f"{p.name[-28:]:<28} {counts[0]:>18} {counts[1]:>18} {p.labels_equal:>12.4%}")
+        return "\n".join(lines)
+
+
+def compare_precisions(
+    full: onnx.ModelProto, half: onnx.ModelProto, card: ModelCard, pictures: Sequence[Picture]
+) -> Agreement:
+    """Run a float32 model and its float16 twin on pictures.
+
+    Args:
+        full: the float32 model with function bodies.
+        half: the float16 model.
+        card: their model card.
+        pictures: of the model's input size, at least one.
+
+    Returns:
+        The comparison; its `passed` tells.
+
+    Raises:
+        VerificationError: an activation is beyond float16 on one of the pictures; the message names it.
+        MissingDependencyError: no onnxruntime.
+        AlgmError: ONNX Runtime cannot run a model.
+    """
+    watched = with_ranges(full, float16_tensors(full))
+    outputs_full = _run(watched, card, pictures)
+    largest = _largest(outputs_full)
+    if not all(size <= FLOAT16_MAX for size in largest.values()):
+        beyond = {name: size for name, size in largest.items() if not size <= FLOAT16_MAX}
+        named = ", ".join(f"{name} reaches {size:.3g}" for name, size in list(beyond.items())[:5])
+        more = f" and {len(beyond) - 5} more" if len(beyond) > 5 else ""
+        raise VerificationError(f"activations beyond float16 ({FLOAT16_MAX:g}): {named}{more}; build with --fp32")
+    outputs_half = _run(half, card, pictures)
+    checks = tuple(
+        PictureAgreement(
+            name=name,
+            tokens=tuple(full_output["token_counts"][0].tolist()),
+            tokens_fp16=tuple(half_output["token_counts"][0].tolist()),
+            labels_equal=float(np.mean(full_output["labels"] == half_output["labels"])),
+        )
+        for (name, _), full_output, half_output in zip(pictures, outputs_full, outputs_half, strict=True)
+    )
+    return Agreement(checks, max(largest.items(), key=lambda item: item[1]))
+
+
+def with_ranges(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
+    """A copy with the smallest and largest value of each tensor as extra outputs, scalars: no tensor is kept for it."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for name in tensors:
+        for op_type in ("ReduceMin", "ReduceMax"):
+            output = f"{_RANGE_PREFIX}{name}/{op_type}"
+            copy.graph.node.append(helper.make_node(op_type, [name], [output], name=output, keepdims=0))
+            copy.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, []))
+    return copy
+
+
+def drawn_pictures(card: ModelCard) -> list[Picture]:
+    """Drawn scenes of the model's input size."""
+    return [(f"drawn scene {seed}", draw_scene(*card.size, seed).image) for seed in range(DRAWN_PICTURES)]
+
+
+def pictures_of(folder: Path, card: ModelCard) -> list[Picture]:
+    """The first pictures of a folder that can be read, resized to the model's input.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found: list[Picture] = []
+    for source in find_sources([str(folder)], recursive=True):
+        try:
+            picture = decode_image(source.path) if source.kind == "image" else None
+        except AlgmError:
+            continue
+        if picture is not None:
+            plan = plan_whole((picture.shape[0], picture.shape[1]), card.size)
+            found.append((source.name, canvas_image(picture, plan)))
+        if len(found) == MOST_PICTURES:
+            break
+    if not found:
+        raise UsageError(f"{folder}: no picture in it can be read")
+    return found
+
+
+def _largest(outputs: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, float]:
+    """Per tensor the largest absolute value over all pictures; what is not a number counts as infinite."""
+    largest: dict[str, float] = {}
+    for output in outputs:
+        for name, value in output.items():
+            if name.startswith(_RANGE_PREFIX):
+                tensor = name.removeprefix(_RANGE_PREFIX).rsplit("/", 1)[0]
+                size = abs(float(value))
+                largest[tensor] = max(largest.get(tensor, 0.0), size if np.isfinite(size) else np.inf)
+    return largest
+
+
+def _run(model: onnx.ModelProto, card: ModelCard, pictures: Sequence[Picture]) -> list[dict[str, NDArray[Any]]]:
+    """Outputs by name of every picture but the logits, one picture at a time."""
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise MissingDependencyError(f"onnxruntime is not installed ({error}): pip install onnxruntime") from error
+    options = ort.SessionOptions()
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    names = [value.name for value in model.graph.output if value.name not in ("logits", "token_map")]
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return [dict(zip(names, session.run(names, feed), strict=True)) for feed in _feeds(card, pictures)]
+    except Exception as error:  # onnxruntime raises classes of its own that share no base but Exception
+        text = " ".join(str(error).split())
+        raise AlgmError(f"ONNX Runtime cannot run the model: {text}") from error
+
+
+def _feeds(card: ModelCard, pictures: Sequence[Picture]) -> Iterator[dict[str, NDArray[Any]]]:
+    for _, pixels in pictures:
+        feed: dict[str, NDArray[Any]] = {"images": pixels[None]}
+        if card.merge is not None:
+            feed["threshold"] = np.array(card.merge.threshold, np.float32)
+        yield feed

@@ -1,0 +1,241 @@
+"""Float16 from a float32 export: weights and activations in float16, and the islands that stay in float32.
+
+The result has the casts that `algm-export --precision fp16` writes: around islands, nowhere else. No cast is around a
+softmax, because TensorRT fuses attention only without; its fused kernels sum in float32 by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import TensorProto
+
+from algm_trt.engines.source import card_of, with_card
+from algm_trt.plugins import spec
+from algm_trt.plugins.errors import AlgmError
+
+FLOAT16_MAX: Final = 65504.0
+
+Nodes: TypeAlias = list[Any]
+"""Nodes of onnx-graphsurgeon, which has no types."""
+
+
+class PrecisionError(AlgmError):
+    """A model whose numbers do not fit into float16."""
+
+
+@dataclass(frozen=True)
+class Island:
+    """Nodes that stay in float32.
+
+    Attributes:
+        name: for people.
+        reason: why float16 would harm there.
+        members: picks the nodes of a graph.
+    """
+
+    name: str
+    reason: str
+    members: Callable[[Any], Nodes]
+
+
+def _preprocessing(graph: Any) -> Nodes:
+    """From the uint8 pictures to the transposition to channels first, inclusive."""
+    (tensor,) = [value for value in graph.inputs if value.name == "images"]
+    found: Nodes = []
+    while len(tensor.outputs) == 1 and (not found or found[-1].op != "Transpose"):
+        found.append(tensor.outputs[0])
+        tensor = found[-1].outputs[0]
+    return found if found and found[-1].op == "Transpose" else []
+
+
+def _normalisations(graph: Any) -> Nodes:
+    return [node for node in graph.nodes if node.op == "LayerNormalization"]
+
+
+def _scores(graph: Any) -> Nodes:
+    """From the last learned matrices, exclusive, to the logits and labels."""
+    found: dict[int, Any] = {}
+    waiting = [value.inputs[0] for value in graph.outputs if value.name in ("logits", "labels")]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in found or _learned(node):
+            continue
+        found[id(node)] = node
+        waiting += [tensor.inputs[0] for tensor in _activations(node) if tensor.inputs]
+    return list(found.values())
+
+
+ISLANDS: Final = (
+    Island(
+        "preprocessing",
+        "pixel minus mean over standard deviation: exact in float32, and as fast since it reads bytes; the first "
+        "cast comes after the transposition, so that the model sees what PyTorch would round",
+        _preprocessing,
+    ),
+    Island(
+        "layer normalisation",
+        "sums of squares of the residual stream leave float16's range in trained Vision Transformers, and its mean "
+        "loses digits; TensorRT joins the casts with the kernel",
+        _normalisations,
+    ),
+    Island(
+        "class scores",
+        "cosines, mask normalisation and interpolation decide between classes whose scores differ in the fourth "
+        "digit; they are a hundredth of the work",
+        _scores,
+    ),
+)
+"""What stays in float32 in the graph. Inside the operators of domain `algm` similarities, means, thresholds and softmax
+sums are float32 as well, whatever the type of the activations: the merging decisions hang on them."""
+
+
+def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The float16 model of a float32 export; a float16 export is returned as it is.
+
+    Args:
+        model: with its model card and function bodies; it is not changed.
+
+    Returns:
+        A model with the same inputs and outputs, whose card says fp16.
+
+    Raises:
+        PrecisionError: a weight is beyond float16 or not a number; the message names it.
+    """
+    card = card_of(model)
+    if card is not None and card.precision == "fp16":
+        return model
+    # Functions cast by themselves and stay as they are; graphsurgeon sees the main graph only.
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.functions[:]
+    graph = gs.import_onnx(bare)
+    _check_weights(graph)
+    _Conversion(graph, float_tensors(model)).run()
+    result = model if card is None else with_card(model, replace(card, precision="fp16"))
+    copy = onnx.ModelProto()
+    copy.CopyFrom(result)
+    copy.graph.CopyFrom(gs.export_onnx(graph, do_type_check=False).graph)
+    return copy
+
+
+def float_tensors(model: onnx.ModelProto) -> set[str]:
+    """Names of the float32 tensors of a graph that nodes compute."""
+    typed = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    computed = {name for node in typed.node for name in node.output}
+    return {
+        value.name
+        for value in (*typed.value_info, *typed.output)
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT and value.name in computed
+    }
+
+
+def float16_tensors(model: onnx.ModelProto) -> list[str]:
+    """Names of the float32 tensors that the conversion would make float16, in the order of the graph."""
+    graph = gs.import_onnx(model)
+    kept, floats = _kept(graph), float_tensors(model)
+    return [t.name for node in graph.nodes if id(node) not in kept for t in node.outputs if t.name in floats]
+
+
+class _Conversion:
+    """Rewrites a graph in place: one cast per tensor and direction, in front of the first node that needs it."""
+
+    def __init__(self, graph: Any, floats: set[str]) -> None:
+        self.graph = graph
+        self.floats = floats
+        self.kept = _kept(graph)
+        self.halves = {
+            tensor.name
+            for node in graph.nodes
+            if id(node) not in self.kept
+            for tensor in node.outputs
+            if tensor.name in floats
+        }
+        self.constants: dict[str, Any] = {}
+        self.casts: dict[str, Any] = {}
+
+    def run(self) -> None:
+        nodes: Nodes = []
+        for node in list(self.graph.nodes):
+            nodes += self._cast_inputs(node)
+            nodes.append(node)
+        for node in nodes:
+            for tensor in node.outputs:
+                if tensor.name in self.halves:
+                    tensor.dtype = np.float16
+        self.graph.nodes = nodes
+
+    def _cast_inputs(self, node: Any) -> Nodes:
+        """Give a node its inputs in its own type; returns the casts that this needs."""
+        added: Nodes = []
+        half_node = id(node) not in self.kept
+        for index, tensor in enumerate(node.inputs):
+            wants_half = half_node and not _always_float(node, index)
+            if isinstance(tensor, gs.Constant):
+                if wants_half and tensor.dtype == np.float32:
+                    node.inputs[index] = self._half_constant(tensor)
+            elif tensor.name in self.floats and (tensor.name in self.halves) != wants_half:
+                name = f"{tensor.name}/{'fp16' if wants_half else 'fp32'}"
+                if name not in self.casts:
+                    self.casts[name] = gs.Variable(name, np.float16 if wants_half else np.float32)
+                    to = TensorProto.FLOAT16 if wants_half else TensorProto.FLOAT
+                    added.append(gs.Node("Cast", name, {"to": to}, [tensor], [self.casts[name]]))
+                node.inputs[index] = self.casts[name]
+        return added
+
+    def _half_constant(self, tensor: Any) -> Any:
+        if tensor.name not in self.constants:
+            # An island may use the float32 constant too: both then exist, under two names.
+            shared = any(id(node) in self.kept for node in tensor.outputs)
+            name = f"{tensor.name}/fp16" if shared else tensor.name
+            self.constants[tensor.name] = gs.Constant(name, tensor.values.astype(np.float16))
+        return self.constants[tensor.name]
+
+
+def _kept(graph: Any) -> set[int]:
+    """Identities of the nodes of all islands."""
+    return {id(node) for island in ISLANDS for node in island.members(graph)}
+
+
+def _learned(node: Any) -> bool:
+    """Whether a node multiplies by or adds weights, normalisations aside."""
+    return node.op != "LayerNormalization" and any(
+        isinstance(tensor, gs.Constant) and tensor.dtype == np.float32 and tensor.values.ndim for tensor in node.inputs
+    )
+
+
+def _activations(node: Any) -> Iterator[Any]:
+    """Inputs of a node that carry activations; for operators of ours, those without indices and lengths."""
+    described = spec.OPS.get(node.op)
+    for index, tensor in enumerate(node.inputs):
+        if not isinstance(tensor, gs.Constant) and (described is None or described.inputs[index].dtype == "x"):
+            yield tensor
+
+
+def _always_float(node: Any, index: int) -> bool:
+    """Whether an input of an operator of ours is float32 whatever the activations."""
+    described = spec.OPS.get(node.op)
+    return described is not None and described.inputs[index].dtype == "float32"
+
+
+def _check_weights(graph: Any) -> None:
+    """Name every weight that float16 cannot hold."""
+    kept = _kept(graph)
+    users = [node for node in graph.nodes if id(node) not in kept]
+    found = dict(_beyond(tensor for node in users for tensor in node.inputs if isinstance(tensor, gs.Constant)))
+    if found:
+        named = ", ".join(f"{name} reaches {largest:.3g}" for name, largest in found.items())
+        raise PrecisionError(f"float16 ends at {FLOAT16_MAX:g}, but {named}: build with --fp32")
+
+
+def _beyond(constants: Iterable[Any]) -> Iterator[tuple[str, float]]:
+    for tensor in constants:
+        if tensor.dtype == np.float32:
+            largest = float(np.abs(tensor.values).max(initial=0))
+            if not largest <= FLOAT16_MAX:
+                yield tensor.name, largest

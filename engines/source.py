@@ -1,0 +1,113 @@
+"""The exported model that an engine is built from: read, checked, and brought into the form that a builder takes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx.inliner
+from google.protobuf.message import DecodeError
+
+from algm_trt.plugins import spec
+from algm_trt.plugins.errors import AlgmError, UsageError
+from algm_trt.runtime.card import METADATA_KEY, ModelCard, ModelCardError
+
+
+class SourceError(AlgmError):
+    """A file that is no model of algm-export, or not a whole one."""
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """An exported model.
+
+    Attributes:
+        path: of the file.
+        proto: the model with its function bodies.
+        card: its model card.
+        sha256: of the file.
+    """
+
+    path: Path
+    proto: onnx.ModelProto
+    card: ModelCard
+    sha256: str
+
+
+def read_model(path: Path) -> SourceModel:
+    """Read a model that algm-export wrote.
+
+    Raises:
+        UsageError: there is no such file.
+        SourceError: the file is not ONNX, is cut off, or is not a model of algm-export.
+        ModelCardError: its model card is missing or cannot be read.
+    """
+    if not path.is_file():
+        raise UsageError(f"there is no model {path}: make one with algm-export CHECKPOINT, or name another")
+    data = path.read_bytes()
+    try:
+        proto = onnx.load_model_from_string(data)
+    except DecodeError as error:
+        raise SourceError(f"{path} is not an ONNX file, or a damaged one: export the checkpoint again") from error
+    card = card_of(proto)
+    if card is None:
+        raise ModelCardError(
+            f"{path}: not a model of algm-export (it carries no model card); export the checkpoint again"
+        )
+    _check_whole(path, proto, card)
+    return SourceModel(path, proto, card, hashlib.sha256(data).hexdigest())
+
+
+def card_of(proto: onnx.ModelProto) -> ModelCard | None:
+    """The model card that a model carries, or None.
+
+    Raises:
+        ModelCardError: there is one and it cannot be read.
+    """
+    texts = [entry.value for entry in proto.metadata_props if entry.key == METADATA_KEY]
+    return ModelCard.from_json(texts[0]) if texts else None
+
+
+def with_card(proto: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:
+    """A copy of the model with another card."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for entry in copy.metadata_props:
+        if entry.key == METADATA_KEY:
+            entry.value = card.to_json()
+    return copy
+
+
+def plugin_nodes(proto: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that TensorRT must map to plugins."""
+    return [node.name for node in proto.graph.node if node.domain == spec.DOMAIN]
+
+
+def without_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without function bodies: a plugin that the builder lacks then fails loudly, never builds the slow graph."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    del copy.functions[:]
+    return copy
+
+
+def with_functions_inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in standard operators alone, which needs no plugin."""
+    return onnx.inliner.inline_local_functions(proto)
+
+
+def _check_whole(path: Path, proto: onnx.ModelProto, card: ModelCard) -> None:
+    """What a file that was cut off between two records, or edited, lacks."""
+    bodies = {function.name for function in proto.functions if function.domain == spec.DOMAIN}
+    used = {node.op_type for node in proto.graph.node if node.domain == spec.DOMAIN}
+    inputs = {value.name for value in proto.graph.input}
+    expected = {"images", "threshold"} if card.merge else {"images"}
+    missing = [*sorted(used - bodies), *sorted(expected - inputs)]
+    if missing or not used:
+        lacks = ", ".join(missing) or "every operator of ALGM"
+        raise SourceError(f"{path} is not whole, it lacks {lacks}: export the checkpoint again")
+    unknown = sorted(used - set(spec.OPS))
+    if unknown:
+        raise SourceError(f"{path} has operators that this version does not know: {', '.join(unknown)}; update algm-trt")
