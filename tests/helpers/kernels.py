@@ -20,36 +20,34 @@ _DTYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1}
 _POISON = {np.dtype(np.float32): np.nan, np.dtype(np.float16): np.nan, INT32: -7}
 
 
+def _ints(*names: str) -> list[tuple[str, type[ctypes.c_int32]]]:
+    return [(name, ctypes.c_int32) for name in names]
+
+
 class LocalMergeParams(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_int32)
-        for name in "dtype batch channels grid_height grid_width window_height window_width extra_tokens".split()
-    ]
+    _fields_ = _ints(
+        "dtype", "batch", "channels", "grid_height", "grid_width", "window_height", "window_width", "extra_tokens"
+    )
 
 
 class GlobalMergeParams(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_int32)
-        for name in "dtype batch tokens channels patches layer extra_tokens max_tokens".split()
-    ]
+    _fields_ = _ints("dtype", "batch", "tokens", "channels", "patches", "layer", "extra_tokens", "max_tokens")
 
 
 class PackedAttentionParams(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int32) for name in "dtype batch tokens channels heads max_tokens".split()]
+    _fields_ = _ints("dtype", "batch", "tokens", "channels", "heads", "max_tokens")
 
 
 class AppendTokensParams(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int32) for name in "dtype batch tokens channels appended drop".split()]
+    _fields_ = _ints("dtype", "batch", "tokens", "channels", "appended", "drop")
 
 
 class UnmergeParams(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int32) for name in "dtype batch tokens channels patches appended drop".split()]
+    _fields_ = _ints("dtype", "batch", "tokens", "channels", "patches", "appended", "drop")
 
 
 class LabelsParams(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_int32) for name in "dtype batch grid_height grid_width classes height width".split()
-    ]
+    _fields_ = _ints("dtype", "batch", "grid_height", "grid_width", "classes", "height", "width")
 
 
 class Buffer(Protocol):
@@ -147,12 +145,14 @@ class Kernels:
         layer: int,
         extra_tokens: int = 1,
         max_tokens: int | None = None,
+        checked: bool = True,
     ) -> Outputs:
         (rows, channels), (batch, patches) = x.shape, token_map.shape
         longest = max_tokens or int(np.diff(cu_seqlens).max())
         params = GlobalMergeParams(_DTYPES[x.dtype], batch, rows, channels, patches, layer, extra_tokens, longest)
         outputs = self._merge_outputs(x.dtype, rows, channels, batch, patches)
-        return self._merged(self._call("algm_global_merge", params, [x, sizes, cu_seqlens, token_map], outputs))
+        results = self._call("algm_global_merge", params, [x, sizes, cu_seqlens, token_map], outputs)
+        return self._merged(results) if checked else Outputs(*results[:4], int(results[4]))
 
     def packed_attention(self, qkv: Array, cu_seqlens: Array, *, heads: int, max_tokens: int | None = None) -> Array:
         (rows, width), batch = qkv.shape, len(cu_seqlens) - 1

@@ -17,6 +17,7 @@ namespace {
 
 constexpr size_t kStackBytes = 256 * 1024;
 constexpr int kMaxThreads = 1024;
+constexpr uint32_t kBackwards = 1, kGreedy = 2, kEager = 4;  // bits of the seed
 
 struct Fibre {
   Thread thread;
@@ -79,19 +80,45 @@ void step(int index) {
   startFibre(index);
 }
 
-void runBlock(const std::vector<int>& firstOrder, std::mt19937& random) {
-  std::vector<int> order = firstOrder;
-  size_t left = order.size();
-  while (left > 0) {
-    block.progress = false;
-    left = 0;
-    for (int index : order) {
-      if (block.fibres[index].finished) continue;
-      step(index);
-      left += !block.fibres[index].finished;
-    }
-    if (left > 0 && !block.progress) fail("threads wait for others that never arrive");
+// Steps every unfinished thread of `order` once; true if one of them got further.
+bool stepAll(const std::vector<int>& order, size_t& left) {
+  block.progress = false;
+  left = 0;
+  for (int index : order) {
+    if (block.fibres[index].finished) continue;
+    step(index);
+    left += !block.fibres[index].finished;
+  }
+  return block.progress;
+}
+
+// All threads in turn, each to its next collective.
+void runEvenly(std::mt19937& random) {
+  std::vector<int> order(block.fibres.size());
+  std::iota(order.begin(), order.end(), 0);
+  for (size_t left = order.size(); left > 0;) {
     if (seed != 0) std::shuffle(order.begin(), order.end(), random);
+    if (!stepAll(order, left) && left > 0) fail("threads wait for others that never arrive");
+  }
+}
+
+// One warp at a time, each as far as it gets without the others.
+void runGreedily(std::mt19937& random) {
+  std::vector<int> warps(block.warps.size());
+  std::iota(warps.begin(), warps.end(), 0);
+  for (bool finished = false; !finished;) {
+    std::shuffle(warps.begin(), warps.end(), random);
+    bool progress = false;
+    finished = true;
+    for (int warp : warps) {
+      std::vector<int> lanes(block.warps[warp].lanes);
+      std::iota(lanes.begin(), lanes.end(), warp * kWarpSize);
+      std::shuffle(lanes.begin(), lanes.end(), random);
+      size_t left;
+      while (stepAll(lanes, left)) progress = true;
+      finished = finished && left == 0;
+    }
+    if (!progress && !finished) fail("threads wait for others that never arrive");
   }
 }
 
@@ -150,6 +177,8 @@ const unsigned char* exchange(const void* value, size_t bytes, int kind) {
   return values;
 }
 
+bool copiesAreEager() { return (seed & kEager) != 0; }
+
 unsigned char* dynamicShared() {
   unsigned char* start = block.shared.data();
   return start + (16 - reinterpret_cast<uintptr_t>(start) % 16) % 16;
@@ -165,19 +194,21 @@ void run(dim3 grid, dim3 shape, size_t sharedBytes, const std::function<void()>&
   block.kernel = &kernel;
   block.shared.assign(sharedBytes + 16, 0);
   std::mt19937 random(seed);
-  std::vector<int> order(size_t(shape.x) * shape.y * shape.z);
-  std::iota(order.begin(), order.end(), 0);
   const uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z;
   for (uint64_t i = 0; i < blocks; ++i) {
-    const uint64_t at = seed % 2 == 0 ? i : blocks - 1 - i;
-    if (seed != 0) std::shuffle(order.begin(), order.end(), random);
+    const uint64_t at = seed & kBackwards ? blocks - 1 - i : i;
     const dim3 position(unsigned(at % grid.x), unsigned(at / grid.x % grid.y), unsigned(at / grid.x / grid.y));
     prepareBlock(grid, shape, position);
-    runBlock(order, random);
+    if (seed & kGreedy) {
+      runGreedily(random);
+    } else {
+      runEvenly(random);
+    }
   }
 }
 
 }  // namespace twin
 
-// 0: threads and blocks in order; otherwise thread order is shuffled, and odd seeds also run the blocks backwards.
+// 0: threads and blocks in order. Otherwise the order of threads is shuffled, and bits of the seed choose: 1, blocks run
+// backwards; 2, a warp runs as far as it can before another one; 4, asynchronous copies happen at once, not at the wait.
 extern "C" __attribute__((visibility("default"))) void algm_twin_set_seed(uint32_t seed) { twin::seed = seed; }

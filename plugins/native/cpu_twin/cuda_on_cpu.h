@@ -67,6 +67,9 @@ const unsigned char* exchange(const void* value, size_t bytes, int kind);
 
 unsigned char* dynamicShared();
 
+// Whether asynchronous copies happen as early as the hardware may do them, or as late.
+bool copiesAreEager();
+
 void run(dim3 grid, dim3 block, size_t sharedBytes, const std::function<void()>& kernel);
 
 constexpr size_t kLaneBytes = 64;

@@ -1,6 +1,7 @@
 // The functions of common/ptx.cuh for the CPU twin, fragment layouts included.
 //
-// Asynchronous copies happen at the wait, as late as the hardware may do them: a missing wait reads old contents.
+// Asynchronous copies happen at the wait or at once, as the seed says: a missing wait then reads old contents, and a copy
+// into memory that others still read destroys it.
 #ifndef ALGM_NATIVE_CPU_TWIN_PTX_ON_CPU_H_
 #define ALGM_NATIVE_CPU_TWIN_PTX_ON_CPU_H_
 
@@ -8,10 +9,23 @@
 
 namespace algm {
 
+inline void perform(const twin::PendingCopy& copy) {
+  if (copy.source == nullptr) {
+    std::memset(copy.target, 0, 16);
+  } else {
+    std::memcpy(copy.target, copy.source, 16);
+  }
+}
+
 inline void copyAsync16(void* shared, const void* source, bool valid) {
   if (reinterpret_cast<uintptr_t>(shared) % 16 != 0) twin::fail("misaligned target of an asynchronous copy");
   if (valid && reinterpret_cast<uintptr_t>(source) % 16 != 0) twin::fail("misaligned source of an asynchronous copy");
-  twin::current->openCopies.push_back({shared, valid ? source : nullptr});
+  const twin::PendingCopy copy{shared, valid ? source : nullptr};
+  if (twin::copiesAreEager()) {
+    perform(copy);
+  } else {
+    twin::current->openCopies.push_back(copy);
+  }
 }
 
 inline void commitCopies() {
@@ -23,13 +37,7 @@ template <int kPending>
 inline void waitCopies() {
   auto& groups = twin::current->groups;
   while (groups.size() > kPending) {
-    for (const twin::PendingCopy& copy : groups.front()) {
-      if (copy.source == nullptr) {
-        std::memset(copy.target, 0, 16);
-      } else {
-        std::memcpy(copy.target, copy.source, 16);
-      }
-    }
+    for (const twin::PendingCopy& copy : groups.front()) perform(copy);
     groups.erase(groups.begin());
   }
 }

@@ -1,0 +1,213 @@
+"""The kernels themselves, run on a CPU by the execution model of plugins/native/cpu_twin, against the NumPy reference.
+
+Every input and output lies between guard pages, every output and workspace is poisoned, and each case runs under
+several schedules: an access outside a buffer ends the process, a missing barrier gives another result.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import kernel_cases as cases
+from helpers.kernels import GlobalMergeParams, HostMemory, KernelError, Kernels, LocalMergeParams
+
+# In order; blocks backwards; warps greedy; greedy, backwards and asynchronous copies at once.
+SCHEDULES = (0, 1, 2, 7)
+dtypes = pytest.mark.parametrize("dtype", cases.DTYPES)
+
+
+@pytest.fixture(params=SCHEDULES)
+def kernels(twin_library: Path, request: pytest.FixtureRequest) -> Kernels:
+    kernels = Kernels(twin_library, HostMemory())
+    kernels.library.algm_twin_set_seed(request.param)
+    return kernels
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20240607)
+
+
+@dtypes
+@pytest.mark.parametrize("case", cases.LOCAL_CASES, ids=str)
+def test_local_merge_agrees_on_ties_and_extremes(
+    kernels: Kernels, rng: np.random.Generator, case: cases.LocalCase, dtype: Any
+) -> None:
+    x = cases.exact_tokens(rng, (case.batch, case.extra_tokens + case.grid[0] * case.grid[1], case.channels), dtype)
+    for threshold in (-2.0, 1 / 3, 1.0, 3.0, np.nan):
+        cases.check_local_merge(kernels, case, x, threshold)
+
+
+@dtypes
+@pytest.mark.parametrize("case", cases.LOCAL_CASES[:5], ids=str)
+def test_local_merge_agrees_on_generic_tokens(
+    kernels: Kernels, rng: np.random.Generator, case: cases.LocalCase, dtype: Any
+) -> None:
+    x = cases.generic_grid(rng, case, dtype)
+    cases.check_local_merge(kernels, case, x, 0.3)
+
+
+@pytest.mark.heavy
+def test_local_merge_of_a_large_grid(twin_library: Path, rng: np.random.Generator) -> None:
+    kernels = Kernels(twin_library, HostMemory())
+    kernels.library.algm_twin_set_seed(3)
+    case = cases.LARGE_LOCAL_CASE
+    x = cases.exact_tokens(rng, (case.batch, 1 + case.grid[0] * case.grid[1], case.channels), np.float16)
+    cases.check_local_merge(kernels, case, x, 0.5)
+
+
+def test_windows_with_a_nan_do_not_merge(kernels: Kernels, rng: np.random.Generator) -> None:
+    case = cases.LocalCase(2, (4, 4), (2, 2), 16)
+    x = cases.exact_tokens(rng, (2, 17, 16), np.float32)
+    x[0, 1, 3] = np.nan
+    x[1, 16, 0] = np.inf
+    merged = kernels.local_merge(x, -2.0, grid=case.grid, window=case.window)
+    assert merged.cu_seqlens.tolist() == [0, 1 + 3 + 4, 2 * (1 + 3 + 4)]
+    assert sorted(merged.sizes.tolist()) == [1] * 10 + [4] * 6
+
+
+@dtypes
+@pytest.mark.parametrize(("lengths", "extra", "channels", "patches"), cases.GLOBAL_CASES)
+@pytest.mark.parametrize("layer", [1, 9])
+def test_global_merge_agrees(
+    kernels: Kernels,
+    rng: np.random.Generator,
+    lengths: list[int],
+    extra: int,
+    channels: int,
+    patches: int,
+    layer: int,
+    dtype: Any,
+) -> None:
+    inputs = cases.global_inputs(rng, lengths, patches)
+    for x in (
+        cases.generic_images(rng, lengths, channels, extra, layer, dtype),
+        cases.exact_tokens(rng, (sum(lengths), channels), dtype),
+    ):
+        cases.check_global_merge(kernels, x, inputs, layer, extra)
+
+
+@dtypes
+def test_global_merge_of_equal_tokens_merges_all_into_the_first_destination(kernels: Kernels, dtype: Any) -> None:
+    lengths = [9, 6]
+    x = np.zeros((15, 8), dtype)
+    x[:, 2] = 0.5
+    inputs = cases.global_inputs(np.random.default_rng(0), lengths, 7)
+    cases.check_global_merge(kernels, x, inputs, 3, 1)
+    merged = kernels.global_merge(x, *inputs, layer=3)
+    assert merged.cu_seqlens.tolist() == [0, 1 + 4, 1 + 4 + 1 + 3]
+
+
+@dtypes
+def test_a_nan_keeps_its_image_from_merging_globally(kernels: Kernels, rng: np.random.Generator, dtype: Any) -> None:
+    lengths = [12, 12]
+    x = cases.exact_tokens(rng, (24, 8), dtype)
+    x[5, 1] = np.nan
+    inputs = cases.global_inputs(rng, lengths, 7)
+    merged = kernels.global_merge(x, *inputs, layer=1)
+    assert merged.cu_seqlens[1] == 12
+    np.testing.assert_array_equal(merged.y[12:], kernels.global_merge(x[12:], *_second(inputs), layer=1).y)
+
+
+@dtypes
+@pytest.mark.parametrize("depth", cases.HEAD_DIMENSIONS)
+@pytest.mark.parametrize(("lengths", "heads"), cases.ATTENTION_CASES)
+def test_attention_is_as_exact_as_its_type(
+    kernels: Kernels, rng: np.random.Generator, lengths: list[int], heads: int, depth: int, dtype: Any
+) -> None:
+    cu_seqlens = cases.cumulative(lengths)
+    qkv = (2 * rng.standard_normal((cu_seqlens[-1], 3 * heads * depth))).astype(dtype)
+    plain = None if dtype == np.float16 else cases.half_attention(qkv, cu_seqlens, heads)
+    cases.check_attention(kernels, qkv, cu_seqlens, heads, plain)
+
+
+@dtypes
+@pytest.mark.parametrize("lengths", [[3], [4, 3, 7], list(range(3, 37))])
+@pytest.mark.parametrize(("channels", "appended"), [(1, 5), (13, 150), (384, 2), (1100, 1)])
+@pytest.mark.parametrize("drop", [0, 1, 2])
+def test_append_tokens_and_unmerge_agree(
+    kernels: Kernels, rng: np.random.Generator, lengths: list[int], channels: int, appended: int, drop: int, dtype: Any
+) -> None:
+    cases.check_append_and_unmerge(kernels, rng, lengths, channels, appended, drop, dtype)
+
+
+@dtypes
+@pytest.mark.parametrize("case", cases.LABEL_CASES, ids=str)
+def test_labels_agree(kernels: Kernels, rng: np.random.Generator, case: Any, dtype: Any) -> None:
+    cases.check_labels(kernels, cases.label_logits(rng, case, dtype), case[-1])
+
+
+def test_ties_between_classes_go_to_the_lower_one(kernels: Kernels, rng: np.random.Generator) -> None:
+    logits = rng.integers(0, 3, (2, 5, 6, 13)).astype(np.float32)
+    labels = kernels.labels(logits, (40, 48))
+    np.testing.assert_array_equal(labels, cases.reference.labels(logits, (40, 48)))
+
+
+def test_rows_beyond_the_images_are_left_alone(kernels: Kernels, rng: np.random.Generator) -> None:
+    """Callers that know only an upper bound of the tokens pass longer buffers."""
+    lengths = [9, 14]
+    inputs = sizes, cu_seqlens, token_map = cases.global_inputs(rng, lengths, 6)
+    x = cases.generic_images(rng, lengths, 32, 1, 2, np.float16)
+    longer = np.concatenate([x, np.full((70, 32), np.nan, np.float16)])
+    padded = np.concatenate([sizes, np.full(70, -1, np.int32)])
+    expected = kernels.global_merge(x, *inputs, layer=2)
+    actual = kernels.global_merge(longer, padded, cu_seqlens, token_map, layer=2, max_tokens=500)
+    np.testing.assert_array_equal(actual.y, expected.y)
+    attention = kernels.packed_attention(np.tile(longer, 3), cu_seqlens, heads=1, max_tokens=500)
+    np.testing.assert_array_equal(attention[:23], kernels.packed_attention(np.tile(x, 3), cu_seqlens, heads=1))
+    assert np.isnan(attention[23:]).all()
+    tokens = np.ones((3, 32), np.float16)
+    y, _ = kernels.append_tokens(longer, cu_seqlens, tokens, drop=1)
+    np.testing.assert_array_equal(y[:27], kernels.append_tokens(x, cu_seqlens, tokens, drop=1)[0])
+
+
+@dtypes
+def test_garbage_stays_inside_the_buffers(kernels: Kernels, rng: np.random.Generator, dtype: Any) -> None:
+    tokens, channels = 97, 32
+    for _ in range(6):
+        x = rng.standard_normal((tokens, channels)).astype(dtype)
+        x[rng.integers(0, tokens, 5)] = rng.choice([np.nan, np.inf, -np.inf, 0])
+        limit = int(rng.choice([tokens, 2**31 - 1]))
+        cu_seqlens = rng.integers(-limit, limit, 5).astype(np.int32)
+        sizes = rng.integers(-(2**31), 2**31, tokens).astype(np.int32)
+        token_map = rng.integers(-(2**31), 2**31, (4, 50)).astype(np.int32)
+        most = int(rng.choice([3, 60, 2**20]))
+        with np.errstate(all="ignore"):
+            merged = kernels.global_merge(x, sizes, cu_seqlens, token_map, layer=1, max_tokens=most, checked=False)
+        assert 0 <= merged.count <= tokens
+        assert merged.cu_seqlens.min() >= 0
+        assert merged.cu_seqlens.max() <= tokens
+        kernels.packed_attention(np.tile(x, 3), cu_seqlens, heads=1, max_tokens=most)
+        kernels.append_tokens(x, cu_seqlens, x[:7], drop=2)
+        kernels.unmerge(x, cu_seqlens, token_map, appended=9, drop=1)
+        kernels.labels(x.reshape(1, 1, tokens, channels), (13, 200))
+        kernels.local_merge(x[None], np.inf, grid=(6, 16), window=(2, 2))
+
+
+def test_what_cannot_be_done_is_refused(kernels: Kernels, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((1, 16, 8)).astype(np.float32)
+    with pytest.raises(KernelError, match="invalid argument"):
+        kernels.local_merge(x, 0.5, grid=(3, 5), window=(1, 1))
+    with pytest.raises(KernelError, match="invalid argument"):
+        kernels.local_merge(x, 0.5, grid=(3, 5), window=(2, 5))
+    qkv = rng.standard_normal((4, 3 * 40)).astype(np.float16)
+    with pytest.raises(KernelError, match="head dimension"):
+        kernels.packed_attention(qkv, cases.cumulative([4]), heads=1)
+    lib = kernels.library
+    params = LocalMergeParams(0, 1, 8, 4, 4, 2, 2, 1)
+    pointers = [ctypes.c_void_p(256)] * 8
+    size = lib.algm_local_merge_workspace(ctypes.byref(params))
+    assert lib.algm_local_merge(ctypes.byref(params), *pointers, ctypes.c_size_t(size - 1), None) == 3
+    assert lib.algm_local_merge(ctypes.byref(params), None, *pointers[1:], ctypes.c_size_t(size), None) == 1
+    assert lib.algm_local_merge(None, *pointers, ctypes.c_size_t(size), None) == 1
+    assert lib.algm_global_merge_workspace(ctypes.byref(GlobalMergeParams(0, 0, 4, 8, 4, 1, 1, 4))) == 0
+
+
+def _second(inputs: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+    """The second of two images of 12 tokens alone."""
+    sizes, _, token_map = inputs
+    return sizes[12:], cases.cumulative([12]), token_map[1:]

@@ -1,0 +1,166 @@
+"""The kernels on a GPU against the NumPy reference (rung L4): fresh random inputs, poisoned outputs, odd sizes.
+
+Run alone with `pytest -m gpu tests/plugins/test_kernels_gpu.py`. The library is the one that `algm_trt.plugins.library`
+finds (ALGM_PLUGINS_LIB, the wheel's, or what algm-build-plugins made).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import kernel_cases as cases
+from helpers.kernels import Array, Kernels
+
+torch = pytest.importorskip("torch", reason="PyTorch holds the device memory of these tests")
+
+pytestmark = pytest.mark.gpu
+dtypes = pytest.mark.parametrize("dtype", cases.DTYPES)
+_GUARD = 512
+
+
+class DeviceBuffer:
+    """Device memory between two zones of 512 bytes that must keep their pattern."""
+
+    def __init__(self, array: Array) -> None:
+        self._shape, self._dtype, self._bytes = array.shape, array.dtype, array.nbytes
+        padded = -(-array.nbytes // 256) * 256
+        self._memory = torch.full((padded + 2 * _GUARD,), 0xA5, dtype=torch.uint8, device="cuda")
+        contents = np.frombuffer(np.asarray(array, order="C").tobytes(), np.uint8).copy()
+        self._memory[_GUARD : _GUARD + self._bytes] = torch.from_numpy(contents).cuda()
+        self.address = self._memory.data_ptr() + _GUARD
+
+    def array(self) -> Array:
+        contents = self._memory.cpu().numpy()
+        outside = np.concatenate([contents[:_GUARD], contents[_GUARD + self._bytes :]])
+        assert (outside == 0xA5).all(), "the kernel wrote outside its buffer"
+        return np.frombuffer(contents[_GUARD : _GUARD + self._bytes].tobytes(), self._dtype).reshape(self._shape).copy()
+
+
+class DeviceMemory:
+    """CUDA memory from PyTorch, kernels on PyTorch's current stream."""
+
+    @property
+    def stream(self) -> int:
+        return int(torch.cuda.current_stream().cuda_stream)
+
+    def put(self, array: Array) -> DeviceBuffer:
+        return DeviceBuffer(array)
+
+
+@pytest.fixture(scope="session")
+def kernels(plugin_library: Path) -> Kernels:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device that PyTorch can use")
+    return Kernels(plugin_library, DeviceMemory())
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Fresh numbers every run; a failure prints the seed."""
+    seed = secrets.randbits(32)
+    print(f"seed {seed}")
+    return np.random.default_rng(seed)
+
+
+@dtypes
+@pytest.mark.parametrize("case", [*cases.LOCAL_CASES, cases.LARGE_LOCAL_CASE], ids=str)
+def test_local_merge(kernels: Kernels, rng: np.random.Generator, case: cases.LocalCase, dtype: Any) -> None:
+    x = cases.exact_tokens(rng, (case.batch, case.extra_tokens + case.grid[0] * case.grid[1], case.channels), dtype)
+    for threshold in (-2.0, 1 / 3, 1.0, 3.0, np.nan):
+        cases.check_local_merge(kernels, case, x, threshold)
+
+
+@dtypes
+@pytest.mark.parametrize("case", cases.LOCAL_CASES[:5], ids=str)
+def test_local_merge_of_generic_tokens(
+    kernels: Kernels, rng: np.random.Generator, case: cases.LocalCase, dtype: Any
+) -> None:
+    cases.check_local_merge(kernels, case, cases.generic_grid(rng, case, dtype), 0.3)
+
+
+@dtypes
+@pytest.mark.parametrize(("lengths", "extra", "channels", "patches"), cases.GLOBAL_CASES)
+@pytest.mark.parametrize("layer", [1, 9])
+def test_global_merge(
+    kernels: Kernels,
+    rng: np.random.Generator,
+    lengths: list[int],
+    extra: int,
+    channels: int,
+    patches: int,
+    layer: int,
+    dtype: Any,
+) -> None:
+    inputs = cases.global_inputs(rng, lengths, patches)
+    x = cases.exact_tokens(rng, (sum(lengths), channels), dtype)
+    cases.check_global_merge(kernels, x, inputs, layer, extra)
+    x = cases.generic_images(rng, lengths, channels, extra, layer, dtype)
+    cases.check_global_merge(kernels, x, inputs, layer, extra)
+
+
+@dtypes
+@pytest.mark.parametrize("depth", cases.HEAD_DIMENSIONS)
+@pytest.mark.parametrize(("lengths", "heads"), [*cases.ATTENTION_CASES, ([1025, 613, 7], 3), ([2305], 2)])
+def test_attention(
+    kernels: Kernels, rng: np.random.Generator, lengths: list[int], heads: int, depth: int, dtype: Any
+) -> None:
+    cu_seqlens = cases.cumulative(lengths)
+    qkv = (2 * rng.standard_normal((cu_seqlens[-1], 3 * heads * depth))).astype(dtype)
+    cases.check_attention(kernels, qkv, cu_seqlens, heads, _torch_attention(qkv, lengths, heads))
+
+
+@dtypes
+@pytest.mark.parametrize("lengths", [[3], [4, 3, 7], list(range(3, 73))])
+@pytest.mark.parametrize(("channels", "appended"), [(1, 5), (13, 150), (384, 2), (1100, 1)])
+@pytest.mark.parametrize("drop", [0, 1, 2])
+def test_append_tokens_and_unmerge(
+    kernels: Kernels, rng: np.random.Generator, lengths: list[int], channels: int, appended: int, drop: int, dtype: Any
+) -> None:
+    cases.check_append_and_unmerge(kernels, rng, lengths, channels, appended, drop, dtype)
+
+
+@dtypes
+@pytest.mark.parametrize("case", [*cases.LABEL_CASES, (2, (32, 32), 150, (512, 512))], ids=str)
+def test_labels(kernels: Kernels, rng: np.random.Generator, case: Any, dtype: Any) -> None:
+    cases.check_labels(kernels, cases.label_logits(rng, case, dtype), case[-1])
+
+
+@dtypes
+@pytest.mark.parametrize("operator", ["local", "global", "attention", "labels"])
+def test_a_second_run_gives_the_same_bits(
+    kernels: Kernels, rng: np.random.Generator, operator: str, dtype: Any
+) -> None:
+    lengths = [613, 77, 1025]
+    runs: dict[str, Callable[[], list[Array]]] = {}
+    grid = rng.standard_normal((3, 1025, 384)).astype(dtype)
+    runs["local"] = lambda: _fields(kernels.local_merge(grid, 0.0, grid=(32, 32), window=(2, 2)))
+    x = cases.generic_images(rng, lengths, 384, 1, 5, dtype)
+    inputs = cases.global_inputs(rng, lengths, 1024)
+    runs["global"] = lambda: _fields(kernels.global_merge(x, *inputs, layer=5))
+    qkv = np.tile(x, 3)
+    runs["attention"] = lambda: [kernels.packed_attention(qkv, inputs[1], heads=6)]
+    logits = rng.standard_normal((2, 32, 32, 150)).astype(dtype)
+    runs["labels"] = lambda: [kernels.labels(logits, (512, 512))]
+    first = runs[operator]()
+    for _ in range(3):
+        for ours, theirs in zip(runs[operator](), first, strict=True):
+            assert ours.tobytes() == theirs.tobytes()
+
+
+def _fields(merged: Any) -> list[Array]:
+    return [merged.y, merged.sizes, merged.cu_seqlens, merged.token_map]
+
+
+def _torch_attention(qkv: Array, lengths: list[int], heads: int) -> Array:
+    """Attention by PyTorch's plain operations on the device, everything in the input's type."""
+    images = []
+    for rows in torch.from_numpy(qkv).cuda().split(lengths):
+        q, k, v = rows.reshape(len(rows), 3, heads, -1).permute(1, 2, 0, 3)
+        weights = torch.softmax(q @ k.transpose(1, 2) * q.shape[-1] ** -0.5, dim=-1)
+        images.append((weights @ v).transpose(0, 1).reshape(len(rows), -1))
+    return torch.cat(images).cpu().numpy()
