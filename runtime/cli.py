@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from algm_trt.plugins.errors import AlgmError, PartialFailureError
+from algm_trt.plugins.errors import AlgmError, PartialFailureError, UsageError
 
 if TYPE_CHECKING:
     from algm_trt.runtime.job import JobReport
@@ -64,6 +64,8 @@ def _infer(arguments: argparse.Namespace) -> int:
         quiet=arguments.quiet,
     )
     sources = without_outputs(find_sources(arguments.inputs, recursive=arguments.recursive), arguments.output)
+    if not sources:
+        raise UsageError(f"all inputs are outputs of earlier runs in {arguments.output}: name pictures, or another OUT")
     if options.part:
         sources = shard(sources, *options.part)
     prepare_folder(arguments.output)

@@ -79,6 +79,18 @@ class JobReport:
 
 
 @dataclass(frozen=True)
+class _Input:
+    """A source and the state of its file before it is read, so that a change during the run is noticed by the next."""
+
+    source: Source
+    state: tuple[int | None, int | None]
+
+    @classmethod
+    def now(cls, source: Source) -> _Input:
+        return cls(source, input_state(source.path))
+
+
+@dataclass(frozen=True)
 class _Saved:
     """What came of one picture or video."""
 
@@ -180,19 +192,20 @@ class _Job:
                 yield from self._pictures(group)
 
     def _pictures(self, sources: Iterable[Source]) -> Generator[Record, None, None]:
-        items = (picture_item(source.path, source, self.options.max_pixels) for source in sources)
+        items = (picture_item(source.path, _Input.now(source), self.options.max_pixels) for source in sources)
         with closing(run_pipeline(self.segmenter.engine, self.options.pipeline, items, self._save)) as outcomes:
             for outcome in outcomes:
                 yield self._record(outcome.key, outcome.value or outcome.error, outcome.seconds)
 
-    def _save(self, source: Source, inferred: Inferred) -> _Saved:
+    def _save(self, given: _Input, inferred: Inferred) -> _Saved:
         """The last step for a picture; runs in a thread."""
-        result = make_result(self.segmenter.card, source.name, inferred)
-        files = save_result(result, self.folder, source.name, self.options.kinds)
+        result = make_result(self.segmenter.card, given.source.name, inferred)
+        files = save_result(result, self.folder, given.source.name, self.options.kinds)
         return _Saved(inferred.plan.source, Tally.of(result), tuple(files))
 
     def _video(self, source: Source) -> Record:
         begin = time.perf_counter()
+        given = _Input.now(source)
         try:
             with self._bar(None, 0, f"{printable(source.path.name)}: frames", leave=False) as bar:
                 video = segment_video(
@@ -205,15 +218,15 @@ class _Job:
                     result_of=lambda name, inferred: make_result(self.segmenter.card, name, inferred),
                     on_frame=lambda: bar.update(),
                 )
-        except (EngineFailedError, KeyboardInterrupt):
+        except EngineFailedError:
             raise
         except Exception as error:
-            return self._record(source, error, time.perf_counter() - begin)
+            return self._record(given, error, time.perf_counter() - begin)
         saved = _Saved(video.size, video.tally, video.files, video.frames)
-        return self._record(source, saved, video.seconds)
+        return self._record(given, saved, video.seconds)
 
-    def _record(self, source: Source, ending: _Saved | Exception | None, seconds: float) -> Record:
-        size, changed = input_state(source.path)
+    def _record(self, given: _Input, ending: _Saved | Exception | None, seconds: float) -> Record:
+        source, (size, changed) = given.source, given.state
         record = Record(
             path=str(source.path),
             name=source.name,

@@ -202,9 +202,16 @@ class Manifest:
         self.totals.add(record)
 
     def write_summary(self, summary: Mapping[str, Any]) -> Path:
-        """Write summary.json and return its path."""
-        with renamed_together() as temporary:
-            temporary(self._summary_path).write_text(json.dumps(summary, indent=1) + "\n", encoding="ascii")
+        """Write summary.json and return its path.
+
+        Raises:
+            AlgmError: it cannot be written.
+        """
+        try:
+            with renamed_together() as temporary:
+                temporary(self._summary_path).write_text(json.dumps(summary, indent=1) + "\n", encoding="ascii")
+        except OSError as error:
+            raise AlgmError(f"cannot write {self._summary_path}: {error.strerror or error}") from error
         return self._summary_path
 
     def __enter__(self) -> Manifest:

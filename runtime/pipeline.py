@@ -35,8 +35,12 @@ K = TypeVar("K")
 T = TypeVar("T")
 
 
+class BatchFailedError(AlgmError):
+    """The model cannot do one batch."""
+
+
 class EngineFailedError(AlgmError):
-    """The model raised for a batch."""
+    """The model cannot do any batch."""
 
 
 @dataclass(frozen=True)
@@ -396,20 +400,17 @@ class _Run(Generic[K, T]):
             place[:] = window.crop
         output = self.engine.run(self.buffer[: len(windows)], threshold=self.options.threshold)
         if not np.isfinite(output.logits).all():
-            raise EngineFailedError("the model gave values that are not finite numbers")
+            raise BatchFailedError("it gave values that are not finite numbers")
         return output
 
     def _give_up_on(self, windows: list[_Window[K, T]], error: Exception) -> None:
         """Fail the pictures of a batch; raise when the model seems not to work at all."""
-        failed = error
-        if not isinstance(error, AlgmError):
-            reason = " ".join(str(error).split()) or type(error).__name__
-            failed = EngineFailedError(f"the model failed on a batch of {len(windows)} windows: {reason}")
+        reason = " ".join(str(error).split()) or type(error).__name__
         self.failures += 1
         if not self.any_success and self.failures == _FAILURES_BEFORE_GIVING_UP:
-            raise failed from error
+            raise EngineFailedError(f"the model fails on every batch: {reason}") from error
         for window in windows:
-            window.picture.fail(failed)
+            window.picture.fail(BatchFailedError(f"the model failed on a batch of {len(windows)} windows: {reason}"))
 
     def _finish(self, key: K, inferred: Inferred) -> tuple[T, float]:
         begin = time.perf_counter()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.field import LogitField
+from algm_trt.runtime.paint import paint
 from algm_trt.runtime.writers import save_result
 
 _BAND_VALUES = 2**22  # float32 logits held at a time where a whole picture of them would be too large
@@ -58,7 +59,7 @@ class SegmentationResult:
 
     def colors(self) -> NDArray[np.uint8]:
         """Each pixel in the colour of its class: (H, W, 3) uint8 RGB."""
-        return np.take(np.asarray(self.palette, np.uint8), self.labels, axis=0)
+        return paint(np.asarray(self.palette, np.uint8), self.labels)
 
     def overlay(self, alpha: float = 0.5) -> NDArray[np.uint8]:
         """The picture with the class colours laid over it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from algm_trt.runtime.paint import paint
 from algm_trt.runtime.windows import WindowPlan
 
 _BAND_PIXELS = 2**20
@@ -29,7 +30,7 @@ def token_picture(
     """
     tokens = _token_of_each_pixel(plan, token_maps, patch_size)
     means = _mean_colors(image, tokens)
-    picture = np.take(means, tokens, axis=0)
+    picture = paint(means, tokens)
     ink = _border_colors(means)
     thickness = [
         max(1, round(patch_size * source / canvas / _PATCHES_PER_BORDER))

@@ -240,6 +240,7 @@ def test_what_earlier_runs_wrote_is_not_an_input(infer: Infer, tmp_path: Path) -
     for _ in range(2):
         assert infer("--recursive", "--save", "labels,overlay,color", inputs=[tmp_path]) == 0
         assert [line["name"] for line in results(tmp_path)] == ["street"]
+    assert infer(inputs=[tmp_path / "out" / "overlay"]) == 2
 
 
 @pytest.mark.parametrize("name", ["with space", "日本 ü", os.fsdecode(b"caf\xe9"), "line\nbreak", "%s{}"])

@@ -180,7 +180,7 @@ def test_a_large_picture_stops_at_its_first_failing_batch() -> None:
 def test_a_model_that_never_works_ends_the_run() -> None:
     engine = FakeEngine(fail_on=13)
     items = (item(index, np.full((32, 32, 3), 13, np.uint8)) for index in range(10_000))
-    with pytest.raises(EngineFailedError, match="on purpose"):
+    with pytest.raises(EngineFailedError, match="on every batch: the fake engine fails on purpose"):
         run(engine, items)
     assert len(engine.batches) == 3
 

@@ -136,6 +136,29 @@ def test_a_frame_that_fails_fails_the_video_and_leaves_nothing(tmp_path: Path) -
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("algm-")]
 
 
+def test_a_model_that_fails_on_one_video_does_not_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FakeEngine()
+    monkeypatch.setattr(segmenter_module, "open_engine", lambda path, **_: engine)
+    (tmp_path / "model.onnx").write_bytes(b"a model")
+    Image.fromarray(color_picture(40, 40)).save(tmp_path / "a.png")
+    Image.fromarray(color_picture(40, 40)).save(tmp_path / "c.png")
+    write_video(tmp_path / "b.mp4")
+    good, calls = engine.run, []
+
+    def fails_once(images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
+        calls.append(len(images))
+        if len(calls) == 12:
+            raise RuntimeError("a bad moment")
+        return good(images, threshold)
+
+    monkeypatch.setattr(engine, "run", fails_once)
+    inputs = [str(tmp_path / name) for name in ("a.png", "b.mp4", "c.png")]
+    assert main([*inputs, "--engine", str(tmp_path / "model.onnx"), "-o", str(tmp_path / "out")]) == 5
+    lines = [json.loads(line) for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
+    assert [line["status"] for line in lines] == ["ok", "error", "ok"]
+    assert "a bad moment" in lines[1]["error"]
+
+
 def test_an_overlay_that_lacks_frames_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video_module._OverlayVideo, "_write", lambda self, bgr: None)
     with pytest.raises(AlgmError, match="holds 0 of 9 frames"):
