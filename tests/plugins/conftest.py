@@ -13,10 +13,6 @@ from algm_trt.plugins.library import PluginLibraryError, find_library
 _NATIVE = Path(__file__).resolve().parents[2] / "plugins" / "native"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "rtx: parses and builds with TensorRT-RTX, which needs no GPU (rung L3)")
-
-
 @pytest.fixture(scope="session")
 def plugin_library() -> Path:
     """The plugin library as a user would find it."""

@@ -299,6 +299,9 @@ def test_wrong_ranks_and_counts_are_refused(op: str, probe: Probe) -> None:
         ("AlgmPackedAttention", [(70, 575), (4,)]),
         ("AlgmPackedAttention", [(70, 3 * 3 * 56), (4,)]),
         ("AlgmAppendTokens", [(70, 64), (4,), (7, 32)]),
+        ("AlgmGlobalMerge", [(70, 64), (69,), (4,), (3, 24)]),
+        ("AlgmGlobalMerge", [(70, 64), (70,), (3,), (3, 24)]),
+        ("AlgmUnmerge", [(88, 64), (3,), (3, 24)]),
     ],
 )
 def test_extents_that_do_not_fit_are_refused_in_every_phase(op: str, inputs: list[Shape], probe: Probe) -> None:
@@ -316,7 +319,7 @@ def test_workspace_for_the_largest_shapes_serves_smaller_ones(op: str, probe: Pr
         types = input_types(OPS[op], activation)
         reserved = plugin.workspace(largest, types)
         for rows in range(1, 70, 3):
-            smaller = [(rows, *s[1:]) if s[:1] == (70,) else s for s in largest]
+            smaller = [(rows, *shape[1:]) if shape[:1] == (70,) else shape for shape in largest]
             assert plugin.shape_change(smaller, types)
             assert plugin.workspace(smaller, types) <= reserved
 

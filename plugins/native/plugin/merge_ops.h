@@ -109,6 +109,11 @@ struct GlobalMerge : OpDefaults<GlobalMerge> {
                                             {"count", TensorKind::kINT32, 0}};
   static constexpr int32_t kCOUNT = 4;
 
+  static bool accepts(Attributes const&, Dims const* in) noexcept {
+    return agree(kNAME, "x and sizes must be of as many tokens", in[0].d[0], in[1].d[0]) &&
+           agree(kNAME, "cu_seqlens and token_map must be of as many images", imagesOf(in[2]), in[3].d[0]);
+  }
+
   static void shapes(Attributes const& a, DimsExprs const* in, DimsExprs* out, ShapeMath& math) noexcept {
     Extent const left = math.sizeTensor(kCOUNT, in[0].d[0], a.expectedKeep);
     out[0].d[0] = left;

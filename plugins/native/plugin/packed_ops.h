@@ -65,12 +65,7 @@ struct AppendTokens : OpDefaults<AppendTokens> {
   static constexpr TensorRule kOUTPUTS[] = {{"y", TensorKind::kACTIVATION, 2}, {"cu_seqlens", TensorKind::kINT32, 1}};
 
   static bool accepts(Attributes const&, Dims const* in) noexcept {
-    if (in[0].d[1] >= 0 && in[2].d[1] >= 0 && in[0].d[1] != in[2].d[1]) {
-      reportError("%s: x has %lld channels and tokens has %lld; they must be equal", kNAME,
-                  static_cast<long long>(in[0].d[1]), static_cast<long long>(in[2].d[1]));
-      return false;
-    }
-    return true;
+    return agree(kNAME, "x and tokens must have as many channels", in[0].d[1], in[2].d[1]);
   }
 
   static void shapes(Attributes const& a, DimsExprs const* in, DimsExprs* out, ShapeMath& math) noexcept {
@@ -113,6 +108,10 @@ struct Unmerge : OpDefaults<Unmerge> {
 
   // Without appended tokens there is nothing for the second output to hold.
   static int32_t nbOutputs(Attributes const& a) noexcept { return a.appended > 0 ? 2 : 1; }
+
+  static bool accepts(Attributes const&, Dims const* in) noexcept {
+    return agree(kNAME, "cu_seqlens and token_map must be of as many images", imagesOf(in[1]), in[2].d[0]);
+  }
 
   static void shapes(Attributes const& a, DimsExprs const* in, DimsExprs* out, ShapeMath& math) noexcept {
     Extent const batch = in[2].d[0];

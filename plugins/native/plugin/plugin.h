@@ -63,6 +63,18 @@ inline int32_t narrow(int64_t extent) noexcept {
   return extent >= 0 && extent <= INT32_MAX ? static_cast<int32_t>(extent) : -1;
 }
 
+// Whether two extents that must be equal are; one that is not known yet (-1) may be anything. Reports `rule` otherwise.
+inline bool agree(char const* op, char const* rule, int64_t first, int64_t second) noexcept {
+  bool const good = first < 0 || second < 0 || first == second;
+  if (!good) {
+    reportError("%s: %s; found %lld and %lld", op, rule, static_cast<long long>(first), static_cast<long long>(second));
+  }
+  return good;
+}
+
+// Images that `cu_seqlens` describes; -1 when that is not known.
+inline int64_t imagesOf(Dims const& cuSeqlens) noexcept { return cuSeqlens.d[0] < 0 ? -1 : cuSeqlens.d[0] - 1; }
+
 template <typename Op>
 class Plugin final : public IPluginV3, public IPluginV3OneCore, public IPluginV3OneBuild, public IPluginV3OneRuntime {
  public:
