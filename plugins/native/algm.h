@@ -36,7 +36,7 @@ typedef enum AlgmStatus {
   ALGM_INVALID_ARGUMENT = 1,     // a NULL or misaligned pointer, or a size or attribute out of range
   ALGM_UNSUPPORTED = 2,          // valid, but there is no kernel for it (head dimension)
   ALGM_WORKSPACE_TOO_SMALL = 3,  // fewer bytes than the query asks for
-  ALGM_CUDA_ERROR = 4            // a launch failed; cudaPeekAtLastError() has the reason
+  ALGM_CUDA_ERROR = 4            // a launch failed; algm_last_cuda_error() has the reason
 } AlgmStatus;
 
 typedef enum AlgmDtype { ALGM_FLOAT32 = 0, ALGM_FLOAT16 = 1 } AlgmDtype;
@@ -46,6 +46,10 @@ ALGM_API int algm_version(void);
 
 // One clear line for a status; never NULL.
 ALGM_API const char* algm_status_string(AlgmStatus status);
+
+// What CUDA said to the last ALGM_CUDA_ERROR of the calling thread; "no error" before the first. The library has a CUDA
+// runtime of its own, so cudaGetLastError() of the caller's does not know it.
+ALGM_API const char* algm_last_cuda_error(void);
 
 // ---------------------------------------------------------------------------------------------------------------------
 // AlgmLocalMerge: windows of similar tokens become one token each; (B, E+N0, C) becomes packed tokens.

@@ -55,6 +55,17 @@ inline AlgmStatus checkWorkspace(const void* workspace, size_t given, size_t nee
   return workspace != nullptr && reinterpret_cast<uintptr_t>(workspace) % 256 == 0 ? ALGM_OK : ALGM_INVALID_ARGUMENT;
 }
 
+// Keeps the text for algm_last_cuda_error().
+void rememberCudaError(const char* text);
+
+#ifndef ALGM_CPU_TWIN
+inline AlgmStatus checkCuda(cudaError_t error) {
+  if (error == cudaSuccess) return ALGM_OK;
+  rememberCudaError(cudaGetErrorString(error));
+  return ALGM_CUDA_ERROR;
+}
+#endif
+
 // Starts a kernel; more than 48 KB of dynamic shared memory is asked for first.
 template <typename... Parameters, typename... Arguments>
 AlgmStatus launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t sharedBytes, cudaStream_t stream,
@@ -65,12 +76,12 @@ AlgmStatus launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t s
   return ALGM_OK;
 #else
   if (sharedBytes > kDefaultSharedBytes) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sharedBytes));
-    if (error != cudaSuccess) return ALGM_CUDA_ERROR;
+    const AlgmStatus status = checkCuda(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sharedBytes)));
+    if (status != ALGM_OK) return status;
   }
   kernel<<<grid, block, sharedBytes, stream>>>(static_cast<Parameters>(arguments)...);
-  return cudaPeekAtLastError() == cudaSuccess ? ALGM_OK : ALGM_CUDA_ERROR;
+  return checkCuda(cudaGetLastError());
 #endif
 }
 

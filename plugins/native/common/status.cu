@@ -1,5 +1,16 @@
 // The version of the C interface and the words for its statuses. No kernels.
 #include "algm.h"
+#include "common/launch.cuh"
+
+namespace {
+
+thread_local const char* lastCudaError = "no error";
+
+}  // namespace
+
+void algm::rememberCudaError(const char* text) { lastCudaError = text; }
+
+extern "C" const char* algm_last_cuda_error(void) { return lastCudaError; }
 
 extern "C" int algm_version(void) { return 1; }
 
@@ -14,7 +25,7 @@ extern "C" const char* algm_status_string(AlgmStatus status) {
     case ALGM_WORKSPACE_TOO_SMALL:
       return "workspace too small: give the bytes that the algm_*_workspace query answers";
     case ALGM_CUDA_ERROR:
-      return "CUDA refused a launch: cudaGetLastError() has the reason (often: library not built for this GPU)";
+      return "CUDA refused a launch: algm_last_cuda_error() has the reason (often: library not built for this GPU)";
   }
   return "unknown status";
 }
