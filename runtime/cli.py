@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from algm_trt.plugins.errors import AlgmError, PartialFailureError, UsageError
+from algm_trt.plugins.errors import PartialFailureError, UsageError
+from algm_trt.runtime.command import VersionAction, positive_int, run_command
 
 if TYPE_CHECKING:
     from algm_trt.runtime.job import JobReport
@@ -34,14 +35,8 @@ exit codes: 0 all done; 1 failed; 2 wrong usage; 4 the machine lacks something t
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = _parser().parse_args(argv)
-    try:
-        return _infer(arguments)
-    except AlgmError as error:
-        return _complain(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _complain("interrupted; what is done stays valid, --resume goes on from there", 130)
-    except OSError as error:
-        return _complain(str(error), 1)
+    interrupted = "interrupted; what is done stays valid, --resume goes on from there"
+    return run_command("algm-infer", lambda: _infer(arguments), interrupted=interrupted)
 
 
 def _infer(arguments: argparse.Namespace) -> int:
@@ -105,29 +100,6 @@ def _print(lines: Sequence[str]) -> None:
         sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
-def _complain(message: str, code: int) -> int:
-    text = " ".join(message.split()).encode("utf-8", "backslashreplace").decode()
-    sys.stderr.write(f"algm-infer: {text}\n")
-    return code
-
-
-class _Version(argparse.Action):
-    """Look the version up only when it is asked for."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import version
-
-        _print([f"algm-infer {version('algm-trt')}"])
-        parser.exit()
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return number
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="algm-infer",
@@ -141,29 +113,34 @@ def _parser() -> argparse.ArgumentParser:
     add("-o", "--output", type=Path, default=Path("masks"), metavar="OUT", help="output folder (default: masks)")
     add("--save", default="labels,overlay", metavar="KINDS", help="files to write (default: labels,overlay); see below")
     add("--mode", choices=("slide", "whole"), default="slide", help="windows over the picture, or the picture resized")
-    add("--stride", type=_positive, metavar="N", help="step of the windows in pixels (default: the model's)")
+    add("--stride", type=positive_int, metavar="N", help="step of the windows in pixels (default: the model's)")
     add("--threshold", type=float, metavar="T", help="similarity from which tokens merge (default: the model's)")
     add(
         "--batch-size",
-        type=_positive,
+        type=positive_int,
         default=1,
         metavar="N",
         help="windows that the model gets at a time (default: 1)",
     )
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the model runs (default: auto)")
-    add("--threads", type=_positive, metavar="N", help="CPU threads of the model (default: the backend's)")
-    add("--workers", type=_positive, metavar="N", help="threads that read, and that write (default: cores, at most 8)")
+    add("--threads", type=positive_int, metavar="N", help="CPU threads of the model (default: the backend's)")
+    add(
+        "--workers",
+        type=positive_int,
+        metavar="N",
+        help="threads that read, and that write (default: cores, at most 8)",
+    )
     add("--recursive", action="store_true", help="read subfolders too")
     add("--resume", action="store_true", help="leave out what an earlier run with the same model and options finished")
     add("--shard", metavar="I/N", help="take part I of N of the inputs, so that N runs share the work")
     add("--fail-fast", action="store_true", help="stop at the first input that fails")
     add(
         "--max-pixels",
-        type=_positive,
+        type=positive_int,
         default=100_000_000,
         metavar="N",
         help="refuse larger pictures (default: 100 million)",
     )
     add("-q", "--quiet", action="store_true", help="print errors only")
-    add("--version", action=_Version, nargs=0, help="print the version")
+    add("--version", action=VersionAction, nargs=0, help="print the version")
     return parser

@@ -36,7 +36,8 @@ class VersionAction(argparse.Action):
         """Print the version and leave."""
         from importlib.metadata import version
 
-        parser.exit(message=f"{parser.prog} {version('algm-trt')}\n")
+        sys.stdout.write(f"{parser.prog} {version('algm-trt')}\n")
+        parser.exit()
 
 
 def positive_int(text: str) -> int:

@@ -23,7 +23,10 @@ MAY_IMPORT = {
 THIRD_PARTY = {
     "plugins": {"numpy", "tensorrt", "tensorrt_rtx"},
     "runtime": {"numpy", "cv2", "PIL", "onnxruntime", "tqdm"},
-    "engines": {"numpy", "onnx", "onnx_graphsurgeon", "tensorrt", "tensorrt_rtx"},
+    "engines": {
+        *("numpy", "onnx", "google", "onnx_graphsurgeon", "onnxruntime", "tqdm"),
+        *("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"),
+    },
     "exporter": {"numpy", "torch", "onnx", "onnxscript", "yaml"},
 }
 # These come in only inside the function that needs them: the package must import without them.
