@@ -1,0 +1,98 @@
+"""A checkpoint as an engine: the PyTorch network behind the interface that the runtime evaluates models through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from algm_trt.exporter.checkpoint import load_checkpoint
+from algm_trt.exporter.coupled import coupled_forward
+from algm_trt.exporter.export import ExportOptions, _classes, _model_card, check_grid, resolve_merge
+from algm_trt.exporter.segmenter import SegmenterOutput, normalise, segmenter_from_checkpoint
+from algm_trt.plugins.errors import MissingDependencyError, UsageError
+from algm_trt.runtime.engine import DEVICES, EngineOutput, checked_images, checked_threshold
+from algm_trt.runtime.field import LogitField
+from algm_trt.runtime.windows import plan_whole
+
+
+class TorchEngine:
+    """A Segmenter in PyTorch; safe to call from one thread at a time.
+
+    Attributes:
+        card: the model card that an export of the checkpoint would have.
+        description: backend and device, for people.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        merge: bool = True,
+        coupled: bool = False,
+    ) -> None:
+        """Load a checkpoint.
+
+        Args:
+            path: `.pth` file or the folder of `checkpoint.pth`.
+            device: "auto", "cpu" or "cuda".
+            threads: CPU threads of PyTorch, for the whole process; None leaves them.
+            merge: False takes the dense network.
+            coupled: images of a batch merge the same number of tokens, as in the official code.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be read.
+            UsageError: coupled without merging.
+            MissingDependencyError: no CUDA device where one is asked for.
+        """
+        if device not in DEVICES:
+            raise UsageError(f"unknown device '{device}': expected {', '.join(DEVICES)}")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise MissingDependencyError("PyTorch finds no CUDA device: check nvidia-smi, or take --device cpu")
+        if threads:
+            torch.set_num_threads(threads)
+        options = ExportOptions(merge=merge)
+        checkpoint = load_checkpoint(path)
+        settings = resolve_merge(checkpoint.merge, options)
+        check_grid(checkpoint.crop, checkpoint.config.patch_size, settings)
+        if coupled and settings is None:
+            raise UsageError(f"{path}: a dense model has nothing to couple: leave out --window-batch-coupled")
+        on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+        self._device = torch.device("cuda" if on_gpu else "cpu")
+        model = segmenter_from_checkpoint(checkpoint, settings)
+        classes, _ = _classes(checkpoint, None)
+        self.card = _model_card(checkpoint, model, checkpoint.crop, options, classes)
+        self._model = model.to(self._device)
+        self._coupled = coupled
+        kind = ", batch-coupled" if coupled else ""
+        self.description = f"PyTorch {torch.__version__} on {self._device.type.upper()}{kind}"
+
+    def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
+        """Segment pictures of the model's input size; see `algm_trt.runtime.engine.Engine.run`."""
+        images = checked_images(images, self.card)
+        output = self._forward(torch.from_numpy(images).to(self._device), checked_threshold(threshold, self.card))
+        logits = np.ascontiguousarray(output.logits.float().cpu().numpy())
+        plan = plan_whole(self.card.size, self.card.size)
+        labels = [LogitField(plan, picture[None], self.card.patch_size).labels() for picture in logits]
+        return EngineOutput(
+            logits=logits,
+            labels=np.stack(labels),
+            token_counts=output.token_counts.cpu().numpy(),
+            token_map=output.token_map.cpu().numpy(),
+        )
+
+    def close(self) -> None:
+        """Free the weights."""
+        del self._model
+
+    @torch.inference_mode()
+    def _forward(self, images: torch.Tensor, threshold: float) -> SegmenterOutput:
+        pixels = normalise(images, self._model.config.normalization)
+        if self._coupled:
+            return coupled_forward(self._model, pixels, threshold)
+        output: SegmenterOutput = self._model(pixels, threshold)
+        return output
