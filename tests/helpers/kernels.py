@@ -14,40 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from algm_trt.plugins import interface
+
 Array = NDArray[Any]
 INT32 = np.dtype(np.int32)
-_DTYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1}
+_DTYPES = {np.dtype(np.float32): interface.FLOAT32, np.dtype(np.float16): interface.FLOAT16}
 _POISON = {np.dtype(np.float32): np.nan, np.dtype(np.float16): np.nan, INT32: -7}
-
-
-def _ints(*names: str) -> list[tuple[str, type[ctypes.c_int32]]]:
-    return [(name, ctypes.c_int32) for name in names]
-
-
-class LocalMergeParams(ctypes.Structure):
-    _fields_ = _ints(
-        "dtype", "batch", "channels", "grid_height", "grid_width", "window_height", "window_width", "extra_tokens"
-    )
-
-
-class GlobalMergeParams(ctypes.Structure):
-    _fields_ = _ints("dtype", "batch", "tokens", "channels", "patches", "layer", "extra_tokens", "max_tokens")
-
-
-class PackedAttentionParams(ctypes.Structure):
-    _fields_ = _ints("dtype", "batch", "tokens", "channels", "heads", "max_tokens")
-
-
-class AppendTokensParams(ctypes.Structure):
-    _fields_ = _ints("dtype", "batch", "tokens", "channels", "appended", "drop")
-
-
-class UnmergeParams(ctypes.Structure):
-    _fields_ = _ints("dtype", "batch", "tokens", "channels", "patches", "appended", "drop")
-
-
-class LabelsParams(ctypes.Structure):
-    _fields_ = _ints("dtype", "batch", "grid_height", "grid_width", "classes", "height", "width")
 
 
 class Buffer(Protocol):
@@ -129,7 +101,7 @@ class Kernels:
         self, x: Array, threshold: float, *, grid: tuple[int, int], window: tuple[int, int], extra_tokens: int = 1
     ) -> Outputs:
         batch, per_image, channels = x.shape
-        params = LocalMergeParams(_DTYPES[x.dtype], batch, channels, *grid, *window, extra_tokens)
+        params = interface.AlgmLocalMergeParams(_DTYPES[x.dtype], batch, channels, *grid, *window, extra_tokens)
         inputs = [x, np.asarray(threshold, np.float32)]
         rows = batch * per_image
         outputs = self._merge_outputs(x.dtype, rows, channels, batch, per_image - extra_tokens)
@@ -149,7 +121,9 @@ class Kernels:
     ) -> Outputs:
         (rows, channels), (batch, patches) = x.shape, token_map.shape
         longest = max_tokens or int(np.diff(cu_seqlens).max())
-        params = GlobalMergeParams(_DTYPES[x.dtype], batch, rows, channels, patches, layer, extra_tokens, longest)
+        params = interface.AlgmGlobalMergeParams(
+            _DTYPES[x.dtype], batch, rows, channels, patches, layer, extra_tokens, longest
+        )
         outputs = self._merge_outputs(x.dtype, rows, channels, batch, patches)
         results = self._call("algm_global_merge", params, [x, sizes, cu_seqlens, token_map], outputs)
         return self._merged(results) if checked else Outputs(*results[:4], int(results[4]))
@@ -157,13 +131,13 @@ class Kernels:
     def packed_attention(self, qkv: Array, cu_seqlens: Array, *, heads: int, max_tokens: int | None = None) -> Array:
         (rows, width), batch = qkv.shape, len(cu_seqlens) - 1
         longest = max_tokens or int(np.diff(cu_seqlens).max())
-        params = PackedAttentionParams(_DTYPES[qkv.dtype], batch, rows, width // 3, heads, longest)
+        params = interface.AlgmPackedAttentionParams(_DTYPES[qkv.dtype], batch, rows, width // 3, heads, longest)
         outputs = [_poisoned((rows, width // 3), qkv.dtype)]
         return self._call("algm_packed_attention", params, [qkv, cu_seqlens], outputs)[0]
 
     def append_tokens(self, x: Array, cu_seqlens: Array, tokens: Array, *, drop: int) -> tuple[Array, Array]:
         (rows, channels), batch = x.shape, len(cu_seqlens) - 1
-        params = AppendTokensParams(_DTYPES[x.dtype], batch, rows, channels, len(tokens), drop)
+        params = interface.AlgmAppendTokensParams(_DTYPES[x.dtype], batch, rows, channels, len(tokens), drop)
         outputs = [
             _poisoned((rows + batch * (len(tokens) - drop), channels), x.dtype),
             _poisoned((batch + 1,), INT32),
@@ -175,7 +149,7 @@ class Kernels:
         self, x: Array, cu_seqlens: Array, token_map: Array, *, appended: int = 0, drop: int = 0
     ) -> tuple[Array, Array]:
         (rows, channels), (batch, patches) = x.shape, token_map.shape
-        params = UnmergeParams(_DTYPES[x.dtype], batch, rows, channels, patches, appended, drop)
+        params = interface.AlgmUnmergeParams(_DTYPES[x.dtype], batch, rows, channels, patches, appended, drop)
         outputs = [
             _poisoned((batch, patches, channels), x.dtype),
             _poisoned((batch, appended, channels), x.dtype),
@@ -185,7 +159,7 @@ class Kernels:
 
     def labels(self, logits: Array, size: tuple[int, int]) -> Array:
         batch, height, width, classes = logits.shape
-        params = LabelsParams(_DTYPES[logits.dtype], batch, height, width, classes, *size)
+        params = interface.AlgmLabelsParams(_DTYPES[logits.dtype], batch, height, width, classes, *size)
         return self._call("algm_labels", params, [logits], [_poisoned((batch, *size), INT32)])[0]
 
     def _merge_outputs(self, dtype: Any, rows: int, channels: int, batch: int, patches: int) -> list[Array]:

@@ -7,13 +7,16 @@ several schedules: an access outside a buffer ends the process, a missing barrie
 from __future__ import annotations
 
 import ctypes
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers import kernel_cases as cases
-from helpers.kernels import GlobalMergeParams, HostMemory, KernelError, Kernels, LocalMergeParams
+from helpers.kernels import HostMemory, KernelError, Kernels
+
+from algm_trt.plugins import interface
 
 # In order; blocks backwards; warps greedy; greedy, backwards and asynchronous copies at once.
 SCHEDULES = (0, 1, 2, 7)
@@ -198,13 +201,22 @@ def test_what_cannot_be_done_is_refused(kernels: Kernels, rng: np.random.Generat
     with pytest.raises(KernelError, match="head dimension"):
         kernels.packed_attention(qkv, cases.cumulative([4]), heads=1)
     lib = kernels.library
-    params = LocalMergeParams(0, 1, 8, 4, 4, 2, 2, 1)
+    params = interface.AlgmLocalMergeParams(0, 1, 8, 4, 4, 2, 2, 1)
     pointers = [ctypes.c_void_p(256)] * 8
     size = lib.algm_local_merge_workspace(ctypes.byref(params))
     assert lib.algm_local_merge(ctypes.byref(params), *pointers, ctypes.c_size_t(size - 1), None) == 3
     assert lib.algm_local_merge(ctypes.byref(params), None, *pointers[1:], ctypes.c_size_t(size), None) == 1
     assert lib.algm_local_merge(None, *pointers, ctypes.c_size_t(size), None) == 1
-    assert lib.algm_global_merge_workspace(ctypes.byref(GlobalMergeParams(0, 0, 4, 8, 4, 1, 1, 4))) == 0
+    assert lib.algm_global_merge_workspace(ctypes.byref(interface.AlgmGlobalMergeParams(0, 0, 4, 8, 4, 1, 1, 4))) == 0
+
+
+def test_parameter_structs_are_those_of_the_header() -> None:
+    header = (Path(__file__).parents[2] / "plugins" / "native" / "algm.h").read_text()
+    structs = re.findall(r"typedef struct (\w+) \{(.*?)\}", header, re.DOTALL)
+    assert len(structs) == 6
+    for name, body in structs:
+        fields = [field for field, _ in getattr(interface, name)._fields_]
+        assert fields == re.findall(r"int32_t (\w+);", body)
 
 
 def _second(inputs: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
