@@ -250,21 +250,27 @@ def test_shared_local_merge_alone(shared: Path, name: str) -> None:
     np.testing.assert_array_equal(token_map, case.arrays["algm_m0_local_index"][0, 1:])
 
 
+@pytest.fixture(scope="module")
+def recorded_case(shared: Path) -> SharedCase:
+    """The case whose intermediate features were recorded."""
+    return SharedCase.load(shared, "c01_mask_512_w2")
+
+
 @pytest.mark.shared
 class TestReferenceOnTheOfficialFeatures:
     """The NumPy reference, fed with what went into the official merges of one case."""
 
-    @pytest.fixture(scope="class")
-    def case(self, shared: Path) -> SharedCase:
-        return SharedCase.load(shared, "c01_mask_512_w2")
+    def test_window_similarity(self, recorded_case: SharedCase) -> None:
+        similarity = reference.window_similarity(recorded_case.arrays["algm_m0_local_x_in"][:, 1:], (32, 32), (2, 2))
+        np.testing.assert_allclose(similarity, recorded_case.arrays["algm_m0_local_similarity"], rtol=0, atol=1e-6)
 
-    def test_window_similarity(self, case: SharedCase) -> None:
-        similarity = reference.window_similarity(case.arrays["algm_m0_local_x_in"][:, 1:], (32, 32), (2, 2))
-        np.testing.assert_allclose(similarity, case.arrays["algm_m0_local_similarity"], rtol=0, atol=1e-6)
-
-    def test_local_merge(self, case: SharedCase) -> None:
-        a = {name.removeprefix("algm_m0_local_"): value[0] for name, value in case.arrays.items() if "m0_local" in name}
-        merged = reference.local_merge(a["x_in"][None], case.meta["threshold"], grid=(32, 32), window=(2, 2))
+    def test_local_merge(self, recorded_case: SharedCase) -> None:
+        a = {
+            name.removeprefix("algm_m0_local_"): value[0]
+            for name, value in recorded_case.arrays.items()
+            if "m0_local" in name
+        }
+        merged = reference.local_merge(a["x_in"][None], recorded_case.meta["threshold"], grid=(32, 32), window=(2, 2))
         members = reference.window_members((32, 32), (2, 2))
         order = merged.token_map[0][members[a["order"].astype(int)]]
         np.testing.assert_array_equal(order, np.repeat(1 + np.arange(len(order))[:, None], 4, axis=1))
@@ -272,11 +278,15 @@ class TestReferenceOnTheOfficialFeatures:
         np.testing.assert_array_equal(merged.sizes, a["size"])
         np.testing.assert_allclose(merged.y, a["x_out"], rtol=0, atol=2e-6)
 
-    def test_global_merge(self, case: SharedCase) -> None:
-        a = {name.removeprefix("algm_m1_global_"): v[0] for name, v in case.arrays.items() if "m1_global" in name}
-        local = {name: case.arrays[f"algm_m0_local_{name}"][0] for name in ("index", "size")}
+    def test_global_merge(self, recorded_case: SharedCase) -> None:
+        a = {
+            name.removeprefix("algm_m1_global_"): v[0]
+            for name, v in recorded_case.arrays.items()
+            if "m1_global" in name
+        }
+        local = {name: recorded_case.arrays[f"algm_m0_local_{name}"][0] for name in ("index", "size")}
         x = a["x_in"]
-        source, destination = reference.global_pairs(x, case.meta["selected_layers"][1], 1)
+        source, destination = reference.global_pairs(x, recorded_case.meta["selected_layers"][1], 1)
         by_source = np.argsort(a["src"])
         np.testing.assert_array_equal(source, 2 * a["src"][by_source].astype(int))
         np.testing.assert_array_equal(destination, 2 * a["dst"][by_source].astype(int) + 1)
@@ -289,7 +299,7 @@ class TestReferenceOnTheOfficialFeatures:
             local["size"].astype(np.int32),
             np.array([0, len(x)], np.int32),
             local["index"][None, 1:].astype(np.int32),
-            layer=case.meta["selected_layers"][1],
+            layer=recorded_case.meta["selected_layers"][1],
         )
         np.testing.assert_array_equal(np.setdiff1d(np.arange(0, len(x), 2), source) // 2, np.sort(a["unm"]))
         np.testing.assert_array_equal(merged.token_map[0], a["index"][1:])
