@@ -1,4 +1,4 @@
-"""Float16 against float32 on ONNX Runtime: the same pictures through both graphs, numbers compared before anything is built.
+"""Float16 against float32 on ONNX Runtime: the same pictures through both graphs, compared before anything is built.
 
 Both run on the CPU with the function bodies, so this judges what float16 does to weights, activations and merging
 decisions; it does not run TensorRT's kernels.

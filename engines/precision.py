@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
+import onnx_graphsurgeon as gs  # type: ignore[import-untyped]
 from onnx import TensorProto
 
 from algm_trt.engines.source import card_of, with_card
@@ -46,12 +46,16 @@ class Island:
 
 def _preprocessing(graph: Any) -> Nodes:
     """From the uint8 pictures to the transposition to channels first, inclusive."""
-    (tensor,) = [value for value in graph.inputs if value.name == "images"]
+    tensor = next(value for value in graph.inputs if value.name == "images")
     found: Nodes = []
-    while len(tensor.outputs) == 1 and (not found or found[-1].op != "Transpose"):
-        found.append(tensor.outputs[0])
-        tensor = found[-1].outputs[0]
-    return found if found and found[-1].op == "Transpose" else []
+    while not found or found[-1].op != "Transpose":
+        # A dense model asks the pictures for their number as well.
+        users = [node for node in tensor.outputs if node.op != "Shape"]
+        if len(users) != 1:
+            raise PrecisionError("the preprocessing of the model is not that of algm-export: export it again")
+        found += users
+        tensor = users[0].outputs[0]
+    return found
 
 
 def _normalisations(graph: Any) -> Nodes:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import onnx
 import onnx.inliner
-from google.protobuf.message import DecodeError
 
 from algm_trt.plugins import spec
 from algm_trt.plugins.errors import AlgmError, UsageError
@@ -49,7 +48,7 @@ def read_model(path: Path) -> SourceModel:
     data = path.read_bytes()
     try:
         proto = onnx.load_model_from_string(data)
-    except DecodeError as error:
+    except Exception as error:  # protobuf's DecodeError, which onnx does not re-export
         raise SourceError(f"{path} is not an ONNX file, or a damaged one: export the checkpoint again") from error
     card = card_of(proto)
     if card is None:
@@ -86,7 +85,7 @@ def plugin_nodes(proto: onnx.ModelProto) -> list[str]:
 
 
 def without_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy without function bodies: a plugin that the builder lacks then fails loudly, never builds the slow graph."""
+    """A copy without function bodies: a missing plugin then fails loudly, and never builds the slow graph."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     del copy.functions[:]
@@ -110,4 +109,4 @@ def _check_whole(path: Path, proto: onnx.ModelProto, card: ModelCard) -> None:
         raise SourceError(f"{path} is not whole, it lacks {lacks}: export the checkpoint again")
     unknown = sorted(used - set(spec.OPS))
     if unknown:
-        raise SourceError(f"{path} has operators that this version does not know: {', '.join(unknown)}; update algm-trt")
+        raise SourceError(f"{path} has operators that this version lacks: {', '.join(unknown)}; update algm-trt")

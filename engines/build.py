@@ -1,0 +1,290 @@
+"""From a model of algm-export to a plan and its engine record, both or neither."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from algm_trt.engines.agreement import (
+    LABELS_GATE,
+    TOKENS_GATE,
+    Agreement,
+    compare_precisions,
+    drawn_pictures,
+    pictures_of,
+)
+from algm_trt.engines.bindings import TensorRT, load_tensorrt
+from algm_trt.engines.cache import locked
+from algm_trt.engines.gpu import Gpu, current_gpu
+from algm_trt.engines.network import (
+    BuildError,
+    Session,
+    build_plan,
+    configure,
+    describe_layers,
+    inspect_plan,
+    open_session,
+    parse,
+)
+from algm_trt.engines.options import BuildOptions
+from algm_trt.engines.precision import to_float16
+from algm_trt.engines.progress import BuildProgress
+from algm_trt.engines.record import EngineRecord, EngineRecordError, PluginRecord, read_record, record_path
+from algm_trt.engines.source import (
+    SourceModel,
+    card_of,
+    plugin_nodes,
+    read_model,
+    with_functions_inlined,
+    without_functions,
+)
+from algm_trt.engines.timing_cache import TimingCache, default_timing_cache
+from algm_trt.plugins.errors import UsageError, VerificationError
+from algm_trt.plugins.library import INTERFACE_VERSION, find_library
+from algm_trt.plugins.spec import PLUGIN_VERSION
+from algm_trt.runtime.files import renamed_together
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build made.
+
+    Attributes:
+        path: the plan.
+        record: what it is; also beside the plan as JSON.
+        up_to_date: whether an equal plan was there and nothing was built.
+        agreement: comparison of the float16 graph with the float32 one, if one was made.
+        saved: files beside the plan and its record.
+        notes: what the reader should know, one sentence each.
+        seconds: that it took.
+    """
+
+    path: Path
+    record: EngineRecord
+    up_to_date: bool
+    agreement: Agreement | None
+    saved: tuple[Path, ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """What a build uses of the machine."""
+
+    tensorrt: TensorRT
+    gpu: Gpu | None
+    library: Path | None
+
+
+def build_engine(
+    model: str | Path,
+    plan: str | Path | None = None,
+    options: BuildOptions | None = None,
+    *,
+    progress: BuildProgress | None = None,
+) -> BuildReport:
+    """Build an engine.
+
+    The plan and its record appear together when both are whole; a build that ends early leaves none of them.
+
+    Args:
+        model: ONNX file of algm-export.
+        plan: file to write; default: the model's name with `.plan`.
+        options: how; default: the model's precision, batches of 1 to 8, this machine's GPU.
+        progress: shows and can cancel the build; None does so silently.
+
+    Returns:
+        A report.
+
+    Raises:
+        UsageError: no such model, options that do not fit it, or a plan in the way that is not of this toolkit.
+        SourceError: not a model of algm-export.
+        MissingDependencyError: TensorRT, the GPU or the plugin library is missing.
+        PrecisionError, VerificationError: float16 does not suit the model.
+        BuildError: TensorRT cannot build it, or the folder cannot be written.
+    """
+    begin = time.monotonic()
+    options = options or BuildOptions()
+    source = read_model(Path(model))
+    precision = options.precision or source.card.precision
+    if precision == "fp32" and source.card.precision == "fp16":
+        raise UsageError(f"{source.path} is a float16 export: for --fp32, export with --precision fp32")
+    target = Path(plan) if plan else source.path.with_suffix(".plan")
+    _check_writable(target.parent)
+    tensorrt = load_tensorrt(options.target)
+    gpu = current_gpu() if options.target == "tensorrt" else None
+    machine = _Machine(tensorrt, gpu, find_library() if options.plugins else None)
+    record = _planned_record(source, precision, options, machine)
+    standing = _standing_record(target, options)
+    extras = options.save_onnx or options.dump_layers is not None
+    if standing is not None and not extras and not options.force and standing.same_build(record):
+        return BuildReport(target, standing, True, None, (), (), time.monotonic() - begin)
+    proto, agreement = _in_precision(source, precision, options)
+    return _build(source, proto, agreement, target, record, options, machine, progress, begin)
+
+
+def _build(
+    source: SourceModel,
+    proto: onnx.ModelProto,
+    agreement: Agreement | None,
+    target: Path,
+    record: EngineRecord,
+    options: BuildOptions,
+    machine: _Machine,
+    progress: BuildProgress | None,
+    begin: float,
+) -> BuildReport:
+    session = open_session(machine.tensorrt, machine.library)
+    graph = without_functions(proto) if machine.library else with_functions_inlined(proto)
+    network = parse(session, graph.SerializeToString(), len(plugin_nodes(proto)))
+    layers = describe_layers(network) if options.dump_layers else []
+    config = configure(session, network, source.card, options)
+    cache = None
+    if machine.gpu is not None:
+        cache = TimingCache(options.timing_cache or default_timing_cache(machine.tensorrt, machine.gpu), config)
+    built = build_plan(session, network, config, progress or BuildProgress(visible=False))
+    if cache is not None:
+        cache.save()
+    content = memoryview(built)
+    record = dataclasses.replace(
+        record,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        plan_sha256=hashlib.sha256(content).hexdigest(),
+        plan_bytes=content.nbytes,
+    )
+    extras: dict[Path, bytes] = {}
+    notes = [cache.note] if cache is not None and cache.note else []
+    if options.save_onnx and proto is not source.proto:
+        extras[target.with_suffix(".fp16.onnx")] = proto.SerializeToString()
+    elif options.save_onnx:
+        notes.append(f"--save-onnx wrote nothing: {source.path} was built as it is")
+    if options.dump_layers is not None:
+        extras[options.dump_layers] = _dump(session, built, layers, options, machine).encode()
+    _write_together(target, content, record, extras)
+    return BuildReport(target, record, False, agreement, tuple(extras), tuple(notes), time.monotonic() - begin)
+
+
+def _check_writable(folder: Path) -> None:
+    """Try to write into the folder now, instead of after minutes of building; nothing is left there."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise BuildError(f"cannot write into {folder}: {error.strerror}; -o names another place") from error
+
+
+def _planned_record(source: SourceModel, precision: str, options: BuildOptions, machine: _Machine) -> EngineRecord:
+    """The record that this build will have, but for the plan itself."""
+    plugins = None
+    if machine.library is not None:
+        digest = hashlib.sha256(machine.library.read_bytes()).hexdigest()
+        layers = len(plugin_nodes(source.proto))
+        plugins = PluginRecord(PLUGIN_VERSION, INTERFACE_VERSION, digest, options.embed_plugins, layers)
+    capabilities = (
+        (machine.gpu.compute_capability,)
+        if machine.gpu is not None
+        else tuple(f"{number // 10}.{number % 10}" for number in options.capabilities)
+    )
+    return EngineRecord(
+        card=dataclasses.replace(source.card, precision=precision),
+        flavour=machine.tensorrt.target,
+        tensorrt_version=machine.tensorrt.version,
+        gpu=machine.gpu.name if machine.gpu is not None else "",
+        compute_capabilities=capabilities,
+        plugins=plugins,
+        profiles=tuple((batch.minimum, batch.usual, batch.maximum) for batch in options.batches),
+        options={
+            "precision": precision,
+            "optimization_level": options.optimization_level,
+            "workspace_mib": options.workspace_mib,
+            "hardware_compatibility": options.hardware_compatibility,
+            "version_compatible": options.version_compatible,
+        },
+        onnx_sha256=source.sha256,
+        tool_version=version("algm-trt"),
+    )
+
+
+def _standing_record(plan: Path, options: BuildOptions) -> EngineRecord | None:
+    """The record of a plan that is already there and whole, or None.
+
+    A plan of ours is made from its model at any time, so one that is out of date may be replaced; another file may not.
+
+    Raises:
+        UsageError: there is a file that no record of ours belongs to.
+    """
+    if not plan.exists():
+        return None
+    try:
+        record = read_record(plan)
+    except EngineRecordError as error:
+        if options.force and plan.is_file():
+            return None
+        raise UsageError(
+            f"{plan} is there already and has no engine record of this version: --force overwrites it"
+        ) from error
+    content = plan.read_bytes()
+    whole = len(content) == record.plan_bytes and hashlib.sha256(content).hexdigest() == record.plan_sha256
+    return record if whole else None
+
+
+def _in_precision(
+    source: SourceModel, precision: str, options: BuildOptions
+) -> tuple[onnx.ModelProto, Agreement | None]:
+    """The graph to build, compared with the export if it is another one."""
+    if precision == source.card.precision:
+        return source.proto, None
+    half = to_float16(source.proto)
+    if not options.verify:
+        return half, None
+    card = card_of(half) or source.card
+    pictures = pictures_of(options.verify_images, card) if options.verify_images else drawn_pictures(card)
+    agreement = compare_precisions(source.proto, half, card, pictures)
+    if not agreement.passed:
+        raise VerificationError(
+            f"float16 changes the model too much: {agreement.labels_equal:.2%} of labels equal (at least "
+            f"{LABELS_GATE:.1%}), token counts differ by {agreement.tokens_difference:.2%} (at most {TOKENS_GATE:.0%}) "
+            f"on {len(pictures)} pictures; build with --fp32, or judge on your own pictures with --verify-images DIR"
+        )
+    return half, agreement
+
+
+def _dump(session: Session, plan: Any, layers: list[dict[str, Any]], options: BuildOptions, machine: _Machine) -> str:
+    """JSON of the parsed layers and, where this machine can open the plan, of the engine's."""
+    found: dict[str, Any] = {"network": layers}
+    if machine.gpu is not None:
+        library = None if options.embed_plugins else machine.library
+        found["engine"] = json.loads(inspect_plan(session, plan, library))
+    return json.dumps(found, indent=1) + "\n"
+
+
+def _write_together(plan: Path, content: memoryview, record: EngineRecord, extras: dict[Path, bytes]) -> None:
+    """The record first: whoever sees the plan finds what it is."""
+    try:
+        plan.parent.mkdir(parents=True, exist_ok=True)
+        with locked(plan.parent), renamed_together() as temporary:
+            temporary(record_path(plan)).write_text(record.to_json(), encoding="utf-8")
+            for path, text in extras.items():
+                temporary(path).write_bytes(text)
+            temporary(plan).write_bytes(content)
+    except OSError as error:
+        raise BuildError(f"cannot write {plan}: {error.strerror}; nothing of it was kept") from error
+
+
+def show_progress() -> BuildProgress:
+    """A progress bar if there is somebody to see it."""
+    return BuildProgress(visible=sys.stderr.isatty())

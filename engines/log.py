@@ -1,0 +1,53 @@
+"""What TensorRT says while it parses and builds, kept for the one line that a reader gets."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+_PLACE: Final = re.compile(r"^(\[[^\]]*::[^\]]*\]\s*|I\w+::\w+: |Error Code \d+: )")
+
+
+@dataclass
+class Messages:
+    """Messages in order, without the places in TensorRT's sources that they begin with."""
+
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def unused_inputs(self) -> list[str]:
+        """Warnings that an input of a node is ignored: the engine would compute something else than the graph says."""
+        return [message for message in self.warnings if "unused input" in message.lower()]
+
+    def summary(self, most: int = 3) -> str:
+        """The errors as one line, the first ones if there are many."""
+        distinct = list(dict.fromkeys(self.errors))
+        more = f" | and {len(distinct) - most} more" if len(distinct) > most else ""
+        return " | ".join(distinct[:most]) + more
+
+
+def logger_for(trt: Any, messages: Messages) -> Any:
+    """An `ILogger` of a TensorRT module that fills `messages`; it must outlive everything that is made with it."""
+    severity = trt.ILogger.Severity
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+
+        def log(self, severity_of_message: Any, text: str) -> None:
+            if severity_of_message in (severity.ERROR, severity.INTERNAL_ERROR):
+                messages.errors.append(tidy(text))
+            elif severity_of_message == severity.WARNING:
+                messages.warnings.append(tidy(text))
+
+    return Logger()
+
+
+def tidy(text: str) -> str:
+    """A message on one line, without the place in the sources and the error's number."""
+    line = " ".join(text.split())
+    while (shorter := _PLACE.sub("", line)) != line:
+        line = shorter
+    return line

@@ -1,0 +1,133 @@
+"""The engine record, `MODEL.plan.json`: what a plan was built from, with and for, so that a misfit is refused by name.
+
+Standard library only, apart from the model card.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from algm_trt.plugins.errors import AlgmError
+from algm_trt.runtime.card import ModelCard
+
+FORMAT_VERSION: Final = 1
+
+
+class EngineRecordError(AlgmError):
+    """An engine record that is missing, of another format version, or inconsistent."""
+
+
+@dataclass(frozen=True)
+class PluginRecord:
+    """The plugin library of a plan.
+
+    Attributes:
+        version: of the plugins, by which TensorRT finds them.
+        interface: version of the library's C interface.
+        sha256: of the library file.
+        embedded: whether the plan carries the library.
+        layers: number of plugin layers.
+    """
+
+    version: str
+    interface: int
+    sha256: str
+    embedded: bool
+    layers: int
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """What a plan is.
+
+    Attributes:
+        card: the model card, with the precision of the plan.
+        flavour: "tensorrt" or "rtx" (TensorRT-RTX).
+        tensorrt_version: that built it.
+        gpu: name of the GPU that it was built on; "" for rtx, which needs none.
+        compute_capabilities: that it was built for, such as "8.9".
+        plugins: the plugin library, or None if the plan has no plugin.
+        profiles: (smallest, usual, largest) batch of each optimisation profile.
+        options: build options by name.
+        onnx_sha256: of the ONNX file that it was built from.
+        tool_version: of algm-trt.
+        date: of the build, UTC, ISO 8601.
+        plan_sha256: of the plan.
+        plan_bytes: its size.
+        format_version: of this record.
+    """
+
+    card: ModelCard
+    flavour: str
+    tensorrt_version: str
+    gpu: str
+    compute_capabilities: tuple[str, ...]
+    plugins: PluginRecord | None
+    profiles: tuple[tuple[int, int, int], ...]
+    options: dict[str, Any]
+    onnx_sha256: str
+    tool_version: str
+    date: str = ""
+    plan_sha256: str = ""
+    plan_bytes: int = 0
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.format_version != FORMAT_VERSION:
+            raise EngineRecordError(
+                f"the engine record has format {self.format_version}, this version reads {FORMAT_VERSION}: "
+                "build the engine again with this version of algm-trt"
+            )
+
+    def same_build(self, other: EngineRecord) -> bool:
+        """Whether another record tells of the same build, whenever it was made."""
+        mine, theirs = (dataclasses.replace(r, date="", plan_sha256="", plan_bytes=0) for r in (self, other))
+        return mine == theirs
+
+    def to_json(self) -> str:
+        """The record as JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> EngineRecord:
+        """Read a record from JSON text.
+
+        Raises:
+            EngineRecordError: not a record, or one of another format version.
+        """
+        try:
+            data: dict[str, Any] = json.loads(text)
+            data["card"] = ModelCard.from_json(json.dumps(data["card"]))
+            data["plugins"] = data["plugins"] and PluginRecord(**data["plugins"])
+            data["compute_capabilities"] = tuple(data["compute_capabilities"])
+            data["profiles"] = tuple(_triple(profile) for profile in data["profiles"])
+            return cls(**data)
+        except (ValueError, KeyError, TypeError) as error:
+            raise EngineRecordError(f"the engine record cannot be read ({error}): build the engine again") from error
+
+
+def record_path(plan: Path) -> Path:
+    """Where the record of a plan lies."""
+    return plan.with_name(f"{plan.name}.json")
+
+
+def read_record(plan: Path) -> EngineRecord:
+    """The record of a plan.
+
+    Raises:
+        EngineRecordError: it is missing or cannot be read.
+    """
+    path = record_path(plan)
+    try:
+        return EngineRecord.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise EngineRecordError(f"{path} is missing or unreadable: build the engine again, or copy it along") from error
+
+
+def _triple(values: Any) -> tuple[int, int, int]:
+    first, second, third = values
+    return int(first), int(second), int(third)

@@ -1,0 +1,72 @@
+"""Fixtures of the engine tests: tiny exported models, TensorRT-RTX and the plugin library, or why they are not here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers.engines import save_tiny_model
+from helpers.rtx import missing_reason
+
+from algm_trt.plugins.library import LIBRARY_VARIABLE, PluginLibraryError, find_library
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "rtx: parses and builds with TensorRT-RTX, which needs no GPU (rung L3)")
+
+
+@pytest.fixture(autouse=True)
+def _needs_rtx(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("rtx") and missing_reason() is not None:
+        pytest.skip(str(missing_reason()))
+
+
+@pytest.fixture(scope="session")
+def plugin_library() -> Path:
+    """The plugin library as a user would find it."""
+    try:
+        return find_library()
+    except PluginLibraryError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """`model.onnx` alone in a folder: float32, merging, linear decoder."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return save_tiny_model(folder)
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Environment of a command with an empty cache and an empty folder for temporary files."""
+    for name in ("cache", "tmp"):
+        (tmp_path / name).mkdir()
+    changed = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "TMPDIR": str(tmp_path / "tmp")}
+    try:
+        changed[LIBRARY_VARIABLE] = str(find_library())
+    except PluginLibraryError:
+        pass
+    return {**os.environ, **changed}
+
+
+COMMAND = (sys.executable, "-c", "import sys; from algm_trt.engines.cli import main; sys.exit(main())")
+
+
+@pytest.fixture
+def command(environment: dict[str, str]) -> Command:
+    """Runs algm-build-engine in a process of its own."""
+
+    def run(*arguments: str | Path, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *map(str, arguments)], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+
+    return run

@@ -1,0 +1,117 @@
+"""Float16 against float32 on ONNX Runtime: the gates, overflow found on pictures, pictures of a folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from helpers.engines import LINEAR, tiny_model, with_initializer
+
+from algm_trt.engines.agreement import (
+    Agreement,
+    PictureAgreement,
+    compare_precisions,
+    drawn_pictures,
+    pictures_of,
+    with_ranges,
+)
+from algm_trt.engines.precision import float16_tensors, to_float16
+from algm_trt.engines.source import card_of, read_model
+from algm_trt.plugins.errors import AlgmError, UsageError, VerificationError
+
+
+def compare(model: onnx.ModelProto, half: onnx.ModelProto | None = None) -> Agreement:
+    card = card_of(model)
+    assert card is not None
+    return compare_precisions(model, half or to_float16(model), card, drawn_pictures(card))
+
+
+def test_float16_keeps_the_labels() -> None:
+    agreement = compare(tiny_model(LINEAR))
+    assert agreement.passed
+    assert agreement.labels_equal >= 0.995
+    assert agreement.tokens_difference <= 0.01
+    assert len(agreement.pictures) == 4
+    assert "drawn scene 0" in agreement.table()
+    assert agreement.to_dict()["labels_equal"] == agreement.labels_equal
+
+
+def test_random_mask_decoder_fails_the_gate() -> None:
+    # Its patches are nearly alike: classes differ in the last digits of float16, and the gate has to see it.
+    agreement = compare(tiny_model())
+    assert not agreement.passed
+    assert agreement.labels_equal < 0.99
+
+
+def test_a_model_agrees_with_itself() -> None:
+    model = tiny_model()
+    agreement = compare(model, model)
+    assert agreement.labels_equal == 1
+    assert agreement.tokens_difference == 0
+
+
+@pytest.mark.parametrize(("labels", "tokens", "passes"), [(0.995, 99, True), (0.9949, 100, False), (1.0, 98, False)])
+def test_gates(labels: float, tokens: int, passes: bool) -> None:
+    picture = PictureAgreement("p", (100, 100, 100), (100, 100, tokens), labels)
+    assert Agreement((picture,), ("x", 1.0)).passed is passes
+
+
+def test_activations_beyond_float16_are_named() -> None:
+    # Two weights that fit, and whose product does not.
+    model = with_initializer(tiny_model(LINEAR), "encoder.blocks.1.mlp.fc1.weight_t", 3e3)
+    model = with_initializer(model, "encoder.blocks.1.mlp.fc2.weight_t", 3e3)
+    with pytest.raises(VerificationError, match=r"activations beyond float16 .*encoder\.blocks\.1\.mlp.* reaches"):
+        compare(model)
+
+
+def test_largest_activation_is_that_of_the_tensor() -> None:
+    model = tiny_model(LINEAR)
+    name, size = compare(model).largest_activation
+    assert name in float16_tensors(model)
+    watched = with_ranges(model, [name])
+    assert [value.name for value in watched.graph.output][-2:] == [
+        f"range of {name}/ReduceMin",
+        f"range of {name}/ReduceMax",
+    ]
+    assert 1 < size < 1000
+
+
+def test_model_that_cannot_run_is_one_line() -> None:
+    model = tiny_model(LINEAR)
+    broken = onnx.ModelProto()
+    broken.CopyFrom(model)
+    broken.graph.node[4].op_type = "NoSuchOperator"
+    with pytest.raises(AlgmError, match="ONNX Runtime cannot run the model") as caught:
+        compare(model, broken)
+    assert "\n" not in str(caught.value)
+
+
+def test_pictures_of_a_folder_are_resized_and_broken_ones_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    cv2.imwrite(str(tmp_path / "b.png"), np.full((31, 57, 3), 77, np.uint8))
+    card = card_of(tiny_model())
+    assert card is not None
+    ((name, pixels),) = pictures_of(tmp_path, replace(card, size=(64, 48)))
+    assert "b.png" in name or name == "b"
+    assert pixels.shape == (64, 48, 3)
+
+
+def test_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    card = card_of(tiny_model())
+    assert card is not None
+    with pytest.raises(UsageError, match="no picture"):
+        pictures_of(tmp_path, card)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("kind", ["merging", "dense"])
+def test_trained_sample_passes(kind: str, request: pytest.FixtureRequest, sample_checkpoint: Path) -> None:
+    if not (sample_checkpoint / "checkpoint.pth").is_file():
+        pytest.skip("the sample checkpoint is not in this checkout")
+    path = request.getfixturevalue("sample_model" if kind == "merging" else "dense_sample_model")
+    assert compare(read_model(path).proto).passed

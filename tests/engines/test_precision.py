@@ -1,0 +1,110 @@
+"""The float16 conversion: the graph that the exporter writes itself, islands with reasons, weights that do not fit."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from helpers.engines import LINEAR, MERGE, tiny_model, with_initializer
+from helpers.models import TINY
+from onnx import TensorProto
+
+from algm_trt.engines.precision import ISLANDS, PrecisionError, float16_tensors, to_float16
+from algm_trt.engines.source import card_of
+from algm_trt.exporter.config import SegmenterConfig
+from algm_trt.runtime.card import MergeSettings
+
+DISTILLED = replace(TINY, distilled=True, normalization="deit")
+
+
+def structure(model: onnx.ModelProto) -> list[str]:
+    """A hash per node of everything that it computes, names aside: operator, attributes, weights, inputs."""
+    weights = {tensor.name: (tensor.data_type, onnx.numpy_helper.to_array(tensor).tobytes()) for tensor in
+               model.graph.initializer}
+    values: dict[str, object] = {value.name: ("input", value.name) for value in model.graph.input}
+    hashes = []
+    for node in model.graph.node:
+        attributes = sorted((attribute.name, attribute.SerializeToString()) for attribute in node.attribute)
+        inputs = [values[name] if name in values else weights[name] for name in node.input]
+        text = repr((node.op_type, node.domain, attributes, inputs))
+        hashes.append(hashlib.sha256(text.encode()).hexdigest())
+        values |= {name: (hashes[-1], index) for index, name in enumerate(node.output)}
+    return hashes
+
+
+@pytest.mark.parametrize("size", [(128, 128), (120, 100)])
+@pytest.mark.parametrize("merge", [MERGE, None], ids=["merging", "dense"])
+@pytest.mark.parametrize("config", [TINY, LINEAR, DISTILLED], ids=["mask", "linear", "distilled"])
+def test_conversion_gives_the_graph_of_the_exporter(
+    config: SegmenterConfig, merge: MergeSettings | None, size: tuple[int, int]
+) -> None:
+    if merge is not None and size != (128, 128):
+        merge = replace(merge, window=(2, 7))
+    converted = to_float16(tiny_model(config, merge, size))
+    exported = tiny_model(config, merge, size, precision="fp16")
+    assert structure(converted) == structure(exported)
+    assert converted.graph.output == exported.graph.output
+    assert converted.functions == exported.functions
+    assert converted.opset_import == exported.opset_import
+    assert card_of(converted) == card_of(exported)
+    onnx.checker.check_model(converted, full_check=True)
+
+
+def test_the_model_given_is_not_changed() -> None:
+    model = tiny_model()
+    before = model.SerializeToString(deterministic=True)
+    to_float16(model)
+    assert model.SerializeToString(deterministic=True) == before
+
+
+def test_float16_export_passes_unchanged() -> None:
+    model = tiny_model(precision="fp16")
+    assert to_float16(model) is model
+
+
+def test_no_cast_is_around_a_softmax() -> None:
+    model = to_float16(tiny_model())
+    casts = {name for node in model.graph.node if node.op_type == "Cast" for name in (*node.input, *node.output)}
+    softmaxes = [node for node in model.graph.node if node.op_type == "Softmax"]
+    assert softmaxes
+    assert all(not casts & {*node.input, *node.output} for node in softmaxes)
+
+
+def test_islands_are_few_and_each_has_a_reason() -> None:
+    assert [island.name for island in ISLANDS] == ["preprocessing", "layer normalisation", "class scores"]
+    assert all(len(island.reason) > 40 for island in ISLANDS)
+
+
+def test_all_weights_outside_islands_are_float16() -> None:
+    model = to_float16(tiny_model())
+    normal = {name for node in model.graph.node if node.op_type == "LayerNormalization" for name in node.input[1:]}
+    floats = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    assert floats == normal | {"preprocess.mean", "preprocess.std"}
+
+
+@pytest.mark.parametrize("scale", [1e6, np.inf, np.nan])
+def test_weights_beyond_float16_are_named(scale: float) -> None:
+    name = "encoder.blocks.1.mlp.fc1.weight_t"
+    with pytest.raises(PrecisionError, match=rf"float16 ends at 65504, but {name} reaches .*: build with --fp32"):
+        to_float16(with_initializer(tiny_model(), name, scale))
+
+
+def test_weights_of_islands_may_be_large() -> None:
+    to_float16(with_initializer(tiny_model(), "encoder.blocks.1.norm1.weight", 1e6))
+
+
+def test_foreign_preprocessing_is_refused() -> None:
+    model = tiny_model()
+    model.graph.node.append(onnx.helper.make_node("Cast", ["images"], ["twice"], to=TensorProto.FLOAT))
+    with pytest.raises(PrecisionError, match="preprocessing"):
+        to_float16(model)
+
+
+def test_tensors_to_watch_are_those_that_become_float16() -> None:
+    model = tiny_model()
+    typed = onnx.shape_inference.infer_shapes(to_float16(model)).graph
+    halves = {v.name for v in typed.value_info if v.type.tensor_type.elem_type == TensorProto.FLOAT16}
+    assert {name for name in halves if not name.endswith("/fp16")} == set(float16_tensors(model))

@@ -1,0 +1,63 @@
+"""Tiny exported models for tests of the builder: random weights, complete files as algm-export writes them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from helpers.models import TINY, random_segmenter
+
+from algm_trt.exporter.config import NORMALIZATIONS, SegmenterConfig
+from algm_trt.exporter.graph import build_graph
+from algm_trt.runtime.card import METADATA_KEY, MergeSettings, ModelCard
+from algm_trt.runtime.datasets import numbered_classes
+
+MERGE = MergeSettings(layers=(1, 3), window=(2, 2), threshold=0.6)
+LINEAR = replace(TINY, decoder="linear")
+
+
+def tiny_model(
+    config: SegmenterConfig = TINY,
+    merge: MergeSettings | None = MERGE,
+    size: tuple[int, int] = (128, 128),
+    precision: str = "fp32",
+) -> onnx.ModelProto:
+    """A model with its card, the same for the same arguments."""
+    model = random_segmenter(config, merge)
+    proto = build_graph(model, size, precision)
+    mean, std = NORMALIZATIONS[config.normalization]
+    classes = numbered_classes(config.n_cls)
+    card = ModelCard(
+        classes=classes.classes,
+        palette=classes.palette,
+        size=size,
+        patch_size=config.patch_size,
+        stride=min(size),
+        mean=mean,
+        std=std,
+        extra_tokens=config.extra_tokens,
+        merge=merge,
+        precision=precision,
+    )
+    proto.metadata_props.add(key=METADATA_KEY, value=card.to_json())
+    return proto
+
+
+def save_tiny_model(folder: Path, precision: str = "fp32") -> Path:
+    """`model.onnx` in a folder, with the linear decoder: float16 keeps the labels of its random weights."""
+    path = folder / "model.onnx"
+    onnx.save(tiny_model(LINEAR, precision=precision), path)
+    return path
+
+
+def with_initializer(model: onnx.ModelProto, name: str, scale: float) -> onnx.ModelProto:
+    """A copy with one weight multiplied."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        if tensor.name == name:
+            values = onnx.numpy_helper.to_array(tensor) * np.float32(scale)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), name))
+    return copy
