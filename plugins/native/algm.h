@@ -3,13 +3,14 @@
 // Semantics are those of plugins/spec.py. The rules that hold for every function here:
 //   - All tensors are dense, row-major, in device memory. Activations (type "x") are what `dtype` says and lie on a
 //     16-byte boundary; int32 and float32 tensors on a 4-byte one.
-//   - Nothing is allocated, nothing synchronises with the host; work is queued on `stream` and launch errors are returned.
+//   - Nothing is allocated, nothing synchronises with the host; work is queued on `stream` and launch errors are
+//     returned.
 //   - The workspace needs no initial contents, must be 256-byte aligned and lives until the stream has passed the call.
 //     It may be NULL where the query answers 0.
-//   - The same input gives the same bits on the same device. Contents never lead outside a buffer: a count, length or index
-//     that cannot be right is clamped.
-//   - `tokens` (T) is the number of rows of the packed input as the host knows it: exact, or an upper bound. The truth is
-//     cu_seqlens[B] on the device. Rows of an output beyond its own cu_seqlens[B] are not written.
+//   - The same input gives the same bits on the same device. Contents never lead outside a buffer: a count, length or
+//     index that cannot be right is clamped.
+//   - `tokens` (T) is the number of rows of the packed input as the host knows it: exact, or an upper bound. The truth
+//     is cu_seqlens[B] on the device. Rows of an output beyond its own cu_seqlens[B] are not written.
 //
 // Symbols of shapes: B images, E extra tokens, N0 grid tokens of an image, C channels, K classes.
 #ifndef ALGM_NATIVE_ALGM_H_

@@ -1,7 +1,7 @@
 // AlgmAppendTokens: leaves out the first tokens of each image and appends the same K rows to it.
 //
-// One pass, one warp per output row, 16 bytes a lane. Traffic = floor: kept rows read once, output written once; `tokens`
-// comes from L2.
+// One pass, one warp per output row, 16 bytes a lane. Traffic = floor: kept rows read once, output written once;
+// `tokens` comes from L2.
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
@@ -54,7 +54,8 @@ __global__ void __launch_bounds__(kWarps * 32)
 }
 
 bool isValid(const AlgmAppendTokensParams* p) {
-  if (p == nullptr || !isDtype(p->dtype) || !inRange(p->batch, 1, kMaxBatch) || !inRange(p->tokens, 1, kMaxRows)) return false;
+  if (p == nullptr || !isDtype(p->dtype) || !inRange(p->batch, 1, kMaxBatch)) return false;
+  if (!inRange(p->tokens, 1, kMaxRows)) return false;
   if (!inRange(p->channels, 1, 1 << 20) || !inRange(p->appended, 1, 65535) || !inRange(p->drop, 0, 2)) return false;
   return inRange(p->tokens + int64_t(p->batch) * (p->appended - p->drop), 1, kMaxRows);
 }

@@ -35,8 +35,8 @@ __device__ __forceinline__ float warpSum(float value) {
   return value;
 }
 
-// Sum of length(i) over the images before b, the same in all lanes. Called by whole warps: with up to 32 images it is one
-// load a lane and five shuffles, which saves a kernel that would only add up a handful of numbers.
+// Sum of length(i) over the images before b, the same in all lanes. Called by whole warps: with up to 32 images it is
+// one load a lane and five shuffles, which saves a kernel that would only add up a handful of numbers.
 template <typename Length>
 __device__ __forceinline__ int imageOffset(int b, int lane, Length length) {
   int sum = 0;

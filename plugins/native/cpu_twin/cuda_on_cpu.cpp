@@ -145,7 +145,8 @@ void prepareBlock(dim3 grid, dim3 shape, dim3 position) {
 Thread* current = nullptr;
 
 void fail(const char* what) {
-  std::fprintf(stderr, "CPU twin: %s (block %u,%u,%u thread %u)\n", what, blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x);
+  std::fprintf(stderr, "CPU twin: %s (block %u,%u,%u thread %u)\n", what, blockIdx.x, blockIdx.y, blockIdx.z,
+               threadIdx.x);
   std::abort();
 }
 
@@ -209,6 +210,7 @@ void run(dim3 grid, dim3 shape, size_t sharedBytes, const std::function<void()>&
 
 }  // namespace twin
 
-// 0: threads and blocks in order. Otherwise the order of threads is shuffled, and bits of the seed choose: 1, blocks run
-// backwards; 2, a warp runs as far as it can before another one; 4, asynchronous copies happen at once, not at the wait.
+// 0: threads and blocks in order. Otherwise the order of threads is shuffled, and bits of the seed choose: 1, blocks
+// run backwards; 2, a warp runs as far as it can before another one; 4, asynchronous copies happen at once, not at the
+// wait.
 extern "C" __attribute__((visibility("default"))) void algm_twin_set_seed(uint32_t seed) { twin::seed = seed; }

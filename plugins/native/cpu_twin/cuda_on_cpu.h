@@ -1,9 +1,9 @@
 // Enough of CUDA's execution model to compile the kernels with g++ and run them on a CPU, one block at a time.
 //
-// Every thread of a block is a fibre on one OS thread. A barrier or warp collective hands over to the next fibre, in an order
-// that a seed shuffles: a kernel that misses a barrier gives other results under another seed. Checked, and fatal with a
-// message: threads that leave while others wait, warps whose lanes meet in different collectives, misaligned 16-byte copies.
-// Not modelled: memory ordering finer than barriers, caches, time.
+// Every thread of a block is a fibre on one OS thread. A barrier or warp collective hands over to the next fibre, in an
+// order that a seed shuffles: a kernel that misses a barrier gives other results under another seed. Checked, and fatal
+// with a message: threads that leave while others wait, warps whose lanes meet in different collectives, misaligned
+// 16-byte copies. Not modelled: memory ordering finer than barriers, caches, time.
 #ifndef ALGM_NATIVE_CPU_TWIN_CUDA_ON_CPU_H_
 #define ALGM_NATIVE_CPU_TWIN_CUDA_ON_CPU_H_
 

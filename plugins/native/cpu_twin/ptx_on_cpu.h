@@ -1,7 +1,7 @@
 // The functions of common/ptx.cuh for the CPU twin, fragment layouts included.
 //
-// Asynchronous copies happen at the wait or at once, as the seed says: a missing wait then reads old contents, and a copy
-// into memory that others still read destroys it.
+// Asynchronous copies happen at the wait or at once, as the seed says: a missing wait then reads old contents, and a
+// copy into memory that others still read destroys it.
 #ifndef ALGM_NATIVE_CPU_TWIN_PTX_ON_CPU_H_
 #define ALGM_NATIVE_CPU_TWIN_PTX_ON_CPU_H_
 
@@ -71,7 +71,9 @@ inline void multiplyAdd(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, ui
   for (int i = 0; i < 8; ++i) mine.a[i] = halfOf(a[i / 2], i % 2);
   for (int i = 0; i < 4; ++i) mine.b[i] = halfOf(i < 2 ? b0 : b1, i % 2);
   const unsigned char* lanes = twin::exchange(&mine, sizeof(mine), twin::kMultiply);
-  const auto fragments = [lanes](int lane) { return reinterpret_cast<const Fragments*>(lanes + twin::kLaneBytes * lane); };
+  const auto fragments = [lanes](int lane) {
+    return reinterpret_cast<const Fragments*>(lanes + twin::kLaneBytes * lane);
+  };
   const int group = twin::current->lane / 4, quad = twin::current->lane % 4;
   for (int i = 0; i < 4; ++i) {
     const int upper = i / 2;  // row group or group + 8

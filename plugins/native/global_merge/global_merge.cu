@@ -2,13 +2,13 @@
 //
 // Pass 1, similarityHalfKernel or similarityFloatKernel: best destination of every source, by tiles of the similarity
 //   product with a running arg-max; the n/2 x n/2 matrix never reaches memory.
-// Pass 2, decideKernel: one block per image. Mean and deviation of the best similarities (sums in fixed order), threshold,
-//   who merges, where every token goes, and the composed token_map. Indices and similarities only.
-// Pass 3, mergeRowsKernel: one warp per input token. Moves tokens that stay; a destination adds its sources in ascending
-//   order, found by scanning the image's list of destinations 32 at a time: no atomics, no sort.
+// Pass 2, decideKernel: one block per image. Mean and deviation of the best similarities (sums in fixed order),
+//   threshold, who merges, where every token goes, and the composed token_map. Indices and similarities only.
+// Pass 3, mergeRowsKernel: one warp per input token. Moves tokens that stay; a destination adds its sources in
+//   ascending order, found by scanning the image's list of destinations 32 at a time: no atomics, no sort.
 //
-// Traffic, X = bytes of x, Y of y: pass 1 reads each image from L2 about n/128 times, from memory once; pass 3 reads X and
-// writes Y. Floor: 2 (n/2)^2 C operations an image on tensor cores, X read once, Y written once.
+// Traffic, X = bytes of x, Y of y: pass 1 reads each image from L2 about n/128 times, from memory once; pass 3 reads X
+// and writes Y. Floor: 2 (n/2)^2 C operations an image on tensor cores, X read once, Y written once.
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
@@ -213,7 +213,8 @@ __global__ void __launch_bounds__(kWarps * 32)
   T* target = y + int64_t(row) * channels;
   const bool isDestination = !pairing.isExtra(token) && !Pairing::isSource(token);
   if (isDestination && scratch.receives[range.begin + token] == 1) {
-    mergeRow<T, V>(target, newSizes + row, imageRows, sizes + range.begin, targets, pairing.sources, token, channels, lane);
+    mergeRow<T, V>(target, newSizes + row, imageRows, sizes + range.begin, targets, pairing.sources, token, channels,
+                   lane);
     return;
   }
   copyByWarp<T, V>(target, imageRows + int64_t(token) * channels, channels, lane);
@@ -292,6 +293,7 @@ extern "C" AlgmStatus algm_global_merge(const AlgmGlobalMergeParams* params, con
                                 new_token_map));
     const dim3 grid(ceilDiv(p.max_tokens < p.tokens ? p.max_tokens : p.tokens, kWarps), p.batch);
     return launch(mergeRowsKernel<T, V>, grid, dim3(kWarps * 32), 0, stream, rows, sizes, cu_seqlens, p.batch, p.tokens,
-                  p.max_tokens, p.channels, p.extra_tokens, scratch, static_cast<T*>(y), new_sizes, new_cu_seqlens, count);
+                  p.max_tokens, p.channels, p.extra_tokens, scratch, static_cast<T*>(y), new_sizes, new_cu_seqlens,
+                  count);
   });
 }

@@ -41,8 +41,8 @@ struct Match {
 
 ALGM_HD Match noMatch() { return {-3.0e38f, -1}; }
 
-// Whether `a` is to be chosen over `b`: higher similarity, then lower index. NaN wins and stays, so that the statistics of
-// an image with a NaN are NaN and nothing in it merges.
+// Whether `a` is to be chosen over `b`: higher similarity, then lower index. NaN wins and stays, so that the statistics
+// of an image with a NaN are NaN and nothing in it merges.
 ALGM_HD bool isBetter(Match a, Match b) {
   if (b.index < 0 || a.index < 0) return a.index >= 0;
   const bool nanA = a.similarity != a.similarity, nanB = b.similarity != b.similarity;

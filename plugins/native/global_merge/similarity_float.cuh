@@ -1,7 +1,7 @@
 // Best destination of every source in FP32 arithmetic, any type and number of channels: tiles of 64 x 64 on CUDA cores.
 //
-// For FP32 activations, and for FP16 rows that tensor cores cannot take (channels not a multiple of 8). Each thread sums a
-// 4 x 4 patch of the product and, alongside, the squares of its rows and columns.
+// For FP32 activations, and for FP16 rows that tensor cores cannot take (channels not a multiple of 8). Each thread
+// sums a 4 x 4 patch of the product and, alongside, the squares of its rows and columns.
 #ifndef ALGM_NATIVE_GLOBAL_MERGE_SIMILARITY_FLOAT_H_
 #define ALGM_NATIVE_GLOBAL_MERGE_SIMILARITY_FLOAT_H_
 
@@ -82,7 +82,8 @@ __global__ void __launch_bounds__(kFloatThreads)
   for (int i = 0; i < kPatch; ++i) {
 #pragma unroll
     for (int mask = 1; mask <= 8; mask <<= 1) {
-      const Match other{__shfl_xor_sync(~0u, running[i].similarity, mask), __shfl_xor_sync(~0u, running[i].index, mask)};
+      const Match other{__shfl_xor_sync(~0u, running[i].similarity, mask),
+                        __shfl_xor_sync(~0u, running[i].index, mask)};
       if (isBetter(other, running[i])) running[i] = other;
     }
     const int source = firstSource + row + i;

@@ -1,9 +1,9 @@
 // Best destination of every source, FP16 on tensor cores: a running arg-max over tiles of the similarity product.
 //
-// A block takes 64 sources of an image and every kSplits-th tile of 64 destinations. Products of raw tokens are summed in
-// FP32 by mma.sync; the same passing tiles give the squared lengths (one row a thread), which scale the finished sums. The
-// similarity matrix never leaves registers. Tokens come through two stages of shared memory filled by cp.async; rows are
-// padded to 144 bytes, so that ldmatrix and the row-wise reads of the lengths meet no bank conflict.
+// A block takes 64 sources of an image and every kSplits-th tile of 64 destinations. Products of raw tokens are summed
+// in FP32 by mma.sync; the same passing tiles give the squared lengths (one row a thread), which scale the finished
+// sums. The similarity matrix never leaves registers. Tokens come through two stages of shared memory filled by
+// cp.async; rows are padded to 144 bytes, so that ldmatrix and the row-wise reads of the lengths meet no bank conflict.
 #ifndef ALGM_NATIVE_GLOBAL_MERGE_SIMILARITY_HALF_H_
 #define ALGM_NATIVE_GLOBAL_MERGE_SIMILARITY_HALF_H_
 
@@ -93,7 +93,8 @@ __device__ __forceinline__ void multiplyStage(float (&sums)[2][4][4], const __ha
 
 // Best match of each of the warp's rows in a finished tile; written to best[row] by the first lane of each quad.
 __device__ __forceinline__ void matchTile(Match* best, const float (&sums)[2][4][4], const float* inverseSources,
-                                          const float* inverseDestinations, int firstIndex, int destinations, int lane) {
+                                          const float* inverseDestinations, int firstIndex, int destinations,
+                                          int lane) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int row = i * 8 + lane / 4;
@@ -101,7 +102,8 @@ __device__ __forceinline__ void matchTile(Match* best, const float (&sums)[2][4]
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       const int column = j / 2 * 8 + lane % 4 * 2 + j % 2;
-      const float similarity = sums[i / 2][j / 2][i % 2 * 2 + j % 2] * inverseSources[row] * inverseDestinations[column];
+      const float product = sums[i / 2][j / 2][i % 2 * 2 + j % 2];
+      const float similarity = product * inverseSources[row] * inverseDestinations[column];
       const Match candidate{similarity, firstIndex + column};
       if (candidate.index < destinations && isBetter(candidate, match)) match = candidate;
     }
@@ -110,8 +112,8 @@ __device__ __forceinline__ void matchTile(Match* best, const float (&sums)[2][4]
   }
 }
 
-// matches[split][row of the source's token] = best destination among the tiles of that split. blockIdx.x = tile of sources
-// times splits + split, blockIdx.y = image.
+// matches[split][row of the source's token] = best destination among the tiles of that split. blockIdx.x = tile of
+// sources times splits + split, blockIdx.y = image.
 __global__ void __launch_bounds__(kHalfThreads)
     similarityHalfKernel(const __half* __restrict__ x, const int32_t* __restrict__ cuSeqlens, int tokens, int maxTokens,
                          int channels, int extraTokens, int splits, Match* __restrict__ matches) {

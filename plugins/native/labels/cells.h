@@ -1,8 +1,8 @@
 // Pixels and cells of AlgmLabels, in exact integer arithmetic.
 //
-// Pixel p of `target` pixels lies at ((2p + 1) source - target) / (2 target) on the axis of `source` patches (half-pixel
-// centres), clamped to [0, source - 1]. A cell is the stretch between two neighbouring patch centres; the last cell holds
-// the pixels beyond the last centre.
+// Pixel p of `target` pixels lies at ((2p + 1) source - target) / (2 target) on the axis of `source` patches
+// (half-pixel centres), clamped to [0, source - 1]. A cell is the stretch between two neighbouring patch centres; the
+// last cell holds the pixels beyond the last centre.
 #ifndef ALGM_NATIVE_LABELS_CELLS_H_
 #define ALGM_NATIVE_LABELS_CELLS_H_
 

@@ -1,14 +1,14 @@
 // AlgmLabels: bilinear interpolation of class logits to full size and argmax; full-size logits are never stored.
 //
 // One pass, one warp per cell: the pixels between four neighbouring patch centres. The warp brings the four logits of
-// every class to shared memory as one 16-byte element and finds each corner's best class. If the four agree, every pixel
-// of the cell has that label, for an average cannot overtake a class that leads at all corners. Else each lane takes up to
-// kPixels pixels of a row: per class one broadcast read and the vertical interpolation are shared by the pixels, and per
-// pixel there remain one multiply-add and one maximum. Classes go in groups of kGroup; only a group that raises a pixel's
-// maximum is looked at again, to find the lowest class that reaches it.
+// every class to shared memory as one 16-byte element and finds each corner's best class. If the four agree, every
+// pixel of the cell has that label, for an average cannot overtake a class that leads at all corners. Else each lane
+// takes up to kPixels pixels of a row: per class one broadcast read and the vertical interpolation are shared by the
+// pixels, and per pixel there remain one multiply-add and one maximum. Classes go in groups of kGroup; only a group
+// that raises a pixel's maximum is looked at again, to find the lowest class that reaches it.
 //
-// Traffic: logits read four times, from L2 after the first; labels written once. Floor: 2 operations per pixel and class
-// of the cells whose corners disagree, or labels written once.
+// Traffic: logits read four times, from L2 after the first; labels written once. Floor: 2 operations per pixel and
+// class of the cells whose corners disagree, or labels written once.
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
@@ -113,7 +113,10 @@ struct PixelRun {
       for (int i = 0; i < kGroup; ++i) {
         const RowLogit row = rowLogit(staged[group + i], rowWeight);
 #pragma unroll
-        for (int p = 0; p < kPixels; ++p) largest[p] = i == 0 ? row.at(weights[p]) : fmaxf(largest[p], row.at(weights[p]));
+        for (int p = 0; p < kPixels; ++p) {
+          const float logit = row.at(weights[p]);
+          largest[p] = i == 0 ? logit : fmaxf(largest[p], logit);
+        }
       }
 #pragma unroll
       for (int p = 0; p < kPixels; ++p) {
@@ -199,7 +202,8 @@ __global__ void __launch_bounds__(kWarps * 32)
     if (kPixels % 4 == 0 && x + kPixels <= right && reinterpret_cast<uintptr_t>(row + x) % 16 == 0) {
 #pragma unroll
       for (int p = 0; p + 4 <= kPixels; p += 4) {
-        storePack<int32_t, 4>(row + x + p, {pixels.labels[p], pixels.labels[p + 1], pixels.labels[p + 2], pixels.labels[p + 3]});
+        const int* four = pixels.labels + p;
+        storePack<int32_t, 4>(row + x + p, {four[0], four[1], four[2], four[3]});
       }
       continue;
     }
@@ -211,11 +215,14 @@ __global__ void __launch_bounds__(kWarps * 32)
 }
 
 LabelsShape shapeOf(const AlgmLabelsParams& p) {
-  return {{uint32_t(p.grid_height), uint32_t(p.height)}, {uint32_t(p.grid_width), uint32_t(p.width)}, p.batch, p.classes};
+  const Axis vertical{uint32_t(p.grid_height), uint32_t(p.height)};
+  const Axis horizontal{uint32_t(p.grid_width), uint32_t(p.width)};
+  return {vertical, horizontal, p.batch, p.classes};
 }
 
 bool isValid(const AlgmLabelsParams* p) {
-  if (p == nullptr || !isDtype(p->dtype) || !inRange(p->batch, 1, kMaxBatch) || !inRange(p->classes, 1, 65535)) return false;
+  if (p == nullptr || !isDtype(p->dtype) || !inRange(p->batch, 1, kMaxBatch)) return false;
+  if (!inRange(p->classes, 1, 65535)) return false;
   if (!inRange(p->grid_height, 1, 65536) || !inRange(p->grid_width, 1, 65536)) return false;
   if (!inRange(p->height, 1, 65536) || !inRange(p->width, 1, 65536)) return false;
   const LabelsShape shape = shapeOf(*p);

@@ -1,6 +1,7 @@
 // Index arithmetic of AlgmLocalMerge: windows, the order of merging windows, and where each token goes.
 //
-// An image's output: extra tokens, merging windows by descending similarity (ties: lower window), single tokens ascending.
+// An image's output: extra tokens, merging windows by descending similarity (ties: lower window), single tokens
+// ascending.
 #ifndef ALGM_NATIVE_LOCAL_MERGE_WINDOW_ORDER_H_
 #define ALGM_NATIVE_LOCAL_MERGE_WINDOW_ORDER_H_
 
@@ -55,8 +56,9 @@ ALGM_HD bool standsBefore(uint32_t keyA, int a, uint32_t keyB, int b) {
   return keyA < keyB || (keyA == keyB && a < b);
 }
 
-// Among the single tokens of an image, the place of the first one in row `row` of a single window. `before`, `beforeRow`
-// and `afterRow` count the single windows before this window, before its row of windows, and up to that row's end.
+// Among the single tokens of an image, the place of the first one in row `row` of a single window. `before`,
+// `beforeRow` and `afterRow` count the single windows before this window, before its row of windows, and up to that
+// row's end.
 ALGM_HD int singlePlace(const WindowGrid& grid, int row, int before, int beforeRow, int afterRow) {
   return grid.members() * beforeRow + row * grid.windowWidth * (afterRow - beforeRow) +
          grid.windowWidth * (before - beforeRow);

@@ -1,7 +1,7 @@
 // Variable-length flash attention in FP32 on CUDA cores: for parity engines and tests, written to be plain.
 //
-// A block takes 32 queries of one head of one image and passes over the keys in tiles of 32. Four threads share a query:
-// each scores every fourth key and owns every fourth group of four output channels.
+// A block takes 32 queries of one head of one image and passes over the keys in tiles of 32. Four threads share a
+// query: each scores every fourth key and owns every fourth group of four output channels.
 #ifndef ALGM_NATIVE_PACKED_ATTENTION_ATTENTION_FLOAT_H_
 #define ALGM_NATIVE_PACKED_ATTENTION_ATTENTION_FLOAT_H_
 
@@ -52,8 +52,8 @@ __device__ __forceinline__ float dot(const float* a, const float* b) {
 // Grid: tiles of queries, heads, images. `scale` is D^-0.5 * log2(e).
 template <int D>
 __global__ void __launch_bounds__(FloatShape<D>::kThreads)
-    attentionFloatKernel(const float* __restrict__ qkv, const int32_t* __restrict__ cuSeqlens, int tokens, int maxTokens,
-                         int channels, float scale, float* __restrict__ y) {
+    attentionFloatKernel(const float* __restrict__ qkv, const int32_t* __restrict__ cuSeqlens, int tokens,
+                         int maxTokens, int channels, float scale, float* __restrict__ y) {
   using Shape = FloatShape<D>;
   constexpr int kPerThread = Shape::kKeys / Shape::kShare;
   ALGM_DYNAMIC_SHARED(sharedBytes);

@@ -1,9 +1,10 @@
 // Variable-length flash attention, FP16 in and out, FP32 softmax and accumulation, on tensor cores (mma.sync).
 //
-// A block takes 128 queries of one head of one image and passes over the image's keys in tiles of 64. Keys and values come
-// through two stages of shared memory filled by cp.async: tile t+1 is under way while tile t is used. Queries live in
-// registers, scores and outputs too; a score matrix never reaches memory. Rows in shared memory are padded by 16 bytes,
-// which makes ldmatrix free of bank conflicts for every head dimension here (an odd number of 16-byte units a row).
+// A block takes 128 queries of one head of one image and passes over the image's keys in tiles of 64. Keys and values
+// come through two stages of shared memory filled by cp.async: tile t+1 is under way while tile t is used. Queries live
+// in registers, scores and outputs too; a score matrix never reaches memory. Rows in shared memory are padded by 16
+// bytes, which makes ldmatrix free of bank conflicts for every head dimension here (an odd number of 16-byte units a
+// row).
 #ifndef ALGM_NATIVE_PACKED_ATTENTION_ATTENTION_HALF_H_
 #define ALGM_NATIVE_PACKED_ATTENTION_ATTENTION_HALF_H_
 
@@ -46,8 +47,8 @@ __device__ __forceinline__ void loadRows(__half* target, const __half* source, i
   }
 }
 
-// State of a warp: its queries, the running maximum, sum and output of the online softmax. A lane holds two rows of each
-// tile of 16 queries: 4 rows or 2.
+// State of a warp: its queries, the running maximum, sum and output of the online softmax. A lane holds two rows of
+// each tile of 16 queries: 4 rows or 2.
 template <int D>
 struct WarpAttention {
   using Shape = HalfShape<D>;
@@ -189,8 +190,8 @@ struct WarpAttention {
 // Grid: tiles of queries, heads, images. `scale` is D^-0.5 * log2(e).
 template <int D>
 __global__ void __launch_bounds__(HalfShape<D>::kThreads, 65536 / 256 / HalfShape<D>::kThreads)
-    attentionHalfKernel(const __half* __restrict__ qkv, const int32_t* __restrict__ cuSeqlens, int tokens, int maxTokens,
-                        int channels, float scale, __half* __restrict__ y) {
+    attentionHalfKernel(const __half* __restrict__ qkv, const int32_t* __restrict__ cuSeqlens, int tokens,
+                        int maxTokens, int channels, float scale, __half* __restrict__ y) {
   using Shape = HalfShape<D>;
   ALGM_DYNAMIC_SHARED(sharedBytes);
   __half* shared = reinterpret_cast<__half*>(sharedBytes);

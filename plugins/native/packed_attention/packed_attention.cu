@@ -3,8 +3,8 @@
 // One pass; attention_half.cuh (tensor cores) and attention_float.cuh (CUDA cores) say how. The grid covers max_tokens
 // queries of every head of every image; blocks beyond an image's end leave at once.
 //
-// Traffic: qkv read once from memory (keys and values again from L2, once per 128 or 32 queries), y written once. Floor:
-// 4 n^2 C operations an image on tensor cores.
+// Traffic: qkv read once from memory (keys and values again from L2, once per 128 or 32 queries), y written once.
+// Floor: 4 n^2 C operations an image on tensor cores.
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 

@@ -43,7 +43,8 @@ __global__ void __launch_bounds__(kWarps * 32)
 }
 
 bool isValid(const AlgmUnmergeParams* p) {
-  if (p == nullptr || !isDtype(p->dtype) || !inRange(p->batch, 1, kMaxBatch) || !inRange(p->tokens, 1, kMaxRows)) return false;
+  if (p == nullptr || !isDtype(p->dtype) || !inRange(p->batch, 1, kMaxBatch)) return false;
+  if (!inRange(p->tokens, 1, kMaxRows)) return false;
   if (!inRange(p->channels, 1, 1 << 20) || !inRange(p->patches, 1, kMaxRows)) return false;
   if (!inRange(p->appended, 0, 65535) || !inRange(p->drop, 0, 2)) return false;
   return inRange(int64_t(p->batch) * (int64_t(p->patches) + p->appended), 1, kMaxRows);
@@ -58,8 +59,8 @@ extern "C" AlgmStatus algm_unmerge(const AlgmUnmergeParams* params, const void* 
                                    const int32_t* token_map, void* grid, void* appended, void*, size_t,
                                    cudaStream_t stream) {
   using namespace algm;
-  if (!isValid(params) || !isUsable(x) || !isUsable(grid) || !isUsableScalar(cu_seqlens) || !isUsableScalar(token_map) ||
-      (params->appended > 0 && !isUsable(appended))) {
+  if (!isValid(params) || !isUsable(x) || !isUsable(grid) || !isUsableScalar(cu_seqlens) ||
+      !isUsableScalar(token_map) || (params->appended > 0 && !isUsable(appended))) {
     return ALGM_INVALID_ARGUMENT;
   }
   const UnmergeShape shape{params->batch,   params->tokens,   params->channels,

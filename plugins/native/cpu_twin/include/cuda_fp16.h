@@ -1,4 +1,5 @@
-// The half-precision functions that the kernels use, for the CPU twin. Conversion rounds to nearest even, as on the device.
+// The half-precision functions that the kernels use, for the CPU twin. Conversion rounds to nearest even, as on the
+// device.
 #ifndef ALGM_NATIVE_CPU_TWIN_CUDA_FP16_H_
 #define ALGM_NATIVE_CPU_TWIN_CUDA_FP16_H_
 
