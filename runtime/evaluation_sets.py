@@ -128,7 +128,8 @@ def open_set(dataset: str, root: Path, card: ModelCard, places: Places | None = 
     if not found.samples:
         raise UsageError(f"{printable(root)}: no picture of {dataset} {found.split} found".replace("  ", " "))
     if places.label_map is not None:
-        coding = read_label_map(places.label_map, found.coding.classes, places.ignore or card.ignore_index)
+        ignored = card.ignore_index if places.ignore is None else places.ignore
+        coding = read_label_map(places.label_map, found.coding.classes, ignored)
         return _replaced(found, coding)
     if places.ignore is not None:
         ids = {value: number for value, number in found.coding.ids.items() if value != places.ignore}
@@ -158,12 +159,12 @@ def _cityscapes(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
     split = places.split or "val"
     images = places.images or _first_folder(root / "leftImg8bit" / split)
     labels = places.labels or _first_folder(root / "gtFine" / split)
-    by_train_id = any(labels.rglob("*_labelTrainIds.png"))
-    coding = plain_coding(19) if by_train_id else _cityscapes_label_ids()
-    kind = "labelTrainIds" if by_train_id else "labelIds"
-    samples = _paired(
-        images, labels, places.image_suffix or "_leftImg8bit.png", places.label_suffix or f"_gtFine_{kind}.png"
-    )
+    # the ids of training win where both lie on disk: cityscapesScripts makes them of the others
+    suffix = places.label_suffix or "_gtFine_labelTrainIds.png"
+    if not places.label_suffix and not any(labels.rglob(f"*{suffix}")):
+        suffix = "_gtFine_labelIds.png"
+    coding = _cityscapes_label_ids() if suffix.endswith("_labelIds.png") else plain_coding(19)
+    samples = _paired(images, labels, places.image_suffix or "_leftImg8bit.png", suffix)
     return _known("cityscapes", split, samples, coding, 1024, 2)
 
 
