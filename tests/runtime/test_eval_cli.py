@@ -29,7 +29,7 @@ class Shifted(FakeEngine):
     """Takes every picture for a redder one: its labels differ a little from those of FakeEngine."""
 
     def run(self, images, threshold=None):  # type: ignore[no-untyped-def]
-        return super().run(np.minimum(images.astype(int) + [60, 0, 0], 255).astype(np.uint8), threshold)
+        return super().run(np.minimum(images.astype(int) + np.array([60, 0, 0]), 255).astype(np.uint8), threshold)
 
 
 @pytest.fixture

@@ -195,7 +195,7 @@ def test_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
 
 
 def independent_scores(engine: Engine, data: EvaluationSet) -> tuple[float, float]:
-    """mIoU and pixel accuracy computed with nothing of ours but the engine: upstream's steps, sets of pixels."""
+    """Mean IoU and pixel accuracy computed with nothing of ours but the engine: upstream's steps, sets of pixels."""
     window, stride, patch = engine.card.size[0], engine.card.stride, engine.card.patch_size
     hits, unions, right, total = np.zeros(11), np.zeros(11), 0, 0
     for sample in data.samples:

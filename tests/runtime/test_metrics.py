@@ -100,7 +100,7 @@ def test_what_cannot_be_scored_is_refused() -> None:
     truth = np.zeros((2, 2), np.uint16)
     with pytest.raises(UsageError, match="pixels and prediction"):
         confusion(truth, np.zeros((2, 3), np.uint8), 2)
-    with pytest.raises(UsageError, match="prediction holds class ids outside 0..1"):
+    with pytest.raises(UsageError, match=r"prediction holds class ids outside 0\.\.1"):
         confusion(truth, np.full((2, 2), 2), 2)
     with pytest.raises(UsageError, match="ground truth holds class ids"):
         confusion(truth + 2, np.zeros((2, 2), np.uint8), 2)

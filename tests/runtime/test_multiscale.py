@@ -23,7 +23,7 @@ MARGIN = 2e-3  # windows are rounded to uint8 here and not upstream, which moves
 
 
 def upstream_sizes(height: int, width: int, long: float, short: float) -> tuple[int, int]:
-    """mmcv's imrescale: the largest size within (long, short) of the same proportions."""
+    """What mmcv's imrescale gives: the largest size within (long, short) of the same proportions."""
     factor = min(long / max(height, width), short / min(height, width))
     return int(height * factor + 0.5), int(width * factor + 0.5)
 
