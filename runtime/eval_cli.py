@@ -31,7 +31,8 @@ layouts below ROOT (SPLIT: the default is named first):
 Pictures are first resized as the official evaluation does, proportions kept: short side 512 on ade20k (640 for models
 of 640 pixels) and COCO, 1024 on cityscapes, 520 on pascal_context; camvid and folder are taken as they are. Then come
 windows, or with --mode whole one picture of the model's size. Labels are scored at the size of the picture on disk.
-The mean IoU is over the classes that occur in the ground truth or the prediction.
+The mean IoU is over the classes that occur in the ground truth or the prediction. The boundary F-score matches outlines
+within 0.75 % of the picture's diagonal. Images/s: of the model alone, and of the whole run with decoding and scoring.
 
 A checkpoint (.pth) runs in PyTorch as it was trained; CHECKPOINT.pth:dense runs it without merging.
 Every run after the first is compared with the first: share of equal labels, change of IoU per class.
@@ -117,11 +118,13 @@ def _lines(report: Report) -> list[str]:
 
 
 def _table(runs: Sequence[Run]) -> list[str]:
-    width = max(len("model"), *(len(run.title) for run in runs))
-    head = f"{'model':<{width}}  {'mIoU':>6}  {'pixel':>6}  {'mean':>6}  {'bound.':>6}  {'tokens':>6}  images/s"
-    lines = [head, f"{'':<{width}}  {'':>6}  {'acc.':>6}  {'acc.':>6}  {'F':>6}  {'kept':>6}"]
-    for run in runs:
-        found = run.evaluation
+    """A line per run, numbered for the table of classes."""
+    titles = [f"({number}) {run.title}" for number, run in enumerate(runs, start=1)]
+    width = max(map(len, titles))
+    head = f"{'model':<{width}}  {'mIoU':>6}  {'pixel':>6}  {'mean':>6}  {'bound.':>6}  {'tokens':>6}  {'images/s':>15}"
+    units = f"{'':<{width}}  {'':>6}  {'acc.':>6}  {'acc.':>6}  {'F':>6}  {'kept':>6}  {'model':>7} {'all':>7}"
+    lines = [head, units]
+    for title, found in zip(titles, (run.evaluation for run in runs), strict=True):
         scores = (
             found.scores.mean_iou,
             found.scores.pixel_accuracy,
@@ -130,7 +133,8 @@ def _table(runs: Sequence[Run]) -> list[str]:
             found.tokens_kept,
         )
         figures = "  ".join(_percent(score) for score in scores)
-        lines.append(f"{run.title:<{width}}  {figures}  {found.images_per_second:8.2f}")
+        speeds = f"{found.images_per_model_second:7.2f} {found.images_per_second:7.2f}"
+        lines.append(f"{title:<{width}}  {figures}  {speeds}")
     return lines
 
 

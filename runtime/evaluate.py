@@ -82,6 +82,11 @@ class Evaluation:
         """Scored pictures per second of wall time: decoding, model, labels and scores."""
         return self.pictures / self.seconds if self.seconds else math.nan
 
+    @property
+    def images_per_model_second(self) -> float:
+        """Scored pictures per second inside the model, all windows of a picture counted."""
+        return self.pictures / self.model_seconds if self.model_seconds else math.nan
+
     def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
         """For JSON; scores in 0..1, null where a class has none."""
         per_class = zip(classes, self.scores.iou, self.scores.accuracy, self.boundary.f_score, strict=True)
@@ -99,7 +104,7 @@ class Evaluation:
             "seconds": self.seconds,
             "model_seconds": self.model_seconds,
             "images_per_second": _number(self.images_per_second),
-            "images_per_model_second": _number(self.pictures / self.model_seconds) if self.model_seconds else None,
+            "images_per_model_second": _number(self.images_per_model_second),
             "per_class": {
                 name: {"iou": _number(iou), "accuracy": _number(accuracy), "boundary_f_score": _number(outline)}
                 for name, iou, accuracy, outline in per_class
