@@ -64,10 +64,14 @@ TENSORRT: Final[Names] = {
 RUNTIME: Final[Names] = {
     "Runtime": ("engine_host_code_allowed", "get_plugin_registry", "deserialize_cuda_engine"),
     "ICudaEngine": ("create_engine_inspector",),
+}
+"""What `--dump-layers` uses to open a plan; the lean runtime has it as well."""
+
+INSPECTOR: Final[Names] = {
     "EngineInspector": ("get_engine_information",),
     "LayerInformationFormat": ("JSON",),
 }
-"""What `--dump-layers` uses to look into a plan; the lean runtime has it as well."""
+"""What it uses to look into the plan; the lean runtime lacks it."""
 
 RTX: Final[Names] = {
     "IBuilderConfig": ("num_compute_capabilities", "set_compute_capability"),

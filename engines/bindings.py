@@ -48,7 +48,6 @@ class TensorRT:
     version: str
 
 
-@cache
 def load_tensorrt(target: Target) -> TensorRT:
     """Import the builder of a target.
 
@@ -88,6 +87,7 @@ def _load_rtx() -> TensorRT:
     return TensorRT(module, "rtx", str(module.__version__))
 
 
+@cache
 def _offer_unversioned_library() -> None:
     """Make `libtensorrt_rtx.so` loadable for TensorRT-RTX's ONNX parser, which ends the process when it is not.
 

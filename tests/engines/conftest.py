@@ -1,20 +1,17 @@
-"""Fixtures of the engine tests: tiny exported models, TensorRT-RTX and the plugin library, or why they are not here."""
+"""Fixtures of the engine tests: tiny exported models, TensorRT-RTX and the plugin library, or why they are absent."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.engines import save_tiny_model
+from helpers.engines import COMMAND, Command, save_tiny_model
 from helpers.rtx import missing_reason
 
 from algm_trt.plugins.library import LIBRARY_VARIABLE, PluginLibraryError, find_library
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -50,14 +47,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
     for name in ("cache", "tmp"):
         (tmp_path / name).mkdir()
     changed = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "TMPDIR": str(tmp_path / "tmp")}
-    try:
+    with contextlib.suppress(PluginLibraryError):
         changed[LIBRARY_VARIABLE] = str(find_library())
-    except PluginLibraryError:
-        pass
     return {**os.environ, **changed}
-
-
-COMMAND = (sys.executable, "-c", "import sys; from algm_trt.engines.cli import main; sys.exit(main())")
 
 
 @pytest.fixture

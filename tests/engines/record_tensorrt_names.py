@@ -1,7 +1,8 @@
 """Write `tensorrt_names.json`: the names that NVIDIA's Python modules really have, for the classes that we use.
 
-    pip download --no-deps -d WHEELS tensorrt_cu12_bindings==10.9.0.34 tensorrt_cu13_bindings==10.16.1.11 \
-        tensorrt_cu13_bindings==11.4.0.106 tensorrt_lean_cu13_bindings==10.16.1.11 tensorrt_lean_cu13_bindings==11.4.0.106
+    pip download --no-deps -d WHEELS tensorrt_cu12_bindings==10.9.0.34
+    pip download --no-deps -d WHEELS tensorrt_cu13_bindings==VERSION       # 10.16.1.11 and 11.4.0.106
+    pip download --no-deps -d WHEELS tensorrt_lean_cu13_bindings==VERSION  # the same two
     python tests/engines/record_tensorrt_names.py WHEELS
 
 The wheels of bindings are on PyPI, the libraries below them are not. The modules need only nine C functions of those to
@@ -19,7 +20,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from algm_trt.engines.api import BOTH, RTX, RUNTIME, TENSORRT
+from algm_trt.engines.api import BOTH, INSPECTOR, RTX, RUNTIME, TENSORRT
 
 NAMES = Path(__file__).with_name("tensorrt_names.json")
 LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser", "nvinfer_lean")
@@ -57,7 +58,7 @@ def list_names(wheel: Path, folder: Path) -> dict[str, list[str]]:
     sys.path.insert(0, str(folder))
     module = importlib.import_module("tensorrt_lean_bindings" if "lean" in wheel.name else "tensorrt_bindings")
     found = {"": sorted(name for name in dir(module) if not name.startswith("_"))}
-    for name in sorted({name for table in (BOTH, TENSORRT, RUNTIME, RTX) for name in table} - {""}):
+    for name in sorted({name for table in (BOTH, TENSORRT, RUNTIME, INSPECTOR, RTX) for name in table} - {""}):
         holder = module
         for part in name.split("."):
             holder = getattr(holder, part, None)
@@ -72,13 +73,13 @@ def main() -> None:
             print(json.dumps(list_names(Path(sys.argv[2]), Path(folder))))
         return
     names = {}
-    for wheel in sorted(Path(sys.argv[1]).glob("tensorrt_*.whl")):
-        kind = "lean" if "lean" in wheel.name else "full"
-        names[f"{kind} {wheel.name.split('-')[1]}"] = names_of(wheel)
-    lines = [
-        f" {json.dumps(wheel)}: {{\n" + ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in found.items()) + "\n }"
-        for wheel, found in sorted(names.items())
-    ]
+    for file in sorted(Path(sys.argv[1]).glob("tensorrt_*.whl")):
+        kind = "lean" if "lean" in file.name else "full"
+        names[f"{kind} {file.name.split('-')[1]}"] = names_of(file)
+    lines = []
+    for wheel, found in sorted(names.items()):
+        classes = ",\n".join(f"  {json.dumps(holder)}: {json.dumps(members)}" for holder, members in found.items())
+        lines.append(f" {json.dumps(wheel)}: {{\n{classes}\n }}")
     NAMES.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 

@@ -22,8 +22,10 @@ DISTILLED = replace(TINY, distilled=True, normalization="deit")
 
 def structure(model: onnx.ModelProto) -> list[str]:
     """A hash per node of everything that it computes, names aside: operator, attributes, weights, inputs."""
-    weights = {tensor.name: (tensor.data_type, onnx.numpy_helper.to_array(tensor).tobytes()) for tensor in
-               model.graph.initializer}
+    weights = {
+        tensor.name: (tensor.data_type, onnx.numpy_helper.to_array(tensor).tobytes())
+        for tensor in model.graph.initializer
+    }
     values: dict[str, object] = {value.name: ("input", value.name) for value in model.graph.input}
     hashes = []
     for node in model.graph.node:

@@ -1,7 +1,10 @@
-"""Tiny exported models for tests of the builder: random weights, complete files as algm-export writes them."""
+"""Tests of the builder: tiny models with random weights, complete as algm-export writes them, and the command."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +16,9 @@ from algm_trt.exporter.config import NORMALIZATIONS, SegmenterConfig
 from algm_trt.exporter.graph import build_graph
 from algm_trt.runtime.card import METADATA_KEY, MergeSettings, ModelCard
 from algm_trt.runtime.datasets import numbered_classes
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+COMMAND = (sys.executable, "-c", "import sys; from algm_trt.engines.cli import main; sys.exit(main())")
 
 MERGE = MergeSettings(layers=(1, 3), window=(2, 2), threshold=0.6)
 LINEAR = replace(TINY, decoder="linear")

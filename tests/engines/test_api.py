@@ -1,0 +1,102 @@
+"""No name of TensorRT is misspelt: what the builder uses exists in every version, and the table holds all of it."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from algm_trt.engines import api
+from algm_trt.engines.api import BOTH, INSPECTOR, RTX, RUNTIME, TENSORRT, Names
+from algm_trt.engines.bindings import load_tensorrt
+
+RECORDED: dict[str, dict[str, list[str]]] = json.loads(Path(__file__).with_name("tensorrt_names.json").read_text())
+FULL = [name for name in RECORDED if name.startswith("full")]
+LEAN = [name for name in RECORDED if name.startswith("lean")]
+
+# What the variables of the builder hold, by the last part of their name.
+CLASSES = {
+    "builder": "Builder",
+    "network": "INetworkDefinition",
+    "parser": "OnnxParser",
+    "complaint": "ParserError",
+    "config": "IBuilderConfig",
+    "profile": "IOptimizationProfile",
+    "layer": "ILayer",
+    "tensor": "ITensor",
+    "mine": "ITimingCache",
+    "severity": "ILogger.Severity",
+    "runtime": "Runtime",
+    "engine": "ICudaEngine",
+    "inspector": "EngineInspector",
+}
+ENGINES = Path(api.__file__).parent
+CALLING = ("network.py", "log.py", "progress.py", "timing_cache.py")
+
+
+def missing(table: Names, found: dict[str, list[str]]) -> list[str]:
+    return [
+        f"{holder}.{name}" for holder, names in table.items() for name in names if name not in found.get(holder, [])
+    ]
+
+
+@pytest.mark.parametrize("version", FULL)
+@pytest.mark.parametrize("table", [BOTH, TENSORRT, RUNTIME, INSPECTOR])
+def test_names_exist_in_tensorrt(table: Names, version: str) -> None:
+    assert missing(table, RECORDED[version]) == []
+
+
+@pytest.mark.parametrize("version", LEAN)
+def test_runtime_names_exist_in_the_lean_runtime(version: str) -> None:
+    assert missing(RUNTIME, RECORDED[version]) == []
+
+
+def test_both_majors_and_the_oldest_version_are_recorded() -> None:
+    assert [name.split()[1].rsplit(".", 2)[0] for name in FULL] == ["10.16", "10.9", "11.4"]
+
+
+@pytest.mark.rtx
+@pytest.mark.parametrize("table", [BOTH, RUNTIME, INSPECTOR, RTX])
+def test_names_exist_in_tensorrt_rtx(table: Names) -> None:
+    module = load_tensorrt("rtx").module
+
+    def holder(name: str) -> object:
+        found: object = module
+        for part in filter(None, name.split(".")):
+            found = getattr(found, part)
+        return found
+
+    assert missing(table, {name: dir(holder(name)) for name in table}) == []
+
+
+def used(file: Path) -> Iterator[tuple[str, str]]:
+    """(class, member) of every attribute in a file whose holder is known by its name."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Attribute):
+            continue
+        chain = ast.unparse(node.value).removeprefix("self.").removeprefix("session.").removeprefix("_")
+        if chain == "trt":
+            yield "", node.attr
+        elif chain.startswith("trt."):
+            yield chain.removeprefix("trt."), node.attr
+        elif chain in CLASSES:
+            yield CLASSES[chain], node.attr
+
+
+def test_the_table_holds_every_name_that_is_used() -> None:
+    tables = (BOTH, TENSORRT, RUNTIME, INSPECTOR, RTX)
+    known = {(holder, name) for table in tables for holder, names in table.items() for name in names}
+    # A class is known by its members; these are names of variables of ours.
+    known |= {("", holder.split(".")[0]) for table in tables for holder in table}
+    found = {(file, *pair) for file in CALLING for pair in used(ENGINES / file)}
+    assert len(found) > 50
+    assert sorted(item for item in found if item[1:] not in known) == []
+
+
+def test_tensorrt_is_called_from_the_files_that_are_read() -> None:
+    trees = {file.name: ast.walk(ast.parse(file.read_text(encoding="utf-8"))) for file in ENGINES.glob("*.py")}
+    calling = {name for name, nodes in trees.items() if any(isinstance(n, ast.Name) and n.id == "trt" for n in nodes)}
+    assert calling <= set(CALLING)

@@ -1,0 +1,93 @@
+"""Files that several builds change at once, and the timing cache that is one of them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from algm_trt.engines.bindings import TensorRT, load_tensorrt
+from algm_trt.engines.cache import cache_folder, update_file
+from algm_trt.engines.gpu import Gpu
+from algm_trt.engines.timing_cache import TimingCache, default_timing_cache
+
+ADD = """
+import sys, time
+from pathlib import Path
+from algm_trt.engines.cache import update_file
+def change(content):
+    time.sleep(0.002)
+    return content + sys.argv[2].encode()
+for _ in range(20):
+    update_file(Path(sys.argv[1]), change)
+"""
+
+
+def test_updates_of_several_processes_all_count(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "file.cache"
+    children = [subprocess.Popen([sys.executable, "-c", ADD, str(path), letter]) for letter in "abc"]
+    assert [child.wait() for child in children] == [0, 0, 0]
+    content = path.read_text()
+    assert {letter: content.count(letter) for letter in "abc"} == {"a": 20, "b": 20, "c": 20}
+    assert [file.name for file in path.parent.iterdir()] == ["file.cache"]
+
+
+def test_update_that_fails_leaves_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "file.cache"
+    path.write_bytes(b"before")
+
+    def fail(content: bytes) -> bytes:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        update_file(path, fail)
+    assert path.read_bytes() == b"before"
+    assert [file.name for file in tmp_path.iterdir()] == ["file.cache"]
+
+
+def test_cache_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "algm-trt"
+
+
+def test_timing_caches_differ_by_version_and_gpu() -> None:
+    one, two = TensorRT(None, "tensorrt", "10.9.0.34"), TensorRT(None, "tensorrt", "11.4.0.106")
+    gpu = Gpu("NVIDIA H100 80GB/HBM3", "9.0")
+    assert default_timing_cache(one, gpu).name == "timing-10.9.0.34-nvidia-h100-80gb-hbm3.cache"
+    assert default_timing_cache(two, gpu) != default_timing_cache(one, gpu)
+
+
+@pytest.fixture
+def config() -> Iterator[Any]:
+    """A real builder's configuration. TensorRT-RTX has the calls, with nothing behind them, and says so."""
+    trt = load_tensorrt("rtx").module
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+        yield builder.create_builder_config()
+
+
+@pytest.mark.rtx
+def test_timing_cache_is_saved_and_read_again(config: Any, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "t.cache"
+    first = TimingCache(path, config)
+    assert first.note == ""
+    first.save()
+    assert path.stat().st_size > 0
+    second = TimingCache(path, config)
+    second.save()
+    assert (first.note, second.note) == ("", "")
+    assert [file.name for file in path.parent.iterdir()] == ["t.cache"]
+
+
+@pytest.mark.rtx
+def test_timing_cache_that_cannot_be_written_is_a_note(config: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    cache = TimingCache(tmp_path / "file" / "t.cache", config)
+    cache.save()
+    assert "cannot be written" in cache.note

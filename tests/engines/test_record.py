@@ -1,0 +1,86 @@
+"""The engine record: JSON and back, what counts as the same build, records that cannot be read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers.engines import tiny_model
+
+from algm_trt.engines.record import EngineRecord, EngineRecordError, PluginRecord, read_record, record_path
+from algm_trt.engines.source import card_of
+
+
+@pytest.fixture
+def record() -> EngineRecord:
+    card = card_of(tiny_model())
+    assert card is not None
+    return EngineRecord(
+        card=card,
+        flavour="tensorrt",
+        tensorrt_version="10.9.0.34",
+        gpu="A GPU",
+        compute_capabilities=("8.9",),
+        plugins=PluginRecord("1", 1, "ab", embedded=True, layers=10),
+        profiles=((1, 1, 1), (2, 8, 8)),
+        options={"precision": "fp16", "workspace_mib": None},
+        onnx_sha256="cd",
+        tool_version="0.1.0",
+        date="2026-01-01T00:00:00+00:00",
+        plan_sha256="ef",
+        plan_bytes=7,
+    )
+
+
+def test_json_and_back(record: EngineRecord) -> None:
+    assert EngineRecord.from_json(record.to_json()) == record
+    bare = replace(record, plugins=None)
+    assert EngineRecord.from_json(bare.to_json()) == bare
+
+
+def test_same_build_whenever_it_was_made(record: EngineRecord) -> None:
+    assert record.same_build(replace(record, date="", plan_sha256="", plan_bytes=0))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tensorrt_version": "10.9.0.35"},
+        {"gpu": "Another"},
+        {"compute_capabilities": ("9.0",)},
+        {"plugins": None},
+        {"profiles": ((1, 1, 1),)},
+        {"options": {"precision": "fp16", "workspace_mib": 1}},
+        {"onnx_sha256": "00"},
+        {"tool_version": "0.2.0"},
+    ],
+)
+def test_another_build(record: EngineRecord, change: dict[str, object]) -> None:
+    assert not record.same_build(replace(record, **change))  # type: ignore[arg-type]
+
+
+def test_record_lies_beside_the_plan(tmp_path: Path, record: EngineRecord) -> None:
+    plan = tmp_path / "model.plan"
+    assert record_path(plan).name == "model.plan.json"
+    record_path(plan).write_text(record.to_json())
+    assert read_record(plan) == record
+
+
+def test_missing_record_has_a_cure(tmp_path: Path) -> None:
+    with pytest.raises(EngineRecordError, match="build the engine again"):
+        read_record(tmp_path / "model.plan")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "nonsense", '{"card": {}}'])
+def test_what_is_no_record_is_refused(text: str) -> None:
+    with pytest.raises((EngineRecordError, Exception), match=r"again") as caught:
+        EngineRecord.from_json(text)
+    assert caught.value.exit_code == 1  # type: ignore[attr-defined]
+
+
+def test_record_of_another_format_is_refused(record: EngineRecord) -> None:
+    data = json.loads(record.to_json()) | {"format_version": 99}
+    with pytest.raises(EngineRecordError, match="format 99"):
+        EngineRecord.from_json(json.dumps(data))
