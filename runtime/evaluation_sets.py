@@ -94,7 +94,7 @@ class Places:
         labels: folder of the label files, in place of the layout's; for coco_panoptic the annotations' JSON.
         image_suffix: end of the pictures' names that is no part of the common name, such as "_img.jpg".
         label_suffix: the same of the label files, such as "_gt.png".
-        ignore: stored value that does not count.
+        ignore: stored value that does not count; for "folder" in place of the model's, for others one more.
         label_map: JSON file {"stored value": class id or null}.
     """
 
@@ -133,7 +133,7 @@ def open_set(dataset: str, root: Path, card: ModelCard, places: Places | None = 
         return _replaced(found, coding)
     if places.ignore is not None:
         ids = {value: number for value, number in found.coding.ids.items() if value != places.ignore}
-        return _replaced(found, LabelCoding(found.coding.classes, ids, frozenset({places.ignore})))
+        return _replaced(found, LabelCoding(found.coding.classes, ids, found.coding.ignored | {places.ignore}))
     return found
 
 
@@ -147,10 +147,10 @@ def _replaced(found: EvaluationSet, coding: LabelCoding) -> EvaluationSet:
 
 
 def _ade20k(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
-    split = {"val": "validation", "train": "training", None: "validation"}.get(places.split, places.split)
+    split = {None: "validation", "val": "validation", "train": "training"}.get(places.split) or str(places.split)
     named = places.images and places.labels
     base = root if named else _first_with("images", root, root / "ADEChallengeData2016")
-    pairs = _pairs(base / "images" / str(split), base / "annotations" / str(split), places)
+    pairs = _pairs(base / "images" / split, base / "annotations" / split, places)
     # 512 for models of 512 pixels, 640 for those of 640, as the official configurations have it
     return _known("ade20k", split, pairs, plain_coding(150, first=1), max(512, *card.size), 4)
 
@@ -255,7 +255,7 @@ def _camvid(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
 def _folder_of_pairs(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
     split = places.split or ""
     samples = _pairs(root / "images" / split, root / "labels" / split, places)
-    coding = plain_coding(len(card.classes), card.ignore_index)
+    coding = plain_coding(len(card.classes), card.ignore_index if places.ignore is None else places.ignore)
     return EvaluationSet("folder", split, tuple(samples), coding, card.classes)
 
 
@@ -272,7 +272,7 @@ DATASETS: Final[Mapping[str, Callable[[Path, ModelCard, Places], EvaluationSet]]
 
 def _known(
     name: str,
-    split: str | None,
+    split: str,
     samples: Sequence[Sample],
     coding: LabelCoding,
     short_side: int | None,
@@ -280,7 +280,7 @@ def _known(
 ) -> EvaluationSet:
     """A set whose classes are known by its name."""
     names = dataset_classes(name).classes
-    return EvaluationSet(name, split or "", tuple(samples), coding, names, short_side, max_ratio)
+    return EvaluationSet(name, split, tuple(samples), coding, names, short_side, max_ratio)
 
 
 # Files.

@@ -185,6 +185,16 @@ def test_ignore_zero_beats_the_class_zero(tmp_path: Path) -> None:
     assert truths(open_set("folder", tmp_path, CARD, Places(ignore=0))) == {"x": [IGNORED, 1, 2, IGNORED]}
 
 
+def test_ignore_adds_to_what_a_data_set_ignores_and_replaces_it_in_a_folder(tmp_path: Path) -> None:
+    put(tmp_path / "images" / "validation" / "x.jpg")
+    put(tmp_path / "annotations" / "validation" / "x.png", [0, 1, 2, 255])
+    found = truths(open_set("ade20k", tmp_path, CARD, Places(ignore=2)))
+    assert found == {"x": [IGNORED, 0, IGNORED, IGNORED]}
+    put(tmp_path / "labels" / "validation" / "x.png", [0, 1, 2, 255])
+    with pytest.raises(LabelError, match="value 255"):
+        truths(open_set("folder", tmp_path, CARD, Places(split="validation", ignore=2)))
+
+
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_layout_that_is_not_there_says_what_was_looked_for(tmp_path: Path, dataset: str) -> None:
     with pytest.raises(UsageError, match="there is no"):
