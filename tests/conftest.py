@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from helpers.rungs import ladder
+from helpers.twin import compile_twin
 
 
 def _shared_folder() -> Path | None:
@@ -21,6 +24,14 @@ def shared() -> Path:
     if folder is None:
         pytest.skip("the team's extra data is not beside this checkout (set ALGM_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def twin_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole plugin library compiled for the CPU, kernels included."""
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler: the CPU twin of the kernels cannot be compiled")
+    return compile_twin(tmp_path_factory.mktemp("twin"))
 
 
 ROOT = Path(__file__).parents[1]
@@ -55,3 +66,10 @@ def _exported(checkpoint: Path, factory: pytest.TempPathFactory, *, merge: bool)
 
     options = ExportOptions(classes=checkpoint / "classes.txt", merge=merge, verify=False)
     return export_onnx(checkpoint, factory.mktemp("model") / "model.onnx", options).path
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which rungs of the ladder ran, so that nothing is left out in silence."""
+    terminalreporter.section("what this machine checked")
+    for line in ladder(terminalreporter.stats):
+        terminalreporter.line(line)
