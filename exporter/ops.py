@@ -1,8 +1,9 @@
 """The operators of domain `algm` as torch custom operators.
 
 Each is a plain, vectorised PyTorch function, registered with `torch.library` together with its shape rule and its
-gradient, so that models train, export and (with kernels registered for CUDA) run with the same calls. Semantics are
-those of `algm_trt.plugins.spec`; the tests compare every operator with `algm_trt.plugins.reference`.
+gradient, so that models train, export and run with the same calls; CUDA tensors go to the kernels of the plugin library
+(`algm_trt.exporter.cuda_ops`). Semantics are those of `algm_trt.plugins.spec`; the tests compare every operator with
+`algm_trt.plugins.reference`.
 
 The gradient re-runs the plain function: decisions are deterministic, so it takes the same path again.
 """
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from algm_trt.exporter import cuda_ops
 from algm_trt.plugins import spec
 
 Outputs = Tensor | tuple[Tensor, ...]
@@ -79,7 +81,13 @@ def _global_merge(
     lengths = torch.tensor([0, *(len(tokens) for tokens, _, _ in images)], device=x.device)
     composed = torch.stack([position[old.long()] for (_, _, position), old in zip(images, token_map, strict=True)])
     new_sizes = torch.cat([weights for _, weights, _ in images])
-    return y, new_sizes, lengths.cumsum(0).int(), composed.int(), torch.tensor(len(y), dtype=torch.int32)
+    return (
+        y,
+        new_sizes,
+        lengths.cumsum(0).int(),
+        composed.int(),
+        torch.tensor(len(y), dtype=torch.int32, device=x.device),
+    )
 
 
 def _merge_image(tokens: Tensor, sizes: Tensor, layer: int, extra_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -191,6 +199,7 @@ def _register(name: str, function: Callable[..., Outputs], fake: Callable[..., O
     """Make a custom operator `algm::name` of a plain function."""
     operator = torch.library.custom_op(f"{spec.DOMAIN}::{name}", function, mutates_args=())
     operator.register_fake(fake)
+    operator.register_kernel("cuda")(cuda_ops.dispatcher(name, function))
 
     def remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*(value for value in inputs if torch.is_tensor(value)))

@@ -1,7 +1,8 @@
 """The parameter structs of the C interface (`native/algm.h`) for ctypes; every field is an int32.
 
 A call is `library.algm_x(byref(params), *pointers, workspace, c_size_t(bytes), stream)` with the pointers in the order
-of the header, after `library.algm_x_workspace(byref(params))` (a size_t) has said how large the workspace is.
+of the header, after `library.algm_x_workspace(byref(params))` (a size_t) has said how large the workspace is. `declare`
+tells ctypes the types, so that plain integers can be given for addresses, bytes and stream.
 """
 
 from __future__ import annotations
@@ -11,6 +12,15 @@ from typing import Final
 
 FLOAT32: Final = 0
 FLOAT16: Final = 1
+"""AlgmDtype."""
+
+STATUS_OK: Final = 0
+STATUS_UNSUPPORTED: Final = 2
+"""AlgmStatus: done; valid, but there is no kernel for it."""
+
+WORKSPACE_ALIGNMENT: Final = 256
+TENSOR_ALIGNMENT: Final = 16
+"""Bytes."""
 
 
 def _int32(*names: str) -> list[tuple[str, type[ctypes.c_int32]]]:
@@ -54,3 +64,28 @@ class AlgmLabelsParams(ctypes.Structure):
     """Shape of one AlgmLabels."""
 
     _fields_ = _int32("dtype", "batch", "grid_height", "grid_width", "classes", "height", "width")
+
+
+FUNCTIONS: Final[dict[str, tuple[type[ctypes.Structure], int]]] = {
+    "algm_local_merge": (AlgmLocalMergeParams, 7),
+    "algm_global_merge": (AlgmGlobalMergeParams, 9),
+    "algm_packed_attention": (AlgmPackedAttentionParams, 3),
+    "algm_append_tokens": (AlgmAppendTokensParams, 5),
+    "algm_unmerge": (AlgmUnmergeParams, 5),
+    "algm_labels": (AlgmLabelsParams, 2),
+}
+"""Parameter struct of each operator's function, and how many tensors it takes."""
+
+
+def declare(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Set argument and result types of every function of the C interface; returns the library."""
+    for name, (params, tensors) in FUNCTIONS.items():
+        query, run = getattr(library, f"{name}_workspace"), getattr(library, name)
+        query.argtypes = [ctypes.POINTER(params)]
+        query.restype = ctypes.c_size_t
+        pointers = [ctypes.c_void_p] * (tensors + 1)
+        run.argtypes = [ctypes.POINTER(params), *pointers, ctypes.c_size_t, ctypes.c_void_p]
+        run.restype = ctypes.c_int
+    library.algm_status_string.restype = ctypes.c_char_p
+    library.algm_last_cuda_error.restype = ctypes.c_char_p
+    return library
