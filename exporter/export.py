@@ -99,8 +99,8 @@ def export_onnx(
     merge = resolve_merge(loaded.merge, options)
     check_grid(size, loaded.config.patch_size, merge)
     model = segmenter_from_checkpoint(loaded, merge)
-    classes, class_notes = _classes(loaded, options.classes)
-    card = _model_card(loaded, model, size, options, classes)
+    classes, class_notes = classes_of(loaded, options.classes)
+    card = model_card(loaded, model, size, options, classes)
     proto = build_graph(model, size, options.precision)
     proto.metadata_props.add(key=METADATA_KEY, value=card.to_json())
     report_path = target.with_name(f"{target.name}.json")
@@ -162,7 +162,12 @@ def _nearest(cells: int, window: int, patch_size: int) -> tuple[int, int]:
     return below * patch_size, above * patch_size
 
 
-def _classes(checkpoint: Checkpoint, file: Path | None) -> tuple[DatasetClasses, tuple[str, ...]]:
+def classes_of(checkpoint: Checkpoint, file: Path | None) -> tuple[DatasetClasses, tuple[str, ...]]:
+    """Class names and colours: of a file, of the checkpoint's data set, or numbered; and notes about the choice.
+
+    Raises:
+        UsageError: the file has another number of classes than the model.
+    """
     count = checkpoint.config.n_cls
     if file is not None:
         classes = read_class_file(file)
@@ -185,9 +190,10 @@ def _merge_notes(checkpoint: Checkpoint, merge: MergeSettings | None, options: E
     return ()
 
 
-def _model_card(
+def model_card(
     checkpoint: Checkpoint, model: Segmenter, size: tuple[int, int], options: ExportOptions, classes: DatasetClasses
 ) -> ModelCard:
+    """The card of a network made of a checkpoint."""
     config = checkpoint.config
     mean, std = NORMALIZATIONS[config.normalization]
     stride = checkpoint.stride if size == checkpoint.crop else default_stride(min(size), checkpoint.dataset)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from algm_trt.exporter.checkpoint import load_checkpoint
 from algm_trt.exporter.coupled import coupled_forward
-from algm_trt.exporter.export import ExportOptions, _classes, _model_card, check_grid, resolve_merge
+from algm_trt.exporter.export import ExportOptions, check_grid, classes_of, model_card, resolve_merge
 from algm_trt.exporter.segmenter import SegmenterOutput, normalise, segmenter_from_checkpoint
 from algm_trt.plugins.errors import MissingDependencyError, UsageError
 from algm_trt.runtime.engine import DEVICES, EngineOutput, checked_images, checked_threshold
@@ -64,8 +64,8 @@ class TorchEngine:
         on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
         self._device = torch.device("cuda" if on_gpu else "cpu")
         model = segmenter_from_checkpoint(checkpoint, settings)
-        classes, _ = _classes(checkpoint, None)
-        self.card = _model_card(checkpoint, model, checkpoint.crop, options, classes)
+        classes, _ = classes_of(checkpoint, None)
+        self.card = model_card(checkpoint, model, checkpoint.crop, options, classes)
         self._model = model.to(self._device)
         self._coupled = coupled
         kind = ", batch-coupled" if coupled else ""
