@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 import pytest
-from helpers.engines import LINEAR, tiny_model
+from helpers.engines import LINEAR, model_that_float16_ruins, tiny_model
 
 from algm_trt.engines import BatchRange, BuildOptions, build_engine
 from algm_trt.engines.bindings import load_tensorrt
@@ -105,7 +105,7 @@ def test_float16_export_builds_as_it_is(tmp_path: Path, plugin_library: Path) ->
 
 
 def test_float16_that_changes_labels_is_not_built(tmp_path: Path, plugin_library: Path) -> None:
-    onnx.save(tiny_model(), tmp_path / "model.onnx")
+    onnx.save(model_that_float16_ruins(), tmp_path / "model.onnx")
     with pytest.raises(VerificationError, match=r"of labels equal \(at least 99\.5%\)"):
         build_engine(tmp_path / "model.onnx", options=options(precision="fp16", verify=True))
     assert files(tmp_path) == ["model.onnx"]

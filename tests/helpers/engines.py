@@ -58,12 +58,17 @@ def save_tiny_model(folder: Path, precision: str = "fp32") -> Path:
     return path
 
 
-def with_initializer(model: onnx.ModelProto, name: str, scale: float) -> onnx.ModelProto:
-    """A copy with one weight multiplied."""
+def with_initializer(model: onnx.ModelProto, name: str, scale: float = 1, shift: float = 0) -> onnx.ModelProto:
+    """A copy with one weight multiplied and shifted."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for tensor in copy.graph.initializer:
         if tensor.name == name:
-            values = onnx.numpy_helper.to_array(tensor) * np.float32(scale)
+            values = onnx.numpy_helper.to_array(tensor) * np.float32(scale) + np.float32(shift)
             tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), name))
     return copy
+
+
+def model_that_float16_ruins() -> onnx.ModelProto:
+    """Positions around 32768, where float16 has steps of 16 to 32: what tells patches apart is lost."""
+    return with_initializer(tiny_model(LINEAR), "encoder.extra_and_pos_embed", shift=32768)
