@@ -122,7 +122,7 @@ def build_engine(
     if precision == "fp32" and source.card.precision == "fp16":
         raise UsageError(f"{source.path} is a float16 export: for --fp32, export with --precision fp32")
     target = Path(plan) if plan else source.path.with_suffix(".plan")
-    _check_writable(target.parent)
+    _check_places(source.path, target, options)
     tensorrt = load_tensorrt(options.target)
     gpu = current_gpu() if options.target == "tensorrt" else None
     machine = _Machine(tensorrt, gpu, find_library() if options.plugins else None)
@@ -131,8 +131,12 @@ def build_engine(
     extras = options.save_onnx or options.dump_layers is not None
     if standing is not None and not extras and not options.force and standing.same_build(record):
         return BuildReport(target, standing, True, None, (), (), time.monotonic() - begin)
-    proto, agreement = _in_precision(source, precision, options)
-    return _build(source, proto, agreement, target, record, options, machine, progress, begin)
+    progress = progress or BuildProgress(visible=False)
+    try:
+        proto, agreement = _in_precision(source, precision, options, progress)
+        return _build(source, proto, agreement, target, record, options, machine, progress, begin)
+    finally:
+        progress.close()
 
 
 def _build(
@@ -143,7 +147,7 @@ def _build(
     record: EngineRecord,
     options: BuildOptions,
     machine: _Machine,
-    progress: BuildProgress | None,
+    progress: BuildProgress,
     begin: float,
 ) -> BuildReport:
     session = open_session(machine.tensorrt, machine.library)
@@ -154,7 +158,7 @@ def _build(
     cache = None
     if machine.gpu is not None:
         cache = TimingCache(options.timing_cache or default_timing_cache(machine.tensorrt, machine.gpu), config)
-    built = build_plan(session, network, config, progress or BuildProgress(visible=False))
+    built = build_plan(session, network, config, progress)
     if cache is not None:
         cache.save()
     content = memoryview(built)
@@ -176,12 +180,23 @@ def _build(
     return BuildReport(target, record, False, agreement, tuple(extras), tuple(notes), time.monotonic() - begin)
 
 
-def _check_writable(folder: Path) -> None:
-    """Try to write into the folder now, instead of after minutes of building; nothing is left there."""
+def _check_places(model: Path, plan: Path, options: BuildOptions) -> None:
+    """Refuse to write over what is read, and try to write now instead of after minutes of building.
+
+    Raises:
+        UsageError: two files would have one name.
+        BuildError: the folder cannot be written.
+    """
+    dumped = [options.dump_layers] if options.dump_layers is not None else []
+    places = [path.resolve() for path in (model, plan, record_path(plan), *dumped)]
+    for path in places:
+        if places.count(path) > 1:
+            raise UsageError(f"{path} would be written over: give -o and --dump-layers other names")
+    folder = plan.parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=folder):  # leaves nothing
             pass
     except OSError as error:
         raise BuildError(f"cannot write into {folder}: {error.strerror}; -o names another place") from error
@@ -243,7 +258,7 @@ def _standing_record(plan: Path, options: BuildOptions) -> EngineRecord | None:
 
 
 def _in_precision(
-    source: SourceModel, precision: str, options: BuildOptions
+    source: SourceModel, precision: str, options: BuildOptions, progress: BuildProgress
 ) -> tuple[onnx.ModelProto, Agreement | None]:
     """The graph to build, compared with the export if it is another one."""
     if precision == source.card.precision:
@@ -253,7 +268,9 @@ def _in_precision(
         return half, None
     card = card_of(half) or source.card
     pictures = pictures_of(options.verify_images, card) if options.verify_images else drawn_pictures(card)
+    progress.start("Comparing float16 with float32", None, 1)
     agreement = compare_precisions(source.proto, half, card, pictures)
+    progress.finish("Comparing float16 with float32")
     if not agreement.passed:
         raise VerificationError(
             f"float16 changes the model too much: {agreement.labels_equal:.2%} of labels equal (at least "

@@ -177,8 +177,6 @@ def build_plan(session: Session, network: Any, config: Any, progress: BuildProgr
         progress.cancelled.set()
         thread.join()
         raise
-    finally:
-        progress.close()
     plan = result[0] if result else None
     if plan is None:
         raise BuildError(f"TensorRT cannot build the engine: {session.messages.summary() or 'it does not say why'}")

@@ -14,10 +14,6 @@ from helpers.rtx import missing_reason
 from algm_trt.plugins.library import LIBRARY_VARIABLE, PluginLibraryError, find_library
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "rtx: parses and builds with TensorRT-RTX, which needs no GPU (rung L3)")
-
-
 @pytest.fixture(autouse=True)
 def _needs_rtx(request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("rtx") and missing_reason() is not None:

@@ -108,9 +108,12 @@ def test_folder_without_pictures_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("kind", ["merging", "dense"])
-def test_trained_sample_passes(kind: str, request: pytest.FixtureRequest, sample_checkpoint: Path) -> None:
-    if not (sample_checkpoint / "checkpoint.pth").is_file():
-        pytest.skip("the sample checkpoint is not in this checkout")
-    path = request.getfixturevalue("sample_model" if kind == "merging" else "dense_sample_model")
-    assert compare(read_model(path).proto).passed
+@pytest.mark.parametrize("kind", ["sample_model", "dense_sample_model"])
+def test_trained_sample_passes_on_its_pictures(
+    kind: str, request: pytest.FixtureRequest, sample_pictures: Path
+) -> None:
+    source = read_model(request.getfixturevalue(kind))
+    pictures = [*drawn_pictures(source.card), *pictures_of(sample_pictures, source.card)]
+    agreement = compare_precisions(source.proto, to_float16(source.proto), source.card, pictures)
+    assert agreement.passed, agreement.table()
+    print(agreement.table())

@@ -12,7 +12,8 @@ from typing import Any
 
 import onnx
 import pytest
-from helpers.engines import LINEAR, model_that_float16_ruins, tiny_model
+from helpers.engines import LINEAR, MERGE, model_that_float16_ruins, tiny_model
+from helpers.models import VIT_SMALL
 
 from algm_trt.engines import BatchRange, BuildOptions, build_engine
 from algm_trt.engines.bindings import load_tensorrt
@@ -94,6 +95,25 @@ def test_mask_decoder_and_dense_models_build(tmp_path: Path, plugin_library: Pat
         assert record.plugins.layers == layers
 
 
+@pytest.mark.heavy
+def test_sample_builds(sample_model: Path, tmp_path: Path, plugin_library: Path) -> None:
+    report = build_engine(sample_model, tmp_path / "sample.plan", BuildOptions(precision="fp16", target="rtx"))
+    assert report.agreement is not None
+    assert report.agreement.passed
+    assert report.record.compute_capabilities == ("8.0", "8.6", "8.9", "12.0")
+
+
+@pytest.mark.heavy
+def test_vit_small_builds(tmp_path: Path, plugin_library: Path) -> None:
+    onnx.save(tiny_model(VIT_SMALL, dataclasses.replace(MERGE, layers=(1, 5)), (512, 512)), tmp_path / "model.onnx")
+    record = build_engine(
+        tmp_path / "model.onnx", options=options(precision="fp16", batches=(BatchRange(1, 8, 32),))
+    ).record
+    assert record.plugins is not None
+    assert record.plugins.layers == 18
+    assert record.plan_bytes > 40e6
+
+
 def test_float16_export_builds_as_it_is(tmp_path: Path, plugin_library: Path) -> None:
     onnx.save(tiny_model(LINEAR, precision="fp16"), tmp_path / "model.onnx")
     report = build_engine(tmp_path / "model.onnx", options=options(save_onnx=True))
@@ -147,6 +167,16 @@ def test_file_of_somebody_else_is_not_overwritten(model: Path, plugin_library: P
     assert plan.read_text() == "mine"
     build_engine(model, options=options(force=True))
     assert plan.read_bytes()[:4] != b"mine"
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.plan"])
+def test_outputs_must_differ(name: str, model: Path) -> None:
+    before = model.read_bytes()
+    chosen = options(force=True, dump_layers=model.with_name("model.plan"))
+    with pytest.raises(UsageError, match="would be written over"):
+        build_engine(model, model.with_name(name), chosen)
+    assert model.read_bytes() == before
+    assert files(model.parent) == ["model.onnx"]
 
 
 def test_ctrl_c_stops_the_builder(model: Path, plugin_library: Path) -> None:

@@ -1,7 +1,7 @@
 """Float16 against float32 on ONNX Runtime for the networks, settings and photographs of the golden cases.
 
-The networks have random weights: their features are alike, so that merging decisions and labels hang on few digits. With
-a trained network the margin is larger (`test_agreement.py`, the sample).
+The networks have random weights: their features are alike, so that merging decisions and labels hang on few digits.
+A trained network has larger margins (`test_agreement.py`, the sample).
 """
 
 from __future__ import annotations
