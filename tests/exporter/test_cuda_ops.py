@@ -178,7 +178,7 @@ def test_whole_network_in_float32(kernels: Kernels, name: str, monkeypatch: pyte
     model = random_segmenter(NETWORKS[name], MERGE)
     pixels = pixels_of(model)
     lengths = set()
-    for threshold in (-1.0, 0.5, 0.9, 2.0):
+    for threshold in (-1.0, 0.2, 0.5, 2.0):
         with torch.inference_mode():
             expected = model(pixels, threshold)
             with monkeypatch.context() as patched:
@@ -190,7 +190,7 @@ def test_whole_network_in_float32(kernels: Kernels, name: str, monkeypatch: pyte
         assert torch.equal(found.token_map, expected.token_map)
         torch.testing.assert_close(found.logits, expected.logits, rtol=1e-3, atol=1e-3)
         assert (found.logits.argmax(dim=1) == expected.logits.argmax(dim=1)).float().mean() > 0.995
-    assert len(lengths) > 4, "the pictures should differ in how much of them merges"
+    assert len(lengths) >= 4, f"the pictures should differ in how much of them merges: {lengths}"
 
 
 def test_whole_network_in_float16(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,6 +276,6 @@ def test_functions_are_those_of_the_header() -> None:
     for name, (params, tensors) in interface.FUNCTIONS.items():
         assert f"{params.__name__}* params" in declared[name]
         assert declared[name].count("*") == tensors + 2  # params, tensors, workspace
-        fields = re.search(r"typedef struct %s \{(.*?)\}" % params.__name__, text, re.DOTALL)
+        fields = re.search(rf"typedef struct {params.__name__} \{{(.*?)\}}", text, re.DOTALL)
         assert fields
         assert re.findall(r"int32_t (\w+);", fields[1]) == [field[0] for field in params._fields_]

@@ -7,39 +7,14 @@ ALGM_TENSORRT_HEADERS or TENSORRT_ROOT name. The kernels behind the plugins are 
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import re
 from pathlib import Path
 
 import pytest
 from helpers.plugin_probe import Probe, build_abi_checks
 from helpers.plugin_run import check_every_operator
+from helpers.tensorrt_runtimes import headers_of, major_of, runtime_libraries
 
 from algm_trt.plugins.spec import OPS
-
-
-def folders(*variables: str) -> list[Path]:
-    """Paths in the first of these environment variables that is set."""
-    text = next((os.environ[name] for name in variables if os.environ.get(name)), "")
-    return [Path(part) for part in text.split(os.pathsep) if part]
-
-
-def runtime_libraries() -> list[Path]:
-    named = folders("ALGM_TENSORRT_LIBS")
-    wheel = importlib.util.find_spec("tensorrt_lean_libs")
-    if named or wheel is None or wheel.origin is None:
-        return named
-    return sorted(Path(wheel.origin).parent.glob("libnvinfer_lean.so.*"))
-
-
-def headers_of(major: int) -> Path | None:
-    """The folder of headers with this major version."""
-    for root in folders("ALGM_TENSORRT_HEADERS", "TENSORRT_ROOT"):
-        for file in (root / "include" / "NvInferVersion.h", root / "NvInferVersion.h"):
-            if file.is_file() and re.search(rf"(NV_TENSORRT_MAJOR|TRT_MAJOR_ENTERPRISE) {major}\b", file.read_text()):
-                return root
-    return None
 
 
 @pytest.mark.parametrize("library", runtime_libraries() or [None], ids=str)
@@ -48,10 +23,11 @@ def test_library_goes_through_the_registry(
 ) -> None:
     if library is None:
         pytest.skip("no TensorRT runtime: pip install tensorrt_lean_cu13_libs, or set ALGM_TENSORRT_LIBS")
-    major = int(library.name.rsplit(".", 1)[1])
-    headers = headers_of(major)
+    headers = headers_of(library)
     if headers is None:
-        pytest.skip(f"no headers of TensorRT {major} in ALGM_TENSORRT_HEADERS: its registry cannot be called")
+        pytest.skip(
+            f"no headers of TensorRT {major_of(library)} in ALGM_TENSORRT_HEADERS: its registry cannot be called"
+        )
     folder = build_abi_checks(tmp_path_factory.mktemp("registry"), headers)
     probe = Probe(folder / "libplugin_probe_nv.so", twin_library, library)
     assert probe.identities == [f"algm::{name}:1 PLUGIN CREATOR_V3ONE 1.0" for name in OPS]
