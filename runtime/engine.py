@@ -79,6 +79,8 @@ def open_engine(path: str | Path, *, device: str = "auto", threads: int | None =
         raise UsageError(f"unknown device '{device}': expected {', '.join(DEVICES)}")
     if not file.is_file():
         raise EngineError(f"{file}: no such model file; export one with algm-export CHECKPOINT")
+    if file.suffix.lower() == ".plan":
+        raise UsageError(f"{file}: this version builds plans but does not run them; take the .onnx it was built from")
     if file.suffix.lower() != ".onnx":
         raise UsageError(f"{file}: no backend for '{file.suffix}' files; expected .onnx")
     from algm_trt.runtime.onnxruntime_engine import OnnxRuntimeEngine
