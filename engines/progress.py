@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 _PER_MILLE: Final = 1000
 _WIDTH: Final = 44
-_LAYOUT: Final = "{desc} {percentage:3.0f}%|{bar}| {elapsed}"
+_LAYOUT: Final = "{desc}{percentage:3.0f}%|{bar}| {elapsed}"
 
 
 @dataclass
@@ -38,10 +38,11 @@ class BuildProgress:
         """A phase begins."""
         with self._lock:
             self._phases[name] = _Phase(parent, max(1, steps))
+            title = f"{name[:_WIDTH]:<{_WIDTH}}"
             if self._visible and self._bar is None:
-                self._bar = tqdm(total=_PER_MILLE, bar_format=_LAYOUT, leave=False)
+                self._bar = tqdm(total=_PER_MILLE, desc=title, bar_format=_LAYOUT, leave=False, miniters=0)
             if self._bar is not None:
-                self._bar.set_description_str(f"{name[:_WIDTH]:<{_WIDTH}}", refresh=False)
+                self._bar.set_description_str(title, refresh=False)
             self._show(name)
 
     def step(self, name: str, index: int) -> bool:
@@ -67,9 +68,13 @@ class BuildProgress:
         share, at = 0.0, self._phases.get(name)
         while at is not None:
             share = min(1.0, (at.done + share) / at.steps)
-            at = self._phases.get(at.parent) if at.parent is not None else None
+            if at.parent is None:
+                break
+            at = self._phases.get(at.parent)
         if self._bar is not None:
-            self._bar.update(max(0, int(share * _PER_MILLE) - self._bar.n))
+            # A phase whose parent has ended says nothing about the whole.
+            reached = int(share * _PER_MILLE) if at is not None else 0
+            self._bar.update(max(0, reached - self._bar.n))
 
 
 def monitor_for(trt: Any, progress: BuildProgress) -> Any:
