@@ -197,6 +197,26 @@ def test_ctrl_c_stops_the_builder(model: Path, plugin_library: Path) -> None:
     assert files(model.parent) == ["model.onnx"]
 
 
+def test_settings_reach_the_builder(model: Path, plugin_library: Path) -> None:
+    # Those of the target tensorrt too: TensorRT-RTX's configuration has the same members and does not build with them.
+    tensorrt = load_tensorrt("rtx")
+    trt = tensorrt.module
+    session = open_session(tensorrt, plugin_library)
+    source = read_model(model)
+    network = parse(session, without_functions(source.proto).SerializeToString(), PLUGIN_LAYERS)
+    chosen = BuildOptions(
+        hardware_compatibility="ampere-plus", version_compatible=True, workspace_mib=64, optimization_level=1
+    )
+    config = configure(session, network, source.card, chosen)
+    assert config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    assert not config.get_flag(trt.BuilderFlag.TF32)
+    assert config.builder_optimization_level == 1
+    assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 64 * 2**20
+    assert config.plugins_to_serialize == [str(plugin_library)]
+    assert config.num_optimization_profiles == 2
+    assert network.get_flag(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+
+
 def test_parser_error_names_the_node_and_what_the_plugin_said(plugin_library: Path) -> None:
     model = without_functions(tiny_model())
     node = next(node for node in model.graph.node if node.op_type == "AlgmLocalMerge")

@@ -59,9 +59,11 @@ def test_killed_at_any_point_leaves_nothing(
     assert_whole(plan)
 
 
-def test_interrupted_by_the_user(model: Path, environment: dict[str, str], plugin_library: Path) -> None:
+def test_interrupted_by_the_user(model: Path, environment: dict[str, str], tmp_path: Path) -> None:
     child = start(model, environment, "--no-plugins", "--sm", "80,86,89,120")
-    time.sleep(2)
+    while not list((tmp_path / "cache").glob("algm-trt/tensorrt-rtx-*/*")) and child.poll() is None:
+        time.sleep(0.05)
+    time.sleep(1)
     child.send_signal(signal.SIGINT)
     _, said = child.communicate()
     assert child.returncode == 130
