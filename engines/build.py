@@ -88,6 +88,18 @@ class _Machine:
     library: Path | None
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What is built, where to, how, and with what."""
+
+    source: SourceModel
+    target: Path
+    precision: str
+    options: BuildOptions
+    machine: _Machine
+    progress: BuildProgress
+
+
 def build_engine(
     model: str | Path,
     plan: str | Path | None = None,
@@ -126,42 +138,35 @@ def build_engine(
     tensorrt = load_tensorrt(options.target)
     gpu = current_gpu() if options.target == "tensorrt" else None
     machine = _Machine(tensorrt, gpu, find_library() if options.plugins else None)
-    record = _planned_record(source, precision, options, machine)
+    job = _Job(source, target, precision, options, machine, progress or BuildProgress(visible=False))
+    record = _planned_record(job)
     standing = _standing_record(target, options)
-    extras = options.save_onnx or options.dump_layers is not None
-    if standing is not None and not extras and not options.force and standing.same_build(record):
+    wants_more = options.force or options.save_onnx or options.dump_layers is not None
+    if standing is not None and not wants_more and standing.same_build(record):
         return BuildReport(target, standing, True, None, (), (), time.monotonic() - begin)
-    progress = progress or BuildProgress(visible=False)
     try:
-        proto, agreement = _in_precision(source, precision, options, progress)
-        return _build(source, proto, agreement, target, record, options, machine, progress, begin)
+        report = _build(job, record)
     finally:
-        progress.close()
+        job.progress.close()
+    return dataclasses.replace(report, seconds=time.monotonic() - begin)
 
 
-def _build(
-    source: SourceModel,
-    proto: onnx.ModelProto,
-    agreement: Agreement | None,
-    target: Path,
-    record: EngineRecord,
-    options: BuildOptions,
-    machine: _Machine,
-    progress: BuildProgress,
-    begin: float,
-) -> BuildReport:
+def _build(job: _Job, record: EngineRecord) -> BuildReport:
+    """Convert, parse, build, write."""
+    options, machine = job.options, job.machine
+    proto, agreement = _in_precision(job)
     session = open_session(machine.tensorrt, machine.library)
     graph = without_functions(proto) if machine.library else with_functions_inlined(proto)
     network = parse(session, graph.SerializeToString(), len(plugin_nodes(proto)))
     layers = describe_layers(network) if options.dump_layers else []
-    config = configure(session, network, source.card, options)
+    config = configure(session, network, job.source.card, options)
     cache = None
     if machine.gpu is not None:
         cache = TimingCache(options.timing_cache or default_timing_cache(machine.tensorrt, machine.gpu), config)
-    built = build_plan(session, network, config, progress)
+    plan = build_plan(session, network, config, job.progress)
     if cache is not None:
         cache.save()
-    content = memoryview(built)
+    content = memoryview(plan)
     record = dataclasses.replace(
         record,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -170,14 +175,14 @@ def _build(
     )
     extras: dict[Path, bytes] = {}
     notes = [cache.note] if cache is not None and cache.note else []
-    if options.save_onnx and proto is not source.proto:
-        extras[target.with_suffix(".fp16.onnx")] = proto.SerializeToString()
+    if options.save_onnx and proto is not job.source.proto:
+        extras[job.target.with_suffix(".fp16.onnx")] = proto.SerializeToString()
     elif options.save_onnx:
-        notes.append(f"--save-onnx wrote nothing: {source.path} was built as it is")
+        notes.append(f"--save-onnx wrote nothing: {job.source.path} was built as it is")
     if options.dump_layers is not None:
-        extras[options.dump_layers] = _dump(session, built, layers, options, machine).encode()
-    _write_together(target, content, record, extras)
-    return BuildReport(target, record, False, agreement, tuple(extras), tuple(notes), time.monotonic() - begin)
+        extras[options.dump_layers] = _dump(job, session, plan, layers).encode()
+    _write_together(job.target, content, record, extras)
+    return BuildReport(job.target, record, False, agreement, tuple(extras), tuple(notes), 0.0)
 
 
 def _check_places(model: Path, plan: Path, options: BuildOptions) -> None:
@@ -202,8 +207,9 @@ def _check_places(model: Path, plan: Path, options: BuildOptions) -> None:
         raise BuildError(f"cannot write into {folder}: {error.strerror}; -o names another place") from error
 
 
-def _planned_record(source: SourceModel, precision: str, options: BuildOptions, machine: _Machine) -> EngineRecord:
+def _planned_record(job: _Job) -> EngineRecord:
     """The record that this build will have, but for the plan itself."""
+    source, options, machine = job.source, job.options, job.machine
     plugins = None
     if machine.library is not None:
         digest = hashlib.sha256(machine.library.read_bytes()).hexdigest()
@@ -215,7 +221,7 @@ def _planned_record(source: SourceModel, precision: str, options: BuildOptions, 
         else tuple(f"{number // 10}.{number % 10}" for number in options.capabilities)
     )
     return EngineRecord(
-        card=dataclasses.replace(source.card, precision=precision),
+        card=dataclasses.replace(source.card, precision=job.precision),
         flavour=machine.tensorrt.target,
         tensorrt_version=machine.tensorrt.version,
         gpu=machine.gpu.name if machine.gpu is not None else "",
@@ -223,7 +229,7 @@ def _planned_record(source: SourceModel, precision: str, options: BuildOptions, 
         plugins=plugins,
         profiles=tuple((batch.minimum, batch.usual, batch.maximum) for batch in options.batches),
         options={
-            "precision": precision,
+            "precision": job.precision,
             "optimization_level": options.optimization_level,
             "workspace_mib": options.workspace_mib,
             "hardware_compatibility": options.hardware_compatibility,
@@ -257,11 +263,10 @@ def _standing_record(plan: Path, options: BuildOptions) -> EngineRecord | None:
     return record if whole else None
 
 
-def _in_precision(
-    source: SourceModel, precision: str, options: BuildOptions, progress: BuildProgress
-) -> tuple[onnx.ModelProto, Agreement | None]:
+def _in_precision(job: _Job) -> tuple[onnx.ModelProto, Agreement | None]:
     """The graph to build, compared with the export if it is another one."""
-    if precision == source.card.precision:
+    source, options, progress = job.source, job.options, job.progress
+    if job.precision == source.card.precision:
         return source.proto, None
     half = to_float16(source.proto)
     if not options.verify:
@@ -280,11 +285,11 @@ def _in_precision(
     return half, agreement
 
 
-def _dump(session: Session, plan: Any, layers: list[dict[str, Any]], options: BuildOptions, machine: _Machine) -> str:
+def _dump(job: _Job, session: Session, plan: Any, layers: list[dict[str, Any]]) -> str:
     """JSON of the parsed layers and, where this machine can open the plan, of the engine's."""
     found: dict[str, Any] = {"network": layers}
-    if machine.gpu is not None:
-        library = None if options.embed_plugins else machine.library
+    if job.machine.gpu is not None:
+        library = None if job.options.embed_plugins else job.machine.library
         found["engine"] = json.loads(inspect_plan(session, plan, library))
     return json.dumps(found, indent=1) + "\n"
 
