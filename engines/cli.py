@@ -38,7 +38,7 @@ def _build(arguments: argparse.Namespace) -> int:
     try:
         from algm_trt.engines.build import build_engine, show_progress
     except ModuleNotFoundError as error:
-        raise MissingDependencyError(f"{error.name} is not installed: pip install 'algm-trt[engines]'") from error
+        raise MissingDependencyError(f"{error.name} is not installed: pip install 'algm-trt[engine]'") from error
     report = build_engine(arguments.model, arguments.output, _options(arguments), progress=show_progress())
     sys.stdout.write("\n".join(_lines(report)) + "\n")
     return 0

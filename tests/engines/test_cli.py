@@ -70,7 +70,7 @@ def test_help_and_version_need_no_package() -> None:
 
     assert "usage: algm-build-engine" in run("--help").stdout
     assert run("--version").stdout.startswith("algm-build-engine ")
-    refused(run("model.onnx"), 4, r"(onnx|numpy) is not installed: pip install 'algm-trt\[engines\]'")
+    refused(run("model.onnx"), 4, r"(onnx|numpy) is not installed: pip install 'algm-trt\[engine\]'")
 
 
 @pytest.mark.parametrize(
