@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -17,23 +16,15 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from algm_trt.engines.precision import FLOAT16_MAX, float16_tensors
-from algm_trt.plugins.errors import AlgmError, MissingDependencyError, UsageError, VerificationError
+from algm_trt.plugins.errors import AlgmError, MissingDependencyError, VerificationError
 from algm_trt.runtime.card import ModelCard
-from algm_trt.runtime.decode import decode_image
-from algm_trt.runtime.scenes import draw_scene
-from algm_trt.runtime.sources import find_sources
-from algm_trt.runtime.windows import canvas_image, plan_whole
+from algm_trt.runtime.check_pictures import Picture
 
 LABELS_GATE: Final = 0.995
 TOKENS_GATE: Final = 0.01
-DRAWN_PICTURES: Final = 4
-MOST_PICTURES: Final = 8
 
 _RANGE_PREFIX: Final = "range of "
 _LOG_ERRORS_ONLY: Final = 3
-
-Picture = tuple[str, NDArray[np.uint8]]
-"""Name, and pixels (H, W, 3) uint8 RGB of the model's input size."""
 
 
 @dataclass(frozen=True)
@@ -150,33 +141,6 @@ def with_ranges(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelPro
             copy.graph.node.append(helper.make_node(op_type, [name], [output], name=output, keepdims=0))
             copy.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, []))
     return copy
-
-
-def drawn_pictures(card: ModelCard) -> list[Picture]:
-    """Drawn scenes of the model's input size."""
-    return [(f"drawn scene {seed}", draw_scene(*card.size, seed).image) for seed in range(DRAWN_PICTURES)]
-
-
-def pictures_of(folder: Path, card: ModelCard) -> list[Picture]:
-    """The first pictures of a folder that can be read, resized to the model's input.
-
-    Raises:
-        UsageError: there is none.
-    """
-    found: list[Picture] = []
-    for source in find_sources([str(folder)], recursive=True):
-        try:
-            picture = decode_image(source.path) if source.kind == "image" else None
-        except AlgmError:
-            continue
-        if picture is not None:
-            plan = plan_whole((picture.shape[0], picture.shape[1]), card.size)
-            found.append((source.name, canvas_image(picture, plan)))
-        if len(found) == MOST_PICTURES:
-            break
-    if not found:
-        raise UsageError(f"{folder}: no picture in it can be read")
-    return found
 
 
 def _largest(outputs: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, float]:

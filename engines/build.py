@@ -21,8 +21,6 @@ from algm_trt.engines.agreement import (
     TOKENS_GATE,
     Agreement,
     compare_precisions,
-    drawn_pictures,
-    pictures_of,
 )
 from algm_trt.engines.bindings import TensorRT, load_tensorrt
 from algm_trt.engines.cache import locked
@@ -53,6 +51,7 @@ from algm_trt.engines.timing_cache import TimingCache, default_timing_cache
 from algm_trt.plugins.errors import UsageError, VerificationError
 from algm_trt.plugins.library import INTERFACE_VERSION, find_library
 from algm_trt.plugins.spec import PLUGIN_VERSION
+from algm_trt.runtime.check_pictures import check_pictures
 from algm_trt.runtime.files import renamed_together
 
 
@@ -272,7 +271,7 @@ def _in_precision(job: _Job) -> tuple[onnx.ModelProto, Agreement | None]:
     if not options.verify:
         return half, None
     card = card_of(half) or source.card
-    pictures = pictures_of(options.verify_images, card) if options.verify_images else drawn_pictures(card)
+    pictures = check_pictures(options.verify_images, card)
     progress.start("Comparing float16 with float32", None, 1)
     agreement = compare_precisions(source.proto, half, card, pictures)
     progress.finish("Comparing float16 with float32")

@@ -96,7 +96,6 @@ def _lines(report: BuildReport) -> list[str]:
         others = ", ".join(path.name for path in (report.path.with_name(f"{report.path.name}.json"), *report.saved))
         size_mb = record.plan_bytes / 1e6
         lines.append(f"written: {report.path} ({size_mb:.1f} MB), {others} in {report.seconds:.1f} s")
-    lines.append(f"next: algm-infer PICTURES --engine {report.path}")
     return lines
 
 

@@ -6,7 +6,6 @@ decisions are rounding, float32 and float64 differ there too. Such pictures are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,16 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from algm_trt.exporter.segmenter import Segmenter, SegmenterOutput, full_size_logits, normalise
-from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import ModelCard
-from algm_trt.runtime.decode import decode_image
+from algm_trt.runtime.check_pictures import check_pictures
 from algm_trt.runtime.onnxruntime_engine import OnnxRuntimeEngine
-from algm_trt.runtime.scenes import draw_scene
-from algm_trt.runtime.sources import find_sources
-from algm_trt.runtime.windows import canvas_image, plan_whole
 
-MOST_PICTURES: Final = 8
-DRAWN_PICTURES: Final = 4
 NOISE: Final = 1e-6
 NOISE_TRIALS: Final = 3
 
@@ -114,13 +107,8 @@ def verify(path: Path, model: Segmenter, card: ModelCard, folder: Path | None) -
     """
     engine = OnnxRuntimeEngine(path, device="cpu")
     gate = GATES[card.precision]
-    checks = [
-        _check(name, picture, engine, model, card, gate)
-        for name, picture in (_pictures_of(folder, card) if folder else _drawn_pictures(card))
-    ]
+    checks = [_check(name, picture, engine, model, card, gate) for name, picture in check_pictures(folder, card)]
     engine.close()
-    if not checks:
-        raise UsageError(f"{folder}: no picture in it can be read")
     return Verification(gate, tuple(checks), drawn=folder is None)
 
 
@@ -166,24 +154,3 @@ def _hangs_on_rounding(model: Segmenter, pixels: torch.Tensor, expected: Segment
         if not torch.equal(_run(model, pixels + noise).token_map, expected.token_map):
             return True
     return False
-
-
-def _drawn_pictures(card: ModelCard) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    for seed in range(DRAWN_PICTURES):
-        yield f"drawn scene {seed}", draw_scene(*card.size, seed).image
-
-
-def _pictures_of(folder: Path, card: ModelCard) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """The first pictures of a folder that can be read, resized to the model's input."""
-    found = 0
-    for source in find_sources([str(folder)], recursive=True):
-        if source.kind != "image":
-            continue
-        try:
-            picture = decode_image(source.path)
-        except AlgmError:
-            continue
-        yield source.name, canvas_image(picture, plan_whole((picture.shape[0], picture.shape[1]), card.size))
-        found += 1
-        if found == MOST_PICTURES:
-            return

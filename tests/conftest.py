@@ -7,8 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from helpers.rtx import missing_reason
 from helpers.rungs import ladder
 from helpers.twin import compile_twin
+
+from algm_trt.plugins.library import PluginLibraryError, find_library
 
 
 def _shared_folder() -> Path | None:
@@ -59,6 +62,22 @@ def sample_model(sample_checkpoint: Path, tmp_path_factory: pytest.TempPathFacto
 def dense_sample_model(sample_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample checkpoint as an ONNX file, dense."""
     return _exported(sample_checkpoint, tmp_path_factory, merge=False)
+
+
+@pytest.fixture(scope="session")
+def plugin_library() -> Path:
+    """The plugin library as a user would find it."""
+    try:
+        return find_library()
+    except PluginLibraryError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(autouse=True)
+def _needs_rtx(request: pytest.FixtureRequest) -> None:
+    """Tests marked `rtx` run where the TensorRT-RTX wheels are."""
+    if request.node.get_closest_marker("rtx") and (reason := missing_reason()) is not None:
+        pytest.skip(reason)
 
 
 def _exported(checkpoint: Path, factory: pytest.TempPathFactory, *, merge: bool) -> Path:

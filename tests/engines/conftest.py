@@ -9,24 +9,8 @@ from pathlib import Path
 
 import pytest
 from helpers.engines import COMMAND, Command, save_tiny_model
-from helpers.rtx import missing_reason
 
 from algm_trt.plugins.library import LIBRARY_VARIABLE, PluginLibraryError, find_library
-
-
-@pytest.fixture(autouse=True)
-def _needs_rtx(request: pytest.FixtureRequest) -> None:
-    if request.node.get_closest_marker("rtx") and missing_reason() is not None:
-        pytest.skip(str(missing_reason()))
-
-
-@pytest.fixture(scope="session")
-def plugin_library() -> Path:
-    """The plugin library as a user would find it."""
-    try:
-        return find_library()
-    except PluginLibraryError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture

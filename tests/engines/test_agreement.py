@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-import cv2
-import numpy as np
 import onnx
 import pytest
 from helpers.engines import LINEAR, model_that_float16_ruins, tiny_model, with_initializer
@@ -15,19 +12,18 @@ from algm_trt.engines.agreement import (
     Agreement,
     PictureAgreement,
     compare_precisions,
-    drawn_pictures,
-    pictures_of,
     with_ranges,
 )
 from algm_trt.engines.precision import float16_tensors, to_float16
 from algm_trt.engines.source import card_of, read_model
-from algm_trt.plugins.errors import AlgmError, UsageError, VerificationError
+from algm_trt.plugins.errors import AlgmError, VerificationError
+from algm_trt.runtime.check_pictures import check_pictures
 
 
 def compare(model: onnx.ModelProto, half: onnx.ModelProto | None = None) -> Agreement:
     card = card_of(model)
     assert card is not None
-    return compare_precisions(model, half or to_float16(model), card, drawn_pictures(card))
+    return compare_precisions(model, half or to_float16(model), card, check_pictures(None, card))
 
 
 def test_float16_keeps_the_labels() -> None:
@@ -89,31 +85,13 @@ def test_model_that_cannot_run_is_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_pictures_of_a_folder_are_resized_and_broken_ones_left_out(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"no picture")
-    cv2.imwrite(str(tmp_path / "b.png"), np.full((31, 57, 3), 77, np.uint8))
-    card = card_of(tiny_model())
-    assert card is not None
-    ((name, pixels),) = pictures_of(tmp_path, replace(card, size=(64, 48)))
-    assert "b.png" in name or name == "b"
-    assert pixels.shape == (64, 48, 3)
-
-
-def test_folder_without_pictures_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"no picture")
-    card = card_of(tiny_model())
-    assert card is not None
-    with pytest.raises(UsageError, match="no picture"):
-        pictures_of(tmp_path, card)
-
-
 @pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["sample_model", "dense_sample_model"])
 def test_trained_sample_passes_on_its_pictures(
     kind: str, request: pytest.FixtureRequest, sample_pictures: Path
 ) -> None:
     source = read_model(request.getfixturevalue(kind))
-    pictures = [*drawn_pictures(source.card), *pictures_of(sample_pictures, source.card)]
+    pictures = check_pictures(None, source.card) + check_pictures(sample_pictures, source.card)
     agreement = compare_precisions(source.proto, to_float16(source.proto), source.card, pictures)
     assert agreement.passed, agreement.table()
     print(agreement.table())

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from algm_trt.engines.agreement import Picture, compare_precisions
+from algm_trt.engines.agreement import compare_precisions
 from algm_trt.engines.precision import to_float16
 from algm_trt.engines.source import read_model
 from algm_trt.exporter import ExportOptions, export_onnx
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import ModelCard
+from algm_trt.runtime.check_pictures import Picture
 from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.windows import canvas_image, plan_whole
 

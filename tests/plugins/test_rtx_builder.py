@@ -8,9 +8,9 @@ import onnx
 import pytest
 from helpers import plugin_graphs
 from helpers.plugin_graphs import Graph
-from helpers.rtx import TARGETS, RtxReport, build_with_rtx, missing_reason
+from helpers.rtx import TARGETS, RtxReport, build_with_rtx
 
-pytestmark = [pytest.mark.rtx, pytest.mark.skipif(missing_reason() is not None, reason=str(missing_reason()))]
+pytestmark = pytest.mark.rtx
 
 
 def with_attribute(graph: Graph, op_type: str, name: str, value: object) -> bytes:

@@ -7,18 +7,14 @@ from pathlib import Path
 import onnx
 import pytest
 from helpers.models import random_segmenter
-from helpers.rtx import TARGETS, RtxReport, build_with_rtx, missing_reason
+from helpers.rtx import TARGETS, RtxReport, build_with_rtx
 
 from algm_trt.exporter.config import SegmenterConfig
 from algm_trt.exporter.graph import build_graph
 from algm_trt.plugins import spec
 from algm_trt.runtime.card import MergeSettings
 
-pytestmark = [
-    pytest.mark.rtx,
-    pytest.mark.heavy,
-    pytest.mark.skipif(missing_reason() is not None, reason=str(missing_reason())),
-]
+pytestmark = [pytest.mark.rtx, pytest.mark.heavy]
 
 SIZE = (512, 512)
 MERGE = MergeSettings(layers=(1, 5), window=(2, 2), threshold=0.9)
