@@ -1,0 +1,262 @@
+#!/usr/bin/env bash
+# Every check and measurement that needs a GPU, by one command. See benchmarks/README.md.
+#
+#   bash benchmarks/gpu_all.sh                       all steps
+#   bash benchmarks/gpu_all.sh --list                what the steps are, and what they would use
+#   bash benchmarks/gpu_all.sh --only kernels,model  some steps; the library is built where it is missing
+#   bash benchmarks/gpu_all.sh --budget 580          start no step, and let none run, beyond so many seconds
+#   bash benchmarks/gpu_all.sh --cpu-twin            try the script out without a GPU; figures mean nothing
+#
+# Nothing is fetched. Variables, with what is taken where they are not set:
+#   OUT                    folder for JSON and log (benchmarks/results; the log then in build/gpu)
+#   PYTHON                 python3 with torch, numpy and pytest
+#   ALGM_PLUGINS_LIB       plugin library that was built elsewhere (built by nvcc for the GPU at hand)
+#   ALGM_TENSORRT_LIBS     libnvinfer_lean.so.N, separated by colons (.carry/tensorrt/*.so.*, also as .xz)
+#   ALGM_TENSORRT_HEADERS  folders with NVIDIA's headers, separated by colons (.carry/tensorrt/headers/*)
+#   ALGM_PICTURES          folder of photographs, or file of gpu_pictures.py (.carry/pictures.npz; else drawn scenes)
+#   ALGM_OFFICIAL          checkout of the official code (.carry/official; else it is not timed)
+#   ALGM_CHECKPOINTS       trained checkpoints, separated by colons (.carry/checkpoints/* and examples/sample)
+#
+# Exit code: 0 all steps passed, 1 a step failed, 2 wrong arguments, 4 no GPU (after building, where nvcc is there).
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+
+readonly STEPS=(build kernels sanitizer plugins speed model)
+declare -Ar WHAT=(
+  [build]="plugin library for the GPU at hand, with nvcc"
+  [kernels]="L4: kernels against the NumPy reference (tests/plugins/test_kernels_gpu.py)"
+  [sanitizer]="compute-sanitizer, memcheck and racecheck, on a part of these tests"
+  [plugins]="L5: plugin objects, directly and through the registries of tensorrt-lean (tests/plugins/test_plugins_gpu.py)"
+  [speed]="kernels against their floors (benchmarks/kernels.py)"
+  [model]="whole PyTorch model in FP16: speed, shares, agreement (benchmarks/gpu_model.py)"
+)
+declare -Ar LIMIT=([build]=300 [kernels]=200 [sanitizer]=150 [plugins]=150 [speed]=150 [model]=420)
+# Small cases of every operator: the sanitizer is slow.
+readonly SANITIZED="test_local_merge_of_generic_tokens or (test_global_merge and lengths3) \
+or (test_attention and lengths1 and (64 or 80)) or (test_append_tokens_and_unmerge and lengths1 and 13) \
+or (test_labels and not 512)"
+
+work=$PWD/build/gpu
+python=${PYTHON:-python3}
+only="" budget=0 twin=no list=no
+
+usage() { sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'; }
+
+while [ $# -gt 0 ]; do
+  case $1 in
+    --list) list=yes ;;
+    --cpu-twin) twin=yes ;;
+    --only) only=${2:?--only needs steps, such as kernels,model}; shift ;;
+    --budget) budget=${2:?--budget needs seconds}; shift ;;
+    -h | --help) usage; exit 0 ;;
+    *) echo "gpu_all.sh: unknown argument '$1'; --help shows what there is" >&2; exit 2 ;;
+  esac
+  shift
+done
+for step in ${only//,/ }; do
+  [ -n "${WHAT[$step]:-}" ] || { echo "gpu_all.sh: unknown step '$step'; there are: ${STEPS[*]}" >&2; exit 2; }
+done
+
+# --- what there is ----------------------------------------------------------------------------------------------------
+
+exists() { [ -e "$1" ]; }
+# joined FILES...: those that exist, separated by colons.
+joined() {
+  local text="" file
+  for file in "$@"; do exists "$file" && text=$text${text:+:}$file; done
+  echo "$text"
+}
+first() { local file; for file in "$@"; do exists "$file" && { echo "$file"; return; }; done; }
+
+pictures=${ALGM_PICTURES:-$(first .carry/pictures.npz)}
+official=${ALGM_OFFICIAL:-$(first .carry/official)}
+checkpoints=${ALGM_CHECKPOINTS:-$(joined .carry/checkpoints/* examples/sample)}
+headers=${ALGM_TENSORRT_HEADERS:-$(joined "$PWD"/.carry/tensorrt/headers/*)}
+packed=${ALGM_TENSORRT_LIBS:-$(joined "$PWD"/.carry/tensorrt/*.so.*)}
+library=${ALGM_PLUGINS_LIB:-}
+sanitizer=$(command -v compute-sanitizer || first /usr/local/cuda/bin/compute-sanitizer)
+
+if [ "$list" = yes ]; then
+  for step in "${STEPS[@]}"; do printf '%-10s %s (at most %d s)\n' "$step" "${WHAT[$step]}" "${LIMIT[$step]}"; done
+  printf '\nlibrary      %s\nTensorRT     %s\nheaders      %s\npictures     %s\nofficial     %s\ncheckpoints  %s\nsanitizer    %s\n' \
+    "${library:-to be built}" "${packed:-none}" "${headers:-none}" "${pictures:-drawn scenes}" "${official:-none}" \
+    "${checkpoints:-none}" "${sanitizer:-none}"
+  exit 0
+fi
+
+out=${OUT:-benchmarks/results}
+[ "$twin" = yes ] && out=${OUT:-$work}
+mkdir -p "$work/site/algm_trt" "$work/logs" "$out"
+out=$(cd "$out" && pwd)
+log=${OUT:+$out/gpu_all.log}
+log=${log:-$work/gpu_all.log}
+table=$work/steps.tsv
+: >"$log"
+: >"$table"
+
+# `algm_trt` importable without installing it.
+for package in exporter plugins engines runtime; do ln -sfn "$PWD/$package" "$work/site/algm_trt/$package"; done
+export PYTHONPATH=$work/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+
+# --- running a step ---------------------------------------------------------------------------------------------------
+
+wanted() { [ -z "$only" ] || [[ ",$only," == *",$1,"* ]]; }
+# note STEP STATUS SECONDS DETAIL
+note() {
+  printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4" >>"$table"
+  printf '%-10s %-8s %4s s  %s\n' "$1" "$2" "$3" "$4" | tee -a "$log"
+}
+# left LIMIT: seconds that a step may take within the budget.
+left() {
+  local rest=$((budget - SECONDS))
+  if [ "$budget" -eq 0 ] || [ "$rest" -gt "$1" ]; then echo "$1"; else echo "$rest"; fi
+}
+# last_words FILE: the line that says most: pytest's counts, or the last one.
+last_words() {
+  local line
+  line=$(grep -E '[0-9]+ (passed|failed|skipped|error)' "$1" | tail -n 1)
+  [ -n "$line" ] || line=$(grep -v '^[[:space:]]*$' "$1" | tail -n 1)
+  echo "$line" | tr -d '=\t' | cut -c 1-160 | sed 's/^ *//; s/ *$//'
+}
+# attempt STEP NAME COMMAND...: run within the step's limit, into a log of its own.
+attempt() {
+  local step=$1 name=$2 file=$work/logs/$2.log begin=$SECONDS seconds status verdict detail
+  shift 2
+  seconds=$(left "${LIMIT[$step]}")
+  [ "$seconds" -ge 10 ] || { note "$name" "not run" 0 "the budget of $budget s is spent"; return 0; }
+  printf '\n===== %s: %s\n' "$name" "$*" >>"$log"
+  timeout --kill-after=10 "$seconds" "$@" >"$file" 2>&1
+  status=$?
+  cat "$file" >>"$log"
+  detail=$(last_words "$file")
+  case $status in
+    0) verdict=passed ;;
+    5) verdict="not run" ;; # pytest found no test
+    124 | 137) verdict=failed detail="stopped after $seconds s; $detail" ;;
+    *) verdict=failed detail="exit code $status; $detail" ;;
+  esac
+  # Tests that were all skipped have shown nothing.
+  if [ "$verdict" = passed ] && [[ $detail == *skipped* && $detail != *passed* ]]; then
+    verdict="not run" detail="$(grep -m 1 '^SKIPPED' "$file" | cut -c 1-160)"
+  fi
+  if [ "$verdict" = failed ] && grep -qi 'device not supported' "$file"; then
+    verdict="not run" detail="compute-sanitizer does not take this device"
+  fi
+  note "$name" "$verdict" $((SECONDS - begin)) "$detail"
+  [ "$verdict" != failed ]
+}
+tests() { "$python" -m pytest -o minversion=7 -p no:cacheprovider -q "$@"; }
+export -f tests
+export python
+
+# --- the steps --------------------------------------------------------------------------------------------------------
+
+capability() { "$python" -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())' 2>>"$log"; }
+
+build() {
+  if [ "$twin" = yes ]; then
+    library=$work/libalgm_twin.so
+    attempt build build "$python" -c "import pathlib, sys; sys.path.insert(0, 'tests')
+from helpers.twin import compile_twin; print(compile_twin(pathlib.Path('$work')))"
+    return
+  fi
+  if [ -n "$library" ]; then
+    note build "not run" 0 "ALGM_PLUGINS_LIB names $library"
+    return
+  fi
+  library=$work/libalgm_plugins.so
+  local target=${gpu:-90}
+  # A library of an earlier call may be for other sources.
+  rm -f "$library"
+  attempt build build "$python" -c 'import sys; from algm_trt.plugins.build import main; sys.exit(main())' \
+    --arch "$target" --output "$library" --jobs "$(nproc)"
+}
+
+kernels() {
+  if [ "$twin" = yes ]; then
+    attempt kernels kernels bash -c 'tests tests/exporter/test_cuda_ops.py -k "odd or missing or functions"'
+  else
+    attempt kernels kernels bash -c 'tests -m gpu tests/plugins/test_kernels_gpu.py'
+  fi
+}
+
+sanitizer() {
+  [ "$twin" = no ] || { note sanitizer "not run" 0 "needs a GPU"; return; }
+  [ -n "$sanitizer" ] || { note sanitizer "not run" 0 "compute-sanitizer is not on PATH or in /usr/local/cuda/bin"; return; }
+  local tool
+  # Without torch's caching every tensor is an allocation of its own, and leaving it is seen.
+  for tool in memcheck racecheck; do
+    attempt sanitizer "$tool" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool "$tool" --error-exitcode 86 \
+      "$python" -m pytest -o minversion=7 -p no:cacheprovider -q -m gpu tests/plugins/test_kernels_gpu.py -k "$SANITIZED"
+  done
+}
+
+# Unpack carried TensorRT libraries; they are a tenth of their size in transit.
+unpacked() {
+  local file libraries=""
+  mkdir -p "$work/tensorrt"
+  for file in ${packed//:/ }; do
+    if [ "${file%.xz}" != "$file" ]; then
+      "$python" -c 'import lzma, shutil, sys; shutil.copyfileobj(lzma.open(sys.argv[1]), open(sys.argv[2], "wb"))' \
+        "$file" "$work/tensorrt/$(basename "${file%.xz}")" || continue
+      file=$work/tensorrt/$(basename "${file%.xz}")
+    fi
+    libraries=$libraries${libraries:+:}$file
+  done
+  echo "$libraries"
+}
+
+plugins() {
+  export ALGM_TENSORRT_LIBS ALGM_TENSORRT_HEADERS=$headers
+  ALGM_TENSORRT_LIBS=$(unpacked)
+  if [ "$twin" = yes ]; then
+    attempt plugins plugins bash -c 'tests tests/plugins/test_plugin_enqueue.py tests/plugins/test_plugin_registry.py'
+  else
+    attempt plugins plugins bash -c 'tests -m gpu tests/plugins/test_plugins_gpu.py'
+  fi
+  [ -n "$ALGM_TENSORRT_LIBS" ] && [ -n "$headers" ] ||
+    note registries "not run" 0 "no tensorrt-lean library or no headers (ALGM_TENSORRT_LIBS, ALGM_TENSORRT_HEADERS)"
+}
+
+speed() {
+  [ "$twin" = no ] || { note speed "not run" 0 "needs a GPU"; return; }
+  attempt speed speed "$python" benchmarks/kernels.py --json "$out/gpu_kernels.json"
+}
+
+model() {
+  local arguments=(--json "$out/gpu_model.json") folder
+  [ "$twin" = yes ] && arguments+=(--cpu --backbones tiny --batch 3 --size 128 --rounds 1 --calls 1 --checked 1)
+  [ -n "$pictures" ] && arguments+=(--pictures "$pictures")
+  [ -n "$official" ] && arguments+=(--official "$official")
+  local IFS=:
+  for folder in $checkpoints; do arguments+=(--checkpoint "$folder"); done
+  attempt model model "$python" benchmarks/gpu_model.py "${arguments[@]}"
+}
+
+# --- all of it --------------------------------------------------------------------------------------------------------
+
+gpu=""
+[ "$twin" = yes ] || gpu=$(capability)
+name=$("$python" -c 'import torch; print(torch.cuda.get_device_name())' 2>>"$log") || name="no GPU"
+[ "$twin" = yes ] && name="CPU twin: figures mean nothing"
+echo "device: $name" | tee -a "$log"
+
+# Everything but building needs the library.
+if wanted build || ! exists "${library:-$work/libalgm_plugins.so}"; then build; else library=${library:-$work/libalgm_plugins.so}; fi
+export ALGM_PLUGINS_LIB=$library
+for step in "${STEPS[@]:1}"; do
+  wanted "$step" || continue
+  if [ "$twin" = no ] && [ -z "$gpu" ]; then
+    note "$step" "not run" 0 "PyTorch finds no CUDA device"
+  elif ! exists "$library"; then
+    note "$step" "not run" 0 "there is no plugin library"
+  else
+    "$step"
+  fi
+done
+
+"$python" benchmarks/gpu_summary.py "$table" "$out/gpu_all.json" "$name"
+summary=$?
+echo "log: $log"
+[ "$twin" = yes ] || [ -n "$gpu" ] || [ "$summary" -ne 0 ] || exit 4
+exit "$summary"

@@ -1,0 +1,355 @@
+"""The whole PyTorch model in FP16 on a GPU: `python benchmarks/gpu_model.py [--pictures FILE] [--json FILE]`.
+
+ViT-S/16 and ViT-B/16, 512 x 512, 150 classes, random weights, batch 32 of unlike pictures, at the threshold that leaves
+60 % of the tokens after the local merge. All variants take turns in one process on the same pictures:
+
+- merged: packed tokens, the kernels of the plugin library;
+- dense: the same weights without merging, `scaled_dot_product_attention`;
+- both with labels at full size (label kernel; for dense also PyTorch's interpolation and argmax);
+- merged with one picture 32 times: the one whose token count is nearest to the mean;
+- with `--official CHECKOUT`, the official code's eager run of both, its way of measuring (one picture) included.
+
+Then the share of time per operator, and the agreement with float32 on the CPU (`gpu_agreement.py`), for these networks
+and for trained checkpoints. Exit code 3 when the agreement fails its gates; speed is recorded, whatever it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from gpu_agreement import compare
+from gpu_official import import_official, official_model
+from gpu_pictures import load_pictures
+from networks import BACKBONES, MERGE, random_config, random_segmenter
+from record import write_record
+from torch import Tensor
+
+from algm_trt.exporter import cuda_ops, ops
+from algm_trt.exporter.checkpoint import load_checkpoint
+from algm_trt.exporter.segmenter import Segmenter, full_size_logits, normalise, segmenter_from_checkpoint
+
+KEPT: Final = 0.6
+# Kernel names by operator; the first match counts.
+OPERATORS: Final = {
+    "AlgmPackedAttention": r"attention(Half|Float)Kernel",
+    "AlgmLocalMerge": r"(windowSimilarity|quadSimilarity|order|scatter)Kernel",
+    "AlgmGlobalMerge": r"(similarity(Half|Float)|decide|mergeRows)Kernel",
+    "AlgmAppendTokens": r"\bappendKernel",
+    "AlgmUnmerge": r"unmergeKernel",
+    "AlgmLabels": r"labelsKernel",
+    "attention of PyTorch": r"flash|fmha|sdpa|attention|softmax",
+    "matrix products": r"gemm|cutlass|nvjet|xmma|cublas|splitK|\bsm\d+_",
+    "patch embedding": r"conv|winograd|implicit|im2col|nchw|nhwc",
+    "layer norm": r"layer_?norm",
+    "GELU": r"gelu",
+    "copies": r"memcpy|memset|copy|CatArray",
+    "other elementwise": r"elementwise|reduce|index|gather|scatter|scan",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure and how long."""
+
+    device: str
+    batch: int
+    size: int
+    rounds: int
+    calls: int
+    checked: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of weights and activations."""
+        return torch.float16
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Something that is timed: `run` segments one batch; `tokens` are the mean counts after each merge."""
+
+    run: Callable[[], object]
+    tokens: list[float]
+
+
+def synchronise(device: str) -> None:
+    """Wait for the device."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(run: Callable[[], object], plan: Plan) -> float:
+    """Time of one call, mean over calls in a row; host and device together, as a user sees it."""
+    synchronise(plan.device)
+    begin = time.perf_counter()
+    for _ in range(plan.calls):
+        run()
+    synchronise(plan.device)
+    return (time.perf_counter() - begin) / plan.calls
+
+
+def threshold_for(model: Segmenter, pixels: Tensor, kept: float) -> float:
+    """Threshold at which this share of the tokens is left after the local merge, over all pictures."""
+    low, high = -1.0, 1.0
+    for _ in range(14):
+        middle = (low + high) / 2
+        counts = model(pixels, middle).token_counts.float().mean(dim=0)
+        low, high = (middle, high) if float(counts[1] / counts[0]) < kept else (low, middle)
+    return (low + high) / 2
+
+
+def mean_tokens(model: Segmenter, pixels: Tensor, threshold: float) -> list[float]:
+    """Mean tokens of an image before merging, after the local and after the last merge."""
+    return [round(float(value), 1) for value in model(pixels, threshold).token_counts.float().mean(dim=0)]
+
+
+def ours(merged: Segmenter, dense: Segmenter, pixels: Tensor, threshold: float) -> dict[str, Variant]:
+    """Our variants on a batch of normalised pictures."""
+    size = list(pixels.shape[2:])
+    counts = merged(pixels, threshold).token_counts
+    typical = int((counts[:, 2] - counts[:, 2].float().mean()).abs().argmin())
+    repeated = pixels[typical : typical + 1].repeat(len(pixels), 1, 1, 1)
+    tokens, full = mean_tokens(merged, pixels, threshold), [float(counts[0, 0])] * 3
+
+    def labelled(run: Callable[[], Any]) -> Callable[[], Tensor]:
+        return lambda: ops.labels(run().logits.permute(0, 2, 3, 1), size)
+
+    def plain_labels() -> Tensor:
+        return full_size_logits(dense(pixels).logits, 16, (size[0], size[1])).argmax(dim=1)
+
+    return {
+        "merged": Variant(lambda: merged(pixels, threshold), tokens),
+        "dense": Variant(lambda: dense(pixels), full),
+        "merged, one picture repeated": Variant(
+            lambda: merged(repeated, threshold), mean_tokens(merged, repeated, threshold)
+        ),
+        "merged with labels": Variant(labelled(lambda: merged(pixels, threshold)), tokens),
+        "dense with labels": Variant(labelled(lambda: dense(pixels)), full),
+        "dense with labels by PyTorch": Variant(plain_labels, full),
+    }
+
+
+def official(
+    checkout: Path, model: Segmenter, pixels: Tensor, threshold: float, tokens: Sequence[float], plan: Plan
+) -> tuple[dict[str, Variant], dict[str, str]]:
+    """The official code's variants in our type and in float32, and why some do not run."""
+    code = import_official(checkout, plan.device)
+    variants: dict[str, Variant] = {}
+    failed: dict[str, str] = {}
+    one = pixels[:1].repeat(len(pixels), 1, 1, 1)
+    full = [tokens[0]] * 3
+    for dtype, kind in ((plan.dtype, "FP16"), (torch.float32, "FP32")):
+        weights = random_segmenter(model.config, None).to(plan.device, dtype)
+        for name, merge, source, known in (
+            ("dense", None, pixels, full),
+            ("merged, coupled batch", MERGE, pixels, []),
+            ("merged, one picture repeated", MERGE, one, []),
+        ):
+            forward, given = official_model(code, weights, merge, threshold), source.to(dtype)
+            label = f"official eager {kind} {name}"
+            try:
+                forward(given)
+            except (RuntimeError, AssertionError) as error:
+                failed[label] = str(error).splitlines()[0]
+                continue
+            variants[label] = Variant(lambda forward=forward, given=given: forward(given), list(known))  # type: ignore[misc]
+    return variants, failed
+
+
+def time_all(variants: dict[str, Variant], plan: Plan) -> dict[str, dict[str, Any]]:
+    """Images per second of each variant, in turns."""
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(2):
+        for variant in variants.values():
+            variant.run()
+    for _ in range(plan.rounds):
+        for name, variant in variants.items():
+            times[name].append(seconds(variant.run, plan))
+    rows = {}
+    for name, values in times.items():
+        median = statistics.median(values)
+        rows[name] = {
+            "images_per_second": round(plan.batch / median, 1),
+            "ms_per_batch": round(1e3 * median, 3),
+            "spread_ms": [round(1e3 * min(values), 3), round(1e3 * max(values), 3)],
+            "tokens": variants[name].tokens,
+        }
+        print(f"  {name:45} {plan.batch / median:9.1f} images/s {1e3 * median:9.3f} ms per batch")
+    return rows
+
+
+def operator_of(kernel: str) -> str:
+    """The operator that a kernel belongs to, by its name."""
+    found = (name for name, pattern in OPERATORS.items() if re.search(pattern, kernel, re.IGNORECASE))
+    return next(found, "other")
+
+
+def shares(variant: Variant, plan: Plan) -> dict[str, Any]:
+    """Milliseconds of a batch per operator, the largest kernels of "other", and the time without a kernel."""
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    on_gpu = plan.device == "cuda"
+    wanted = DeviceType.CUDA if on_gpu else DeviceType.CPU
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
+    variant.run()
+    synchronise(plan.device)
+    with profile(activities=activities) as recorded:
+        for _ in range(plan.calls):
+            variant.run()
+        synchronise(plan.device)
+    totals: dict[str, float] = {}
+    unknown: dict[str, float] = {}
+    for event in recorded.events():
+        if event.device_type != wanted or event.name.startswith("ProfilerStep"):
+            continue
+        spent = event.time_range.elapsed_us() if on_gpu else event.self_cpu_time_total
+        name, milliseconds = operator_of(event.name), spent / 1e3 / plan.calls
+        totals[name] = totals.get(name, 0.0) + milliseconds
+        if name == "other":
+            unknown[event.name[:80]] = unknown.get(event.name[:80], 0.0) + milliseconds
+    busy, wall = sum(totals.values()), 1e3 * seconds(variant.run, plan)
+    ordered = sorted(totals.items(), key=lambda item: -item[1])
+    return {
+        "ms": {name: round(value, 4) for name, value in ordered},
+        "share": {name: round(value / busy, 4) for name, value in ordered} if busy else {},
+        "busy_ms": round(busy, 3),
+        "wall_ms": round(wall, 3),
+        "largest_other": dict(sorted(unknown.items(), key=lambda item: -item[1])[:6]),
+    }
+
+
+def ratios(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """The figures that were promised."""
+    rate = {name: row["images_per_second"] for name, row in rows.items()}
+    pairs = {
+        "merged over dense": ("merged", "dense"),
+        "merged over dense, with labels": ("merged with labels", "dense with labels"),
+        "unlike pictures over one repeated": ("merged", "merged, one picture repeated"),
+    }
+    pairs |= {f"merged over {name}": ("merged", name) for name in rate if name.startswith("official")}
+    pairs |= {
+        f"merged with labels over {name}": ("merged with labels", name) for name in rate if name.startswith("official")
+    }
+    return {what: round(rate[one] / rate[other], 3) for what, (one, other) in pairs.items()}
+
+
+@torch.inference_mode()
+def measure(backbone: str, images: Tensor, checkout: Path | None, plan: Plan) -> dict[str, Any]:
+    """Everything about one backbone."""
+    config = random_config(backbone, plan.size)
+    reference = random_segmenter(config, MERGE)
+    merged = random_segmenter(config, MERGE).to(plan.device, plan.dtype)
+    dense = random_segmenter(config, None).to(plan.device, plan.dtype)
+    pixels = normalise(images.to(plan.device), config.normalization).to(plan.dtype)
+    threshold = threshold_for(merged, pixels, KEPT)
+    print(f"{backbone}: {config.describe()}, threshold {threshold:.4f}")
+    variants = ours(merged, dense, pixels, threshold)
+    rivals: dict[str, Variant] = {}
+    failed: dict[str, str] = {}
+    if checkout is not None:
+        rivals, failed = official(checkout, merged, pixels, threshold, variants["merged"].tokens, plan)
+    rows = time_all(variants | rivals, plan)
+    counts = merged(pixels, threshold).token_counts
+    return {
+        "model": config.describe(),
+        "threshold": threshold,
+        "tokens_by_picture": counts[:, 1:].tolist(),
+        "speed": rows,
+        "ratios": ratios(rows),
+        "not_run": failed,
+        "time_by_operator": {
+            name: shares(variants[name], plan) for name in ("merged with labels", "dense with labels")
+        },
+        "agreement": compare(backbone, reference, images[: plan.checked], threshold, plan.device, gated=False),
+    }
+
+
+def check_checkpoint(folder: Path, pictures: Path | None, plan: Plan) -> list[dict[str, Any]]:
+    """Agreement of a trained checkpoint at its own size and threshold."""
+    checkpoint = load_checkpoint(folder)
+    model = segmenter_from_checkpoint(checkpoint, checkpoint.merge)
+    images, what = load_pictures(pictures, plan.batch, checkpoint.crop[0])
+    rows = compare(folder.name, model, torch.from_numpy(images), None, plan.device, gated=True)
+    return [row | {"pictures_are": what} for row in rows]
+
+
+def kernels_on_the_cpu() -> None:
+    """Send CPU tensors through the library too: for trying this script out with the library compiled for the CPU."""
+    kernels = cuda_ops.Kernels()
+
+    def direct(name: str) -> Callable[..., Any]:
+        plain, kernel = getattr(ops, name), getattr(kernels, name)
+        return lambda *given: (kernel if given[0].dtype == torch.float16 else plain)(*given)
+
+    for name in ("local_merge", "global_merge", "packed_attention", "append_tokens", "unmerge", "labels"):
+        setattr(ops, name, direct(name))
+
+
+def parse() -> argparse.Namespace:
+    """Arguments of the command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=["vit_small", "vit_base"])
+    parser.add_argument("--pictures", type=Path, help="folder, or file of gpu_pictures.py (default: drawn scenes)")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--calls", type=int, default=5, help="calls in a row of each round")
+    parser.add_argument("--checked", type=int, default=8, help="pictures compared with the CPU")
+    parser.add_argument("--official", type=Path, help="checkout of the official code, to time it too")
+    parser.add_argument("--checkpoint", type=Path, action="append", default=[], help="trained checkpoint to compare")
+    parser.add_argument("--json", type=Path, help="file for the results")
+    parser.add_argument("--cpu", action="store_true", help="try the script out on a CPU; figures mean nothing")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Measure, print, write JSON."""
+    options = parse()
+    if not (options.cpu or torch.cuda.is_available()):
+        print("no CUDA device: nothing measured")
+        return 4
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    plan = Plan(
+        "cpu" if options.cpu else "cuda", options.batch, options.size, options.rounds, options.calls, options.checked
+    )
+    if options.cpu:
+        kernels_on_the_cpu()
+    else:
+        cuda_ops.register_kernels()
+    pictures, what = load_pictures(options.pictures, plan.batch, plan.size)
+    results: dict[str, Any] = {
+        "device": "CPU: figures mean nothing" if options.cpu else torch.cuda.get_device_name(),
+        "what": f"PyTorch FP16, batch {plan.batch}, {plan.size}x{plan.size}, {KEPT:.0%} of the tokens kept locally",
+        "pictures": what,
+        "networks": {},
+        "checkpoints": [],
+    }
+    for backbone in options.backbones:
+        results["networks"][backbone] = measure(backbone, torch.from_numpy(pictures), options.official, plan)
+        if options.json:
+            write_record(options.json, results)  # what is done is kept when the time is up
+    for folder in options.checkpoint:
+        results["checkpoints"] += check_checkpoint(folder, options.pictures, plan)
+    for backbone, network in results["networks"].items():
+        for name, ratio in network["ratios"].items():
+            print(f"{backbone}: {name}: {ratio:.2f}")
+    if options.json:
+        write_record(options.json, results)
+    compared = [row for network in results["networks"].values() for row in network["agreement"]]
+    wrong = [f"{row['model']} {row['run']}" for row in compared + results["checkpoints"] if row["passed"] is False]
+    if wrong:
+        print(f"agreement with float32 on the CPU fails for {', '.join(wrong)}")
+    return 3 if wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,78 @@
+"""Pictures for machines that have none: `python benchmarks/gpu_pictures.py FOLDER -o .carry/pictures.npz`.
+
+Packs the photographs of a folder (or drawn scenes, without one) as uint8 (N, S, S, 3): the largest centred square of
+each, scaled to S. `load_pictures` reads such a file, a folder, or draws.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pictures = NDArray[np.uint8]
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+
+def load_pictures(source: Path | None, count: int, size: int) -> tuple[Pictures, str]:
+    """Pictures (count, size, size, 3), and what they are in words; fewer than `count` are taken in turns."""
+    if source is None:
+        pictures, what = _drawn(count, size), "drawn scenes"
+    elif source.suffix == ".npz":
+        with np.load(source) as arrays:
+            pictures, what = arrays["pictures"], str(arrays["what"])
+        if pictures.shape[1:3] != (size, size):
+            import cv2
+
+            scaled = [cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA) for picture in pictures[:count]]
+            pictures = np.stack(scaled)
+    else:
+        pictures, what = _photographs(source, count, size), f"photographs of {source.name}"
+    if len(pictures) < count:
+        what += f", the same {len(pictures)} in turns"
+    return np.ascontiguousarray(pictures[np.arange(count) % len(pictures)]), what
+
+
+def _drawn(count: int, size: int) -> Pictures:
+    from algm_trt.runtime.scenes import draw_scene
+
+    return np.stack([draw_scene(size, size, seed).image for seed in range(count)])
+
+
+def _photographs(folder: Path, count: int, size: int) -> Pictures:
+    import cv2
+
+    from algm_trt.runtime.decode import decode_image
+
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)[:count]
+    if not paths:
+        raise SystemExit(f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))})")
+    squares = []
+    for path in paths:
+        image = decode_image(path)
+        side = min(image.shape[:2])
+        top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+        square = np.ascontiguousarray(image[top : top + side, left : left + side])
+        squares.append(cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA))
+    return np.stack(squares)
+
+
+def main() -> int:
+    """Write the file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("folder", type=Path, nargs="?", help="folder of photographs (default: drawn scenes)")
+    parser.add_argument("-o", "--output", type=Path, default=Path(".carry/pictures.npz"))
+    parser.add_argument("--count", type=int, default=32)
+    parser.add_argument("--size", type=int, default=512)
+    options = parser.parse_args()
+    pictures, what = load_pictures(options.folder, options.count, options.size)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(options.output, pictures=pictures, what=np.array(what))
+    print(f"{options.output}: {len(pictures)} pictures, {what}, {options.output.stat().st_size / 2**20:.1f} MiB")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
