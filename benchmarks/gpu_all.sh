@@ -18,6 +18,8 @@
 #   ALGM_CHECKPOINTS       trained checkpoints, separated by colons (.carry/checkpoints/* and examples/sample)
 #
 # Exit code: 0 all steps passed, 1 a step failed, 2 wrong arguments, 4 no GPU (after building, where nvcc is there).
+#
+# shellcheck disable=SC2329  # the steps are functions that are called by their names
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
@@ -40,7 +42,7 @@ work=$PWD/build/gpu
 python=${PYTHON:-python3}
 only="" budget=0 twin=no list=no
 
-usage() { sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'; }
+usage() { sed -n '2,/^# Exit code/p' "$0" | sed 's/^# \{0,1\}//'; }
 
 while [ $# -gt 0 ]; do
   case $1 in
@@ -116,7 +118,8 @@ last_words() {
   local line
   line=$(grep -E '[0-9]+ (passed|failed|skipped|error)' "$1" | tail -n 1)
   [ -n "$line" ] || line=$(grep -v '^[[:space:]]*$' "$1" | tail -n 1)
-  echo "$line" | tr -d '=\t' | cut -c 1-160 | sed 's/^ *//; s/ *$//'
+  line="$line $(grep -E '(ERROR|RACECHECK) SUMMARY' "$1" | tail -n 1)" # of compute-sanitizer
+  echo "$line" | tr -d '\t' | sed 's/====*//g' | cut -c 1-160 | sed 's/^ *//; s/ *$//'
 }
 # attempt STEP NAME COMMAND...: run within the step's limit, into a log of its own.
 attempt() {
@@ -145,9 +148,7 @@ attempt() {
   note "$name" "$verdict" $((SECONDS - begin)) "$detail"
   [ "$verdict" != failed ]
 }
-tests() { "$python" -m pytest -o minversion=7 -p no:cacheprovider -q "$@"; }
-export -f tests
-export python
+readonly pytest=("$python" -m pytest -o minversion=7 -p no:cacheprovider -q)
 
 # --- the steps --------------------------------------------------------------------------------------------------------
 
@@ -174,9 +175,9 @@ from helpers.twin import compile_twin; print(compile_twin(pathlib.Path('$work'))
 
 kernels() {
   if [ "$twin" = yes ]; then
-    attempt kernels kernels bash -c 'tests tests/exporter/test_cuda_ops.py -k "odd or missing or functions"'
+    attempt kernels kernels "${pytest[@]}" tests/exporter/test_cuda_ops.py -k "odd or missing or functions"
   else
-    attempt kernels kernels bash -c 'tests -m gpu tests/plugins/test_kernels_gpu.py'
+    attempt kernels kernels "${pytest[@]}" -m gpu tests/plugins/test_kernels_gpu.py
   fi
 }
 
@@ -187,7 +188,7 @@ sanitizer() {
   # Without torch's caching every tensor is an allocation of its own, and leaving it is seen.
   for tool in memcheck racecheck; do
     attempt sanitizer "$tool" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool "$tool" --error-exitcode 86 \
-      "$python" -m pytest -o minversion=7 -p no:cacheprovider -q -m gpu tests/plugins/test_kernels_gpu.py -k "$SANITIZED"
+      "${pytest[@]}" -m gpu tests/plugins/test_kernels_gpu.py -k "$SANITIZED"
   done
 }
 
@@ -210,9 +211,9 @@ plugins() {
   export ALGM_TENSORRT_LIBS ALGM_TENSORRT_HEADERS=$headers
   ALGM_TENSORRT_LIBS=$(unpacked)
   if [ "$twin" = yes ]; then
-    attempt plugins plugins bash -c 'tests tests/plugins/test_plugin_enqueue.py tests/plugins/test_plugin_registry.py'
+    attempt plugins plugins "${pytest[@]}" tests/plugins/test_plugin_enqueue.py tests/plugins/test_plugin_registry.py
   else
-    attempt plugins plugins bash -c 'tests -m gpu tests/plugins/test_plugins_gpu.py'
+    attempt plugins plugins "${pytest[@]}" -m gpu tests/plugins/test_plugins_gpu.py
   fi
   [ -n "$ALGM_TENSORRT_LIBS" ] && [ -n "$headers" ] ||
     note registries "not run" 0 "no tensorrt-lean library or no headers (ALGM_TENSORRT_LIBS, ALGM_TENSORRT_HEADERS)"

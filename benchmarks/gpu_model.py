@@ -141,9 +141,12 @@ def official(
     checkout: Path, model: Segmenter, pixels: Tensor, threshold: float, tokens: Sequence[float], plan: Plan
 ) -> tuple[dict[str, Variant], dict[str, str]]:
     """The official code's variants in our type and in float32, and why some do not run."""
-    code = import_official(checkout, plan.device)
     variants: dict[str, Variant] = {}
     failed: dict[str, str] = {}
+    try:
+        code = import_official(checkout, plan.device)
+    except ImportError as error:
+        return {}, {"official": str(error)}
     one = pixels[:1].repeat(len(pixels), 1, 1, 1)
     full = [tokens[0]] * 3
     for dtype, kind in ((plan.dtype, "FP16"), (torch.float32, "FP32")):
@@ -301,7 +304,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pictures", type=Path, help="folder, or file of gpu_pictures.py (default: drawn scenes)")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--calls", type=int, default=5, help="calls in a row of each round")
     parser.add_argument("--checked", type=int, default=8, help="pictures compared with the CPU")
     parser.add_argument("--official", type=Path, help="checkout of the official code, to time it too")
