@@ -156,19 +156,15 @@ capability() { "$python" -c 'import torch; print("%d%d" % torch.cuda.get_device_
 
 build() {
   if [ "$twin" = yes ]; then
-    library=$work/libalgm_twin.so
     attempt build build "$python" -c "import pathlib, sys; sys.path.insert(0, 'tests')
 from helpers.twin import compile_twin; print(compile_twin(pathlib.Path('$work')))"
     return
   fi
-  if [ -n "$library" ]; then
+  if [ -n "${ALGM_PLUGINS_LIB:-}" ]; then
     note build "not run" 0 "ALGM_PLUGINS_LIB names $library"
     return
   fi
-  library=$work/libalgm_plugins.so
   local target=${gpu:-90}
-  # A library of an earlier call may be for other sources.
-  rm -f "$library"
   attempt build build "$python" -c 'import sys; from algm_trt.plugins.build import main; sys.exit(main())' \
     --arch "$target" --output "$library" --jobs "$(nproc)"
 }
@@ -242,8 +238,12 @@ name=$("$python" -c 'import torch; print(torch.cuda.get_device_name())' 2>>"$log
 [ "$twin" = yes ] && name="CPU twin: figures mean nothing"
 echo "device: $name" | tee -a "$log"
 
-# Everything but building needs the library.
-if wanted build || ! exists "${library:-$work/libalgm_plugins.so}"; then build; else library=${library:-$work/libalgm_plugins.so}; fi
+# Everything but building needs the library; one of an earlier call must be no older than its sources.
+if [ "$twin" = yes ]; then library=$work/libalgm_twin.so; else library=${library:-$work/libalgm_plugins.so}; fi
+if [ -z "${ALGM_PLUGINS_LIB:-}" ] && exists "$library" && [ -n "$(find plugins/native -type f -newer "$library")" ]; then
+  rm "$library"
+fi
+if wanted build || ! exists "$library"; then build; fi
 export ALGM_PLUGINS_LIB=$library
 for step in "${STEPS[@]:1}"; do
   wanted "$step" || continue

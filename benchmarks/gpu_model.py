@@ -197,11 +197,10 @@ def operator_of(kernel: str) -> str:
 
 def shares(variant: Variant, plan: Plan) -> dict[str, Any]:
     """Milliseconds of a batch per operator, the largest kernels of "other", and the time without a kernel."""
-    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     on_gpu = plan.device == "cuda"
-    wanted = DeviceType.CUDA if on_gpu else DeviceType.CPU
+    wanted = "CUDA" if on_gpu else "CPU"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
     variant.run()
     synchronise(plan.device)
@@ -212,7 +211,7 @@ def shares(variant: Variant, plan: Plan) -> dict[str, Any]:
     totals: dict[str, float] = {}
     unknown: dict[str, float] = {}
     for event in recorded.events():
-        if event.device_type != wanted or event.name.startswith("ProfilerStep"):
+        if event.device_type.name != wanted or event.name.startswith("ProfilerStep"):
             continue
         spent = event.time_range.elapsed_us() if on_gpu else event.self_cpu_time_total
         name, milliseconds = operator_of(event.name), spent / 1e3 / plan.calls
