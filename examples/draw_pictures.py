@@ -14,7 +14,7 @@ from algm_trt.runtime.scenes import PALETTE, draw_scene
 
 # Name: height, width, seed.
 PICTURES = {
-    "lake": (480, 640, 2_000_000),
+    "lake": (480, 640, 2_000_042),
     "village": (360, 500, 2_000_007),
     "panorama": (256, 768, 2_000_003),
     "small": (200, 160, 2_000_020),
