@@ -5,8 +5,8 @@ many tokens merge), one picture at a time through ONNX Runtime. The threshold is
 the pictures merge. Merged and dense models take turns in one process on the same pictures; medians over pictures and
 rounds.
 
-The cost of the labels is the time of the model less that of the same model cut before its label operator (`in model`),
-and that of `LogitField.labels`, which algm-infer uses instead to overlap windows (`in runtime`).
+The cost of the labels is that of the model's label operator run alone on the same logits (`in model`), and that of
+`LogitField.labels`, which algm-infer uses to overlap windows (`in runtime`).
 """
 
 from __future__ import annotations
@@ -14,55 +14,30 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import onnx
 import onnxruntime as ort
-import torch
+from networks import BACKBONES, CLASSES, MERGE, random_config, random_segmenter
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 from record import write_record
 
-from algm_trt.exporter.config import SegmenterConfig
 from algm_trt.exporter.graph import build_graph
-from algm_trt.exporter.segmenter import Segmenter
 from algm_trt.plugins.spec import LABELS
-from algm_trt.runtime.card import MergeSettings
 from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.scenes import draw_scene
 from algm_trt.runtime.windows import plan_whole
 
 SIZE = (512, 512)
-CLASSES = 150
+PATCH = 16
+GRID = (SIZE[0] // PATCH, SIZE[1] // PATCH)
 WINDOWS = 256
-MERGE = MergeSettings(layers=(1, 5), window=(2, 2), threshold=0.9)
-BACKBONES = {"vit_tiny": (192, 3), "vit_small": (384, 6), "vit_base": (768, 12)}
-
-
-def random_segmenter(backbone: str, merge: MergeSettings | None) -> Segmenter:
-    """A 12-layer Segmenter with a mask decoder and weights as they are before training."""
-    width, heads = BACKBONES[backbone]
-    config = SegmenterConfig(
-        image_size=SIZE,
-        patch_size=16,
-        d_model=width,
-        n_layers=12,
-        n_heads=heads,
-        d_ff=4 * width,
-        n_cls=CLASSES,
-        decoder_heads=heads,
-        backbone=backbone,
-    )
-    torch.manual_seed(0)
-    model = Segmenter(config, merge).eval()
-    for name, parameter in model.named_parameters():
-        if name.startswith(("decoder.proj_patch", "decoder.proj_classes")):
-            torch.nn.init.normal_(parameter, std=width**-0.5)
-        elif parameter.dim() > 1:
-            torch.nn.init.trunc_normal_(parameter, std=0.02)
-    return model
+PLAN = plan_whole(SIZE, SIZE)
 
 
 class Model:
@@ -81,21 +56,22 @@ class Model:
         names = [value.name for value in self.session.get_outputs()]
         return dict(zip(names, self.session.run(names, {name: feed[name] for name in self.inputs}), strict=True))
 
-    def seconds(self, image: NDArray[np.uint8], threshold: float) -> float:
-        """Time of one picture."""
-        begin = time.perf_counter()
-        self.run(image, threshold)
-        return time.perf_counter() - begin
+    def label(self, logits: NDArray[np.float32]) -> object:
+        """For the label operator alone: labels from logits (1, K, h, w)."""
+        scores = np.ascontiguousarray(logits.transpose(0, 2, 3, 1))
+        return self.session.run(None, {self.inputs[0]: scores})
 
 
-def without_labels(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph without its label operator and what follows it."""
+def labels_only(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """The label operator of a graph and what follows it, fed with class scores (1, h, w, K)."""
     cut = onnx.ModelProto()
     cut.CopyFrom(graph)
-    nodes = [node for node in cut.graph.node if node.op_type != LABELS.name and not node.name.startswith("labels/")]
-    outputs = [value for value in cut.graph.output if value.name != "labels"]
-    del cut.graph.node[:], cut.graph.output[:]
+    nodes = [node for node in cut.graph.node if node.op_type == LABELS.name or node.name.startswith("labels/")]
+    scores = helper.make_tensor_value_info(nodes[0].input[0], TensorProto.FLOAT, [1, *GRID, CLASSES])
+    outputs = [value for value in cut.graph.output if value.name == "labels"]
+    del cut.graph.node[:], cut.graph.input[:], cut.graph.output[:], cut.graph.initializer[:]
     cut.graph.node.extend(nodes)
+    cut.graph.input.append(scores)
     cut.graph.output.extend(outputs)
     return cut
 
@@ -119,10 +95,10 @@ def pictures(folder: Path | None, count: int) -> list[NDArray[np.uint8]]:
     return [cv2.resize(decode_image(path), SIZE[::-1], interpolation=cv2.INTER_AREA) for path in paths[:count]]
 
 
-def label_seconds(logits: NDArray[np.float32]) -> float:
-    """Time of the runtime's label head on the logits of one picture."""
+def seconds(function: Callable[[], object]) -> float:
+    """Time of a call."""
     begin = time.perf_counter()
-    LogitField(plan_whole(SIZE, SIZE), logits, 16).labels()
+    function()
     return time.perf_counter() - begin
 
 
@@ -138,23 +114,25 @@ def main() -> None:
     arguments = parser.parse_args()
 
     images = pictures(arguments.pictures, arguments.count)
-    graph = build_graph(random_segmenter(arguments.backbone, MERGE), SIZE)
-    dense_graph = build_graph(random_segmenter(arguments.backbone, None), SIZE)
-    models = {
-        name: Model(proto, arguments.threads)
-        for name, proto in (("merged", graph), ("dense", dense_graph), ("merged, no labels", without_labels(graph)))
-    }
-    threshold = halfway_threshold(models["merged"], images)
-    times: dict[str, list[float]] = {name: [] for name in (*models, "labels in runtime")}
+    config = random_config(arguments.backbone, SIZE[0])
+    graph = build_graph(random_segmenter(config, MERGE), SIZE)
+    dense_graph = build_graph(random_segmenter(config, None), SIZE)
+    merged, dense, head = (Model(proto, arguments.threads) for proto in (graph, dense_graph, labels_only(graph)))
+    threshold = halfway_threshold(merged, images)
+    times: dict[str, list[float]] = {"merged": [], "dense": [], "labels in model": [], "labels in runtime": []}
     for _ in range(arguments.rounds):
         for image in images:
-            for name, model in models.items():
-                times[name].append(model.seconds(image, threshold))
-            output = models["merged"].run(image, threshold)
-            times["labels in runtime"].append(label_seconds(output["logits"]))
-    counts = [models["merged"].run(image, threshold)["token_counts"][0].tolist() for image in images]
+            logits = merged.run(image, threshold)["logits"]
+            calls: dict[str, Callable[[], object]] = {
+                "merged": lambda image=image: merged.run(image, threshold),
+                "dense": lambda image=image: dense.run(image, threshold),
+                "labels in model": lambda logits=logits: head.label(logits),
+                "labels in runtime": lambda logits=logits: LogitField(PLAN, logits, PATCH).labels(),
+            }
+            for name, call in calls.items():
+                times[name].append(seconds(call))
+    counts = [merged.run(image, threshold)["token_counts"][0].tolist() for image in images]
     median = {name: statistics.median(values) for name, values in times.items()}
-    in_model = median["merged"] - median["merged, no labels"]
     results = {
         "what": f"{arguments.backbone} 512x512, {CLASSES} classes, ONNX Runtime, {arguments.threads} threads, batch 1",
         "pictures": str(arguments.pictures.name) if arguments.pictures else "drawn scenes",
@@ -167,7 +145,7 @@ def main() -> None:
             for name, values in times.items()
         },
         "speedup_merged_over_dense": round(median["dense"] / median["merged"], 2),
-        "labels_in_model_share": round(in_model / median["merged"], 4),
+        "labels_in_model_share": round(median["labels in model"] / median["merged"], 4),
         "labels_in_runtime_share": round(median["labels in runtime"] / median["merged"], 4),
     }
     for key, value in results.items():

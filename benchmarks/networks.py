@@ -10,7 +10,7 @@ from algm_trt.runtime.card import MergeSettings
 
 CLASSES = 150
 # Width, heads, layers. "tiny" is for trying a script out.
-BACKBONES = {"vit_small": (384, 6, 12), "vit_base": (768, 12, 12), "tiny": (64, 1, 6)}
+BACKBONES = {"vit_tiny": (192, 3, 12), "vit_small": (384, 6, 12), "vit_base": (768, 12, 12), "tiny": (64, 1, 6)}
 MERGE = MergeSettings(layers=(1, 5), window=(2, 2), threshold=0.9)
 
 

@@ -24,7 +24,7 @@ RUNGS: dict[str, Matches] = {
     "L2 kernels compile, and run on the CPU twin": in_files("test_cpu_twin", "test_library", "test_plugin_enqueue"),
     "L3 TensorRT-RTX builds with the plugins": marked("rtx"),
     "L4 kernels on a GPU": marked("gpu"),
-    "L5 TensorRT's own plugin registry": in_files("test_plugin_registry"),
+    "L5 TensorRT's own plugin registry": in_files("test_plugin_registry", "test_plugins_gpu"),
     "extra: the team's data": marked("shared"),
 }
 
