@@ -367,47 +367,93 @@ def AlgmLabels(logits, size: Sequence[int], plugin_namespace: str, plugin_versio
     half = op.Constant(value_float=0.5)
     one_f = op.Constant(value_float=1.0)
     scores = op.Cast(logits, to=1)
-
-    # A pixel's scores are a mean of the four patches around it with weights that add up to one. A class whose best
-    # patch of a cell is below another class's worst one cannot win there; what cannot win anywhere is left out.
-    by_class = op.Transpose(scores, perm=[0, 3, 1, 2])
-    highest = op.MaxPool(by_class, kernel_shape=[2, 2], pads=[1, 1, 1, 1], strides=[1, 1])
-    lowest = op.Neg(op.MaxPool(op.Neg(by_class), kernel_shape=[2, 2], pads=[1, 1, 1, 1], strides=[1, 1]))
-    to_beat = op.ReduceMax(lowest, one, keepdims=1)
-    able = op.Cast(op.GreaterOrEqual(highest, to_beat), to=1)
-    able_anywhere = op.Cast(op.ReduceMax(able, op.Constant(value_ints=[0, 2, 3]), keepdims=0), to=7)
-    classes = op.Shape(able_anywhere)
-    class_ids = op.Range(op.Constant(value_int=0), op.Squeeze(classes), op.Constant(value_int=1))
-    first = op.Cast(op.Equal(class_ids, op.Constant(value_int=0)), to=7)
-    candidate = op.Max(able_anywhere, first)
-    before = op.CumSum(candidate, op.Constant(value_int=0), exclusive=1)
-    count = op.Slice(op.CumSum(candidate, op.Constant(value_int=0)), minus_one, everything)
-    slots = op.Where(op.Cast(candidate, to=9), before, classes)
-    buffer = op.Cast(op.ConstantOfShape(op.Add(classes, one)), to=7)
-    candidates = op.Slice(op.ScatterElements(buffer, slots, class_ids), zero, count)
-    kept = op.Gather(scores, candidates, axis=3)
-
-    # Interpolation as two matrix products, classes last: argmax over the last axis is several times faster.
     height, width = op.Split(op.Constant(value_ints=size), num_outputs=2)
     rows = op.Shape(logits, start=1, end=2)
     columns = op.Shape(logits, start=2, end=3)
+
+    # The pixels between four neighbouring patches are a cell; cell r lies between the patch rows r-1 and r. Per pixel
+    # row: its cell, its place in the cell, and the weight of the lower patch. The same for columns.
     y = op.Cast(op.Range(op.Constant(value_int=0), op.Squeeze(height), op.Constant(value_int=1)), to=1)
-    y_scale = op.Div(op.Cast(rows, to=1), op.Cast(height, to=1))
-    y_last = op.Cast(op.Sub(rows, one), to=1)
-    y_at = op.Min(op.Relu(op.Sub(op.Mul(op.Add(y, half), y_scale), half)), y_last)
-    y_patch = op.Cast(op.Range(op.Constant(value_int=0), op.Squeeze(rows), op.Constant(value_int=1)), to=1)
-    y_weights = op.Relu(op.Sub(one_f, op.Abs(op.Sub(op.Unsqueeze(y_at, one), op.Unsqueeze(y_patch, zero)))))
+    y_at = op.Sub(op.Mul(op.Add(y, half), op.Div(op.Cast(rows, to=1), op.Cast(height, to=1))), half)
+    y_cell_f = op.Floor(op.Add(y_at, one_f))
+    y_cell = op.Cast(y_cell_f, to=7)
+    y_weight = op.Sub(op.Add(y_at, one_f), y_cell_f)
     x = op.Cast(op.Range(op.Constant(value_int=0), op.Squeeze(width), op.Constant(value_int=1)), to=1)
-    x_scale = op.Div(op.Cast(columns, to=1), op.Cast(width, to=1))
-    x_last = op.Cast(op.Sub(columns, one), to=1)
-    x_at = op.Min(op.Relu(op.Sub(op.Mul(op.Add(x, half), x_scale), half)), x_last)
-    x_patch = op.Cast(op.Range(op.Constant(value_int=0), op.Squeeze(columns), op.Constant(value_int=1)), to=1)
-    x_weights = op.Relu(op.Sub(one_f, op.Abs(op.Sub(op.Unsqueeze(x_at, one), op.Unsqueeze(x_patch, zero)))))
-    flat = op.Reshape(kept, op.Concat(zero, rows, minus_one, axis=0))
-    tall = op.Reshape(op.MatMul(y_weights, flat), op.Concat(zero, height, columns, minus_one, axis=0))
-    full = op.MatMul(x_weights, tall)
-    winner = op.ArgMax(full, axis=-1, keepdims=0)
-    labels = op.Cast(op.Gather(candidates, winner), to=6)
+    x_at = op.Sub(op.Mul(op.Add(x, half), op.Div(op.Cast(columns, to=1), op.Cast(width, to=1))), half)
+    x_cell_f = op.Floor(op.Add(x_at, one_f))
+    x_cell = op.Cast(x_cell_f, to=7)
+    x_weight = op.Sub(op.Add(x_at, one_f), x_cell_f)
+    cell_rows = op.Range(op.Constant(value_int=0), op.Squeeze(op.Add(rows, one)), op.Constant(value_int=1))
+    cell_columns = op.Range(op.Constant(value_int=0), op.Squeeze(op.Add(columns, one)), op.Constant(value_int=1))
+    cell_height = op.Div(op.Sub(op.Add(height, rows), one), rows)
+    cell_width = op.Div(op.Sub(op.Add(width, columns), one), columns)
+    above = op.Cast(op.Less(op.Unsqueeze(y_cell, zero), op.Unsqueeze(cell_rows, one)), to=7)
+    y_first = op.ReduceSum(above, one, keepdims=0)
+    left = op.Cast(op.Less(op.Unsqueeze(x_cell, zero), op.Unsqueeze(cell_columns, one)), to=7)
+    x_first = op.ReduceSum(left, one, keepdims=0)
+
+    # Weights of the four corners for every place of every cell: (h+1, w+1, places, 4).
+    y_place = op.Range(op.Constant(value_int=0), op.Squeeze(cell_height), op.Constant(value_int=1))
+    y_of_place = op.Min(op.Add(op.Unsqueeze(y_first, one), y_place), op.Sub(height, one))
+    down = op.Unsqueeze(op.Gather(y_weight, y_of_place), op.Constant(value_ints=[1, 3]))
+    x_place = op.Range(op.Constant(value_int=0), op.Squeeze(cell_width), op.Constant(value_int=1))
+    x_of_place = op.Min(op.Add(op.Unsqueeze(x_first, one), x_place), op.Sub(width, one))
+    across = op.Unsqueeze(op.Gather(x_weight, x_of_place), op.Constant(value_ints=[0, 2]))
+    up = op.Sub(one_f, down)
+    back = op.Sub(one_f, across)
+    parts = op.Concat(
+        op.Unsqueeze(op.Mul(up, back), minus_one),
+        op.Unsqueeze(op.Mul(up, across), minus_one),
+        op.Unsqueeze(op.Mul(down, back), minus_one),
+        op.Unsqueeze(op.Mul(down, across), minus_one),
+        axis=-1,
+    )
+    places = op.Mul(cell_height, cell_width)
+    weights = op.Reshape(parts, op.Concat(zero, zero, places, op.Constant(value_ints=[4]), axis=0))
+
+    # Scores at the corners of every cell, the border repeated: (B, h+1, w+1, 4, K).
+    upper = op.Gather(scores, op.Max(op.Sub(cell_rows, one), zero), axis=1)
+    lower = op.Gather(scores, op.Min(cell_rows, op.Sub(rows, one)), axis=1)
+    first = op.Max(op.Sub(cell_columns, one), zero)
+    second = op.Min(cell_columns, op.Sub(columns, one))
+    corner_axis = op.Constant(value_ints=[3])
+    corners = op.Concat(
+        op.Unsqueeze(op.Gather(upper, first, axis=2), corner_axis),
+        op.Unsqueeze(op.Gather(upper, second, axis=2), corner_axis),
+        op.Unsqueeze(op.Gather(lower, first, axis=2), corner_axis),
+        op.Unsqueeze(op.Gather(lower, second, axis=2), corner_axis),
+        axis=3,
+    )
+
+    # The weights of a pixel add up to one. A class whose best corner is below another class's worst one cannot win in
+    # the cell: few are left, and only they are interpolated. Slots that a cell does not need hold class 0, which is
+    # either one of its candidates or cannot win there.
+    to_beat = op.ReduceMax(op.ReduceMin(corners, corner_axis, keepdims=0), minus_one, keepdims=1)
+    able = op.Cast(op.GreaterOrEqual(op.ReduceMax(corners, corner_axis, keepdims=0), to_beat), to=7)
+    seen = op.CumSum(able, op.Constant(value_int=-1))
+    most = op.ReduceMax(op.Slice(seen, minus_one, everything, minus_one), keepdims=0)
+    count = op.Max(op.Reshape(most, one), one)
+    classes = op.Shape(logits, start=3, end=4)
+    class_ids = op.Range(op.Constant(value_int=0), op.Squeeze(classes), op.Constant(value_int=1))
+    slots = op.Where(op.Cast(able, to=9), op.Sub(seen, one), classes)
+    ids = op.Add(op.Mul(able, zero), class_ids)
+    empty = op.Pad(op.Mul(able, zero), op.Constant(value_ints=[0, 0, 0, 0, 0, 0, 0, 1]))
+    candidates = op.Slice(op.ScatterElements(empty, slots, ids, axis=-1), zero, count, minus_one)
+    four = op.Constant(value_ints=[1, 1, 1, 4, 1])
+    kept = op.GatherElements(corners, op.Expand(op.Unsqueeze(candidates, corner_axis), four), axis=-1)
+
+    # The winner of every place, then the places in the order of the picture.
+    winner = op.ArgMax(op.MatMul(weights, kept), axis=-1, keepdims=0)
+    label = op.Cast(op.GatherElements(candidates, winner, axis=-1), to=6)
+    by_cell = op.Reshape(label, op.Concat(zero, zero, zero, cell_height, cell_width, axis=0))
+    tall_shape = op.Concat(
+        zero, op.Mul(op.Add(rows, one), cell_height), op.Mul(op.Add(columns, one), cell_width), axis=0
+    )
+    tall = op.Reshape(op.Transpose(by_cell, perm=[0, 1, 3, 2, 4]), tall_shape)
+    y_index = op.Cast(op.Sub(y, op.Cast(op.Gather(y_first, y_cell), to=1)), to=7)
+    x_index = op.Cast(op.Sub(x, op.Cast(op.Gather(x_first, x_cell), to=1)), to=7)
+    picture_rows = op.Gather(tall, op.Add(op.Mul(y_cell, cell_height), y_index), axis=1)
+    labels = op.Gather(picture_rows, op.Add(op.Mul(x_cell, cell_width), x_index), axis=2)
     return labels
 
 
