@@ -32,6 +32,7 @@ from algm_trt.engines.network import (
     configure,
     describe_layers,
     inspect_plan,
+    interrupts_deferred,
     open_session,
     parse,
 )
@@ -154,11 +155,12 @@ def _build(job: _Job, record: EngineRecord) -> BuildReport:
     """Convert, parse, build, write."""
     options, machine = job.options, job.machine
     proto, agreement = _in_precision(job)
-    session = open_session(machine.tensorrt, machine.library)
     graph = without_functions(proto) if machine.library else with_functions_inlined(proto)
-    network = parse(session, graph.SerializeToString(), len(plugin_nodes(proto)))
-    layers = describe_layers(network) if options.dump_layers else []
-    config = configure(session, network, job.source.card, options)
+    with interrupts_deferred():
+        session = open_session(machine.tensorrt, machine.library)
+        network = parse(session, graph.SerializeToString(), len(plugin_nodes(proto)))
+        layers = describe_layers(network) if options.dump_layers else []
+        config = configure(session, network, job.source.card, options)
     cache = None
     if machine.gpu is not None:
         cache = TimingCache(options.timing_cache or default_timing_cache(machine.tensorrt, machine.gpu), config)

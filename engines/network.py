@@ -6,7 +6,10 @@ test holds the list against NVIDIA's modules. TensorRT-RTX is run by the tests; 
 
 from __future__ import annotations
 
+import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +48,26 @@ class Session:
     builder: Any
     library: Path | None
     parser: Any = None
+
+
+@contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """Hold Ctrl-C back until the block ends: an exception inside a callback of TensorRT would end the process.
+
+    Raises:
+        KeyboardInterrupt: at the end of the block, if Ctrl-C came meanwhile.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[bool] = []
+    previous = signal.signal(signal.SIGINT, lambda *_: came.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if came:
+        raise KeyboardInterrupt
 
 
 def open_session(tensorrt: TensorRT, library: Path | None) -> Session:
@@ -162,20 +185,24 @@ def build_plan(session: Session, network: Any, config: Any, progress: BuildProgr
     monitor = monitor_for(session.tensorrt.module, progress)
     config.progress_monitor = monitor
     result: list[Any] = []
+    # Not Thread.join: interrupted, Python 3.11's takes the thread for ended (bpo-45274), and the process would end
+    # under a running builder.
+    ended = threading.Event()
 
     def work() -> None:
         try:
             result.append(session.builder.build_serialized_network(network, config))
         except (RuntimeError, TypeError, MemoryError) as error:
             session.messages.errors.append(tidy(str(error)) or type(error).__name__)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=work, name="algm-build")
-    thread.start()
+    threading.Thread(target=work, name="algm-build").start()
     try:
-        thread.join()
+        ended.wait()
     except KeyboardInterrupt:
         progress.cancelled.set()
-        thread.join()
+        ended.wait()
         raise
     plan = result[0] if result else None
     if plan is None:
