@@ -21,6 +21,7 @@ from record import write_record
 
 from algm_trt.exporter import ExportOptions, export_onnx
 from algm_trt.exporter.checkpoint import load_checkpoint
+from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluate import EvaluationOptions
 from algm_trt.runtime.evaluation_job import EvaluationJob, run_evaluation
 from algm_trt.runtime.evaluation_sets import Places
@@ -53,8 +54,7 @@ def evaluated(
         options=EvaluationOptions(),
         thresholds=thresholds,
         limit=limit,
-        device="cpu",
-        threads=threads,
+        engine=EngineOptions(device="cpu", threads=threads),
     )
     runs = run_evaluation(job).to_dict()["runs"]
     for run in runs:

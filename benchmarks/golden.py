@@ -24,6 +24,7 @@ from algm_trt.exporter.segmenter import full_size_logits, normalise, segmenter_f
 from algm_trt.runtime.card import MergeSettings
 from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.engine import open_engine
+from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.windows import WindowPlan, crops
 
@@ -38,7 +39,7 @@ def official_merge(meta: dict[str, Any]) -> MergeSettings:
 def run_onnx(model: Path, image: NDArray[np.uint8], merge: MergeSettings | None, folder: Path) -> Arrays:
     """Outputs of the exported model for one picture."""
     options = ExportOptions(size=(image.shape[0], image.shape[1]), verify=False, **_flags(merge))
-    engine = open_engine(export_onnx(model, folder / "model.onnx", options).path, device="cpu")
+    engine = open_engine(export_onnx(model, folder / "model.onnx", options).path, EngineOptions(device="cpu"))
     output = engine.run(image[None])
     return {"logits": output.logits, "labels": output.labels, "counts": output.token_counts, "map": output.token_map}
 
@@ -106,7 +107,7 @@ def sliding_case(golden: Path) -> list[dict[str, Any]]:
         options = ExportOptions(size=window, verify=False, **_flags(merge))
         with TemporaryDirectory() as folder:
             path = export_onnx(golden / "models" / meta["model"], Path(folder) / "model.onnx", options).path
-            engine = open_engine(path, device="cpu")
+            engine = open_engine(path, EngineOptions(device="cpu"))
         output = engine.run(np.stack(list(crops(canvas, plan))))
         labels = LogitField(plan, output.logits, engine.card.patch_size).labels()
         equal = float(np.mean(labels == decode_labels(case / f"{kind}.png")))

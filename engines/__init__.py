@@ -8,15 +8,12 @@ if TYPE_CHECKING:
     from algm_trt.engines.build import BuildReport, build_engine
     from algm_trt.engines.options import BatchRange, BuildOptions
     from algm_trt.engines.precision import to_float16
-    from algm_trt.engines.record import EngineRecord, read_record
 
 __all__ = [
     "BatchRange",
     "BuildOptions",
     "BuildReport",
-    "EngineRecord",
     "build_engine",
-    "read_record",
     "to_float16",
 ]
 
@@ -24,9 +21,7 @@ _HOME = {
     "BatchRange": "options",
     "BuildOptions": "options",
     "BuildReport": "build",
-    "EngineRecord": "record",
     "build_engine": "build",
-    "read_record": "record",
     "to_float16": "precision",
 }
 

@@ -39,7 +39,6 @@ from algm_trt.engines.network import (
 from algm_trt.engines.options import BuildOptions
 from algm_trt.engines.precision import to_float16
 from algm_trt.engines.progress import BuildProgress
-from algm_trt.engines.record import EngineRecord, EngineRecordError, PluginRecord, read_record, record_path
 from algm_trt.engines.source import (
     SourceModel,
     card_of,
@@ -53,6 +52,7 @@ from algm_trt.plugins.errors import UsageError, VerificationError
 from algm_trt.plugins.library import INTERFACE_VERSION, find_library
 from algm_trt.plugins.spec import PLUGIN_VERSION
 from algm_trt.runtime.check_pictures import check_pictures
+from algm_trt.runtime.engine_record import EngineRecord, EngineRecordError, PluginRecord, read_record, record_path
 from algm_trt.runtime.files import renamed_together
 
 

@@ -13,7 +13,8 @@ from algm_trt.exporter.coupled import coupled_forward
 from algm_trt.exporter.export import ExportOptions, check_grid, classes_of, model_card, resolve_merge
 from algm_trt.exporter.segmenter import SegmenterOutput, normalise, segmenter_from_checkpoint
 from algm_trt.plugins.errors import MissingDependencyError, UsageError
-from algm_trt.runtime.engine import DEVICES, EngineOutput, checked_images, checked_threshold
+from algm_trt.runtime.engine import EngineOutput, checked_images, checked_threshold
+from algm_trt.runtime.engine_options import DEVICES
 from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.windows import plan_whole
 

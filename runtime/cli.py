@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from algm_trt.plugins.errors import PartialFailureError, UsageError
 from algm_trt.runtime.command import VersionAction, positive_int, run_command
+from algm_trt.runtime.engine_arguments import add_engine_arguments, engine_options
 
 if TYPE_CHECKING:
     from algm_trt.runtime.job import JobReport
@@ -41,12 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _infer(arguments: argparse.Namespace) -> int:
     # Imported here: --help and usage errors need none of it.
+    from algm_trt.runtime.engine import open_engine
     from algm_trt.runtime.job import JobOptions, prepare_folder, run_job, without_outputs
     from algm_trt.runtime.pipeline import PipelineOptions
-    from algm_trt.runtime.segmenter import load
+    from algm_trt.runtime.segmenter import Segmenter
     from algm_trt.runtime.sources import find_sources, parse_shard, shard
     from algm_trt.runtime.writers import parse_kinds
 
+    engine = engine_options(arguments)
     options = JobOptions(
         pipeline=PipelineOptions(
             arguments.mode, arguments.stride, arguments.threshold, arguments.batch_size, arguments.workers
@@ -64,7 +67,7 @@ def _infer(arguments: argparse.Namespace) -> int:
     if options.part:
         sources = shard(sources, *options.part)
     prepare_folder(arguments.output)
-    with load(arguments.engine, device=arguments.device, threads=arguments.threads) as segmenter:
+    with Segmenter(open_engine(arguments.engine, engine)) as segmenter:
         report = run_job(segmenter, arguments.engine, sources, arguments.output, options)
     if not arguments.quiet:
         _print(_closing_lines(report, options.kinds, arguments.output))
@@ -122,8 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="windows that the model gets at a time (default: 1)",
     )
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the model runs (default: auto)")
-    add("--threads", type=positive_int, metavar="N", help="CPU threads of the model (default: the backend's)")
+    add_engine_arguments(parser)
     add(
         "--workers",
         type=positive_int,

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import ModelCard
-
-DEVICES = ("auto", "cpu", "cuda")
+from algm_trt.runtime.engine_options import EngineOptions
 
 
 class EngineError(AlgmError):
@@ -61,31 +60,55 @@ class Engine(Protocol):
         ...
 
 
-def open_engine(path: str | Path, *, device: str = "auto", threads: int | None = None) -> Engine:
-    """Open a model file with the backend that its suffix asks for.
+def open_engine(path: str | Path, options: EngineOptions | None = None) -> Engine:
+    """Open an exported model with the backend that its suffix and the options ask for.
 
     Args:
-        path: `.onnx` file.
-        device: "auto", "cpu" or "cuda".
-        threads: threads of a CPU backend; None lets it choose.
+        path: `.onnx` or `.plan` file.
+        options: None takes the defaults.
 
     Raises:
         EngineError: no such file, or not a model of this toolkit.
-        UsageError: a suffix or a device that no backend knows.
+        UsageError: a suffix that no backend knows, or a backend that cannot open it.
         MissingDependencyError: the backend's library or device is not on this machine.
     """
-    file = Path(path)
-    if device not in DEVICES:
-        raise UsageError(f"unknown device '{device}': expected {', '.join(DEVICES)}")
+    file, options = Path(path), options or EngineOptions()
     if not file.is_file():
         raise EngineError(f"{file}: no such model file; export one with algm-export CHECKPOINT")
-    if file.suffix.lower() == ".plan":
-        raise UsageError(f"{file}: this version builds plans but does not run them; take the .onnx it was built from")
-    if file.suffix.lower() != ".onnx":
-        raise UsageError(f"{file}: no backend for '{file.suffix}' files; expected .onnx")
+    backend = backend_for(file, options)
+    if backend == "tensorrt":
+        from algm_trt.runtime.tensorrt_engine import TensorRTEngine
+
+        return TensorRTEngine(file)
+    if backend == "openvino":
+        from algm_trt.runtime.openvino_engine import OpenVinoEngine
+
+        return OpenVinoEngine(file, precision=options.cpu_precision, threads=options.threads)
     from algm_trt.runtime.onnxruntime_engine import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(file, device=device, threads=threads)
+    return OnnxRuntimeEngine(file, device=options.device, threads=options.threads)
+
+
+def backend_for(file: Path, options: EngineOptions) -> str:
+    """The backend that opens a model file: one of BACKENDS, never "auto".
+
+    Raises:
+        UsageError: no backend takes such files, or not the one that was asked for, or not on that device.
+    """
+    suffix = file.suffix.lower()
+    if suffix not in (".onnx", ".plan"):
+        raise UsageError(f"{file}: no backend for '{file.suffix}' files; expected .onnx or .plan")
+    if suffix == ".plan":
+        if options.backend not in ("auto", "tensorrt") or options.device == "cpu":
+            raise UsageError(
+                f"{file}: a plan runs in TensorRT on a GPU only; for a CPU take the .onnx it was built from"
+            )
+        return "tensorrt"
+    if options.backend == "tensorrt":
+        raise UsageError(f"{file}: TensorRT takes plans: algm-build-engine {file} --fp16 makes one")
+    if options.backend == "auto":
+        return "onnxruntime" if options.cpu_precision == "fp32" else "openvino"
+    return options.backend
 
 
 def checked_images(images: NDArray[np.uint8], card: ModelCard) -> NDArray[np.uint8]:

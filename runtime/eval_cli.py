@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from algm_trt.plugins.errors import PartialFailureError
 from algm_trt.runtime.command import VersionAction, positive_int, run_command
+from algm_trt.runtime.engine_arguments import add_engine_arguments, engine_options
 
 if TYPE_CHECKING:
     from algm_trt.runtime.evaluation_job import Report, Run
@@ -84,8 +85,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         short_side=arguments.short_side,
         thresholds=arguments.thresholds,
         limit=arguments.limit,
-        device=arguments.device,
-        threads=arguments.threads,
+        engine=engine_options(arguments),
     )
     report = run_evaluation(job, arguments.drift)
     if arguments.json:
@@ -204,8 +204,7 @@ def _parser() -> argparse.ArgumentParser:
         help="checkpoints only: windows of a batch merge equally many tokens, as in the official code (batch of 4)",
     )
     add("--batch-size", type=positive_int, metavar="N", help="windows that the model gets at a time (default: 1)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the models run (default: auto)")
-    add("--threads", type=positive_int, metavar="N", help="CPU threads of the models (default: the backend's)")
+    add_engine_arguments(parser)
     add("--workers", type=positive_int, metavar="N", help="threads that read and score (default: cores, at most 8)")
     add("--max-pixels", type=positive_int, default=100_000_000, metavar="N", help="refuse larger pictures")
     add("--json", type=Path, metavar="FILE", help="write all figures as JSON")

@@ -5,27 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
-from importlib import import_module
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from algm_trt.plugins.errors import MissingDependencyError, UsageError
+from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import ModelCard
+from algm_trt.runtime.checkpoint_adapter import is_checkpoint, open_model
 from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.drift import Drift, Labels, LabelStore, side_by_side
-from algm_trt.runtime.engine import Engine, open_engine
+from algm_trt.runtime.engine import Engine
+from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluate import Evaluation, EvaluationOptions, evaluate
 from algm_trt.runtime.evaluation_sets import EvaluationSet, Places, open_set
 from algm_trt.runtime.files import renamed_together
-
-# The one place where the runtime reaches for PyTorch: by name, when a checkpoint is evaluated, and never before.
-CHECKPOINT_ADAPTER: Final = "algm_trt.exporter.torch_engine"
-DENSE: Final = ":dense"
 
 
 @dataclass(frozen=True)
@@ -41,8 +38,7 @@ class EvaluationJob:
         short_side: pixels; None is the data set's official value, 0 takes pictures as they are.
         thresholds: similarities to run every merging model at; empty: the model's own.
         limit: evaluate the first so many pictures only.
-        device: "auto", "cpu" or "cuda".
-        threads: CPU threads of the models; None leaves it to the backend.
+        engine: what runs the models, and where.
     """
 
     models: tuple[str, ...]
@@ -53,8 +49,7 @@ class EvaluationJob:
     short_side: int | None = None
     thresholds: tuple[float, ...] = ()
     limit: int | None = None
-    device: str = "auto"
-    threads: int | None = None
+    engine: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -155,40 +150,6 @@ class Report:
         }
 
 
-def is_checkpoint(model: str) -> bool:
-    """Whether a model is a PyTorch checkpoint: a .pth file, or the folder of one."""
-    path = Path(model.removesuffix(DENSE))
-    return path.suffix.lower() == ".pth" or path.is_dir()
-
-
-def open_model(
-    model: str, *, device: str = "auto", threads: int | None = None, window_batch_coupled: bool = False
-) -> Engine:
-    """Open a model file, or a checkpoint through the exporter's adapter.
-
-    Raises:
-        AlgmError: it cannot be opened; the message says why.
-    """
-    if not is_checkpoint(model):
-        if model.endswith(DENSE):
-            raise UsageError(f"{model}: {DENSE} is for checkpoints; export the dense model with algm-export --no-merge")
-        return open_engine(model, device=device, threads=threads)
-    try:
-        adapter = import_module(CHECKPOINT_ADAPTER)
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"{error.name} is not installed, which a checkpoint needs: pip install 'algm-trt[export]'"
-        ) from error
-    engine: Engine = adapter.TorchEngine(
-        model.removesuffix(DENSE),
-        device=device,
-        threads=threads,
-        merge=not model.endswith(DENSE),
-        coupled=window_batch_coupled,
-    )
-    return engine
-
-
 def run_evaluation(job: EvaluationJob, drift_folder: Path | None = None) -> Report:
     """Evaluate every model at every threshold, one run after the other.
 
@@ -233,7 +194,7 @@ def _checked_cards(job: EvaluationJob) -> list[ModelCard]:
 
 def _open(job: EvaluationJob, model: str) -> Engine:
     coupled = job.options.window_batch_coupled
-    return open_model(model, device=job.device, threads=job.threads, window_batch_coupled=coupled)
+    return open_model(model, job.engine, window_batch_coupled=coupled)
 
 
 def _draw_drift(report: Report, folder: Path) -> None:

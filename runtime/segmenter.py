@@ -15,6 +15,7 @@ from PIL import Image
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.decode import DEFAULT_MAX_PIXELS, decode_image, picture_size, to_rgb
 from algm_trt.runtime.engine import Engine, open_engine
+from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.pipeline import Inferred, Item, PipelineOptions, run_pipeline
 from algm_trt.runtime.result import SegmentationResult
@@ -22,18 +23,17 @@ from algm_trt.runtime.result import SegmentationResult
 Picture: TypeAlias = str | os.PathLike[str] | NDArray[Any] | Image.Image
 
 
-def load(path: str | os.PathLike[str], *, device: str = "auto", threads: int | None = None) -> Segmenter:
+def load(path: str | os.PathLike[str], **options: Any) -> Segmenter:
     """Open a model for inference.
 
     Args:
         path: model file, such as model.onnx.
-        device: "auto", "cpu" or "cuda".
-        threads: CPU threads of the model; None leaves it to the backend.
+        **options: backend, device, threads, cpu_precision of `algm_trt.runtime.engine_options.EngineOptions`.
 
     Raises:
         AlgmError: no such file, not a model of this project, or the machine lacks what it needs.
     """
-    return Segmenter(open_engine(Path(path), device=device, threads=threads))
+    return Segmenter(open_engine(Path(path), EngineOptions(**options)))
 
 
 class Segmenter:

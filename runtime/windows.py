@@ -134,9 +134,15 @@ def canvas_image(image: NDArray[np.uint8], plan: WindowPlan) -> NDArray[np.uint8
 
 def crops(canvas: NDArray[np.uint8], plan: WindowPlan) -> Iterator[NDArray[np.uint8]]:
     """Yield the windows of a canvas as (wh, ww, 3) views, row by row."""
-    height, width = plan.window
-    for top, left in plan.anchors:
-        yield canvas[top : top + height, left : left + width]
+    for index in range(len(plan)):
+        yield crop(canvas, plan, index)
+
+
+def crop(canvas: NDArray[np.uint8], plan: WindowPlan, index: int) -> NDArray[np.uint8]:
+    """One window of a canvas as a (wh, ww, 3) view; windows count row by row."""
+    row, column = divmod(index, len(plan.columns))
+    top, left = plan.rows[row], plan.columns[column]
+    return canvas[top : top + plan.window[0], left : left + plan.window[1]]
 
 
 def bilinear_taps(length: int, size: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:

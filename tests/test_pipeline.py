@@ -19,6 +19,7 @@ from algm_trt.runtime import load
 from algm_trt.runtime.cli import main as algm_infer
 from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.engine import Engine, open_engine
+from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.windows import WindowPlan, crops
 
@@ -71,7 +72,7 @@ def test_result_of_a_picture_does_not_depend_on_its_batch(
 ) -> None:
     options = ExportOptions(precision=precision, verify=False)
     report = export_onnx(sample_checkpoint, tmp_path / "model.onnx", options)
-    engine = open_engine(report.path, device="cpu", threads=2)
+    engine = open_engine(report.path, EngineOptions(device="cpu", threads=2))
     _same_bits_in_any_batch(engine, _crops(engine, sorted(sample_pictures.iterdir()), 8))
 
 
@@ -81,7 +82,7 @@ def test_result_of_a_photograph_does_not_depend_on_its_batch(shared: Path, tmp_p
     report = export_onnx(
         shared / "golden" / "models" / "mask128", tmp_path / "model.onnx", ExportOptions(size=(512, 512), verify=False)
     )
-    engine = open_engine(report.path, device="cpu", threads=2)
+    engine = open_engine(report.path, EngineOptions(device="cpu", threads=2))
     photos = sorted((shared / "data" / "photos" / "real").glob("*.jpg"))
     _same_bits_in_any_batch(engine, _crops(engine, photos, 8))
 
@@ -117,7 +118,7 @@ def test_sliding_windows_agree_with_the_official_code(shared: Path, tmp_path: Pa
         size=(meta["window_size"],) * 2, threshold=meta["threshold"] if merge else None, merge=merge, verify=False
     )
     report = export_onnx(shared / "golden" / "models" / "mask128", tmp_path / "model.onnx", options)
-    engine = open_engine(report.path, device="cpu", threads=2)
+    engine = open_engine(report.path, EngineOptions(device="cpu", threads=2))
     canvas = decode_image(shared / "golden" / "images" / f"{meta['images'][0]}.png")
     rows, columns = (tuple(sorted({anchor[axis] for anchor in meta["anchors"]})) for axis in (0, 1))
     plan = WindowPlan(tuple(meta["ori_shape"]), canvas.shape[:2], options.size, rows, columns)

@@ -19,9 +19,9 @@ from algm_trt.engines import BatchRange, BuildOptions, build_engine
 from algm_trt.engines.bindings import load_tensorrt
 from algm_trt.engines.network import BuildError, build_plan, configure, open_session, parse
 from algm_trt.engines.progress import BuildProgress
-from algm_trt.engines.record import read_record
 from algm_trt.engines.source import read_model, with_functions_inlined, without_functions
 from algm_trt.plugins.errors import UsageError, VerificationError
+from algm_trt.runtime.engine_record import read_record
 
 pytestmark = pytest.mark.rtx
 

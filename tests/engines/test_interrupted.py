@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from helpers.engines import COMMAND
 
-from algm_trt.engines.record import read_record
+from algm_trt.runtime.engine_record import read_record
 
 pytestmark = pytest.mark.rtx
 

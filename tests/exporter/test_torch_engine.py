@@ -21,6 +21,7 @@ from algm_trt.exporter.torch_engine import TorchEngine
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import MergeSettings
 from algm_trt.runtime.engine import open_engine
+from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.multiscale import View, field_at
 from algm_trt.runtime.pipeline import Item, PipelineOptions, run_pipeline
 
@@ -46,7 +47,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_engine_gives_what_the_export_gives(checkpoint: Path, tmp_path: Path) -> None:
     path = export_onnx(checkpoint, tmp_path / "model.onnx", ExportOptions(verify=False)).path
-    engine, onnx = TorchEngine(checkpoint, device="cpu"), open_engine(path, device="cpu")
+    engine, onnx = TorchEngine(checkpoint, device="cpu"), open_engine(path, EngineOptions(device="cpu"))
     images = pictures(3, engine.card.size)
     for threshold in (None, 0.8):
         found, expected = engine.run(images, threshold), onnx.run(images, threshold)

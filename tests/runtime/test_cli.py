@@ -19,7 +19,7 @@ from helpers.fake_engine import FakeEngine, color_picture, make_card
 from PIL import Image
 
 from algm_trt.plugins.errors import MissingDependencyError
-from algm_trt.runtime import segmenter as segmenter_module
+from algm_trt.runtime import engine as engine_module
 from algm_trt.runtime import writers
 from algm_trt.runtime.cli import main
 from algm_trt.runtime.segmenter import Segmenter
@@ -30,7 +30,7 @@ Infer = Callable[..., int]
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     fake = FakeEngine()
-    monkeypatch.setattr(segmenter_module, "open_engine", lambda path, **_: fake)
+    monkeypatch.setattr(engine_module, "open_engine", lambda path, options: fake)
     return fake
 
 
@@ -344,7 +344,7 @@ def test_a_missing_runtime_is_exit_4(
     def no_runtime(*_: object, **__: object) -> None:
         raise MissingDependencyError("onnxruntime is not installed: pip install onnxruntime")
 
-    monkeypatch.setattr(segmenter_module, "open_engine", no_runtime)
+    monkeypatch.setattr(engine_module, "open_engine", no_runtime)
     assert infer() == 4
     assert capsys.readouterr().err == "algm-infer: onnxruntime is not installed: pip install onnxruntime\n"
 

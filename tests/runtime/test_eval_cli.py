@@ -12,10 +12,11 @@ from helpers.fake_engine import PALETTE, FakeEngine, color_picture, make_card
 from PIL import Image
 
 from algm_trt.plugins.errors import UsageError
-from algm_trt.runtime import evaluation_job
+from algm_trt.runtime import checkpoint_adapter
 from algm_trt.runtime.card import ModelCard
+from algm_trt.runtime.checkpoint_adapter import CHECKPOINT_ADAPTER, open_model
+from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.eval_cli import _DATASETS, main
-from algm_trt.runtime.evaluation_job import CHECKPOINT_ADAPTER, open_model
 from algm_trt.runtime.evaluation_sets import DATASETS
 
 CARDS: dict[str, ModelCard] = {
@@ -37,12 +38,12 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[FakeEngine]:
     """Stand-ins for model files; the list holds all that were opened."""
     opened: list[FakeEngine] = []
 
-    def open_fake(path: str, *, device: str, threads: int | None) -> FakeEngine:
+    def open_fake(path: str, options: EngineOptions) -> FakeEngine:
         name = Path(path).name
         opened.append(Shifted(make_card()) if name == "shifted.onnx" else FakeEngine(CARDS[name]))
         return opened[-1]
 
-    monkeypatch.setattr(evaluation_job, "open_engine", open_fake)
+    monkeypatch.setattr(checkpoint_adapter, "open_engine", open_fake)
     return opened
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.engine import Engine
+from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluate import EvaluationOptions, evaluate
 from algm_trt.runtime.evaluation_sets import EvaluationSet, open_set
 from algm_trt.runtime.multiscale import Protocol
@@ -225,7 +226,7 @@ def test_camvid_equals_an_independent_computation(shared: Path, tmp_path: Path) 
     from algm_trt.runtime.engine import open_engine
 
     path = export_onnx(shared / "checkpoints" / "camvid", tmp_path / "model.onnx", ExportOptions(verify=False)).path
-    engine = open_engine(path, device="cpu")
+    engine = open_engine(path, EngineOptions(device="cpu"))
     data = open_set("camvid", shared / "data" / "camvid", engine.card)
     data = EvaluationSet(**{**data.__dict__, "samples": data.samples[::21]})
     assert len(data.samples) == 10

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from helpers.engines import tiny_model
 
-from algm_trt.engines.record import EngineRecord, EngineRecordError, PluginRecord, read_record, record_path
 from algm_trt.engines.source import card_of
+from algm_trt.runtime.engine_record import EngineRecord, EngineRecordError, PluginRecord, read_record, record_path
 
 
 @pytest.fixture

@@ -1,0 +1,26 @@
+"""The options of every command that runs a model: which backend, where, and how."""
+
+from __future__ import annotations
+
+import argparse
+
+from algm_trt.runtime.command import positive_int
+from algm_trt.runtime.engine_options import BACKENDS, CPU_PRECISIONS, DEVICES, EngineOptions
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --backend, --device, --cpu-precision and --threads."""
+    add = parser.add_argument
+    add("--backend", choices=BACKENDS, default="auto", help="what runs the model (default: auto, by file and machine)")
+    add("--device", choices=DEVICES, default="auto", help="where the model runs (default: auto)")
+    add("--cpu-precision", choices=CPU_PRECISIONS, default="fp32", help="bf16 needs OpenVINO (default: fp32)")
+    add("--threads", type=positive_int, metavar="N", help="CPU threads of the model (default: the backend's)")
+
+
+def engine_options(arguments: argparse.Namespace) -> EngineOptions:
+    """The options that these arguments ask for.
+
+    Raises:
+        UsageError: arguments that exclude each other.
+    """
+    return EngineOptions(arguments.backend, arguments.device, arguments.threads, arguments.cpu_precision)

@@ -1,0 +1,44 @@
+"""Which backend runs a model, where and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from algm_trt.plugins.errors import UsageError
+
+BACKENDS: Final = ("auto", "onnxruntime", "openvino", "tensorrt")
+DEVICES: Final = ("auto", "cpu", "cuda")
+CPU_PRECISIONS: Final = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What runs a model, and where.
+
+    Attributes:
+        backend: one of BACKENDS; "auto" takes TensorRT for a .plan, OpenVINO for an .onnx in bf16, else ONNX Runtime.
+        device: "auto", "cpu" or "cuda".
+        threads: threads of a CPU backend; None lets it choose.
+        cpu_precision: "fp32", or "bf16" (OpenVINO: arithmetic in bfloat16 where the CPU is faster with it).
+    """
+
+    backend: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    cpu_precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        for what, value, known in (
+            ("backend", self.backend, BACKENDS),
+            ("device", self.device, DEVICES),
+            ("CPU precision", self.cpu_precision, CPU_PRECISIONS),
+        ):
+            if value not in known:
+                raise UsageError(f"unknown {what} '{value}': expected {', '.join(known)}")
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"threads must be at least 1, got {self.threads}")
+        if self.cpu_precision != "fp32" and (self.backend not in ("auto", "openvino") or self.device == "cuda"):
+            raise UsageError(f"{self.cpu_precision} on a CPU needs the OpenVINO backend: --backend openvino")
+        if self.backend == "openvino" and self.device == "cuda":
+            raise UsageError("the OpenVINO backend runs on CPUs: take --device cpu or another backend")

@@ -1,0 +1,192 @@
+"""How the pipeline sees an engine: canvases in, windows of many pictures per batch, scores kept where the model runs.
+
+Any engine runs through `HostWindowRunner`: windows are copied into one array, logits come back as arrays. An engine
+that keeps pictures and logits in the memory of a GPU brings a runner of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from algm_trt.plugins.errors import AlgmError
+from algm_trt.runtime.card import ModelCard
+from algm_trt.runtime.engine import Engine
+from algm_trt.runtime.field import LogitField
+from algm_trt.runtime.windows import WindowPlan, crop
+
+
+class NotFiniteError(AlgmError):
+    """The model gave values that are not finite numbers."""
+
+    def __init__(self) -> None:
+        super().__init__("it gave values that are not finite numbers")
+
+
+class PictureScores(Protocol):
+    """Logits of the n windows of one picture, wherever they lie."""
+
+    def labels(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """Winning class of each source pixel: (H, W), uint8 up to 256 classes, else uint16; see `LogitField.labels`.
+
+        Raises:
+            NotFiniteError: logits that are not finite.
+        """
+        ...
+
+    def logits(self) -> NDArray[np.float32]:
+        """(n, K, gh, gw) float32 in the memory of the host."""
+        ...
+
+    def field(self) -> LogitField:
+        """The logits in the memory of the host, evaluated at the source size on demand."""
+        ...
+
+    def release(self) -> None:
+        """Free what lies outside the memory of the host; nothing can be asked afterwards."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class WindowRequest:
+    """One window to run.
+
+    Attributes:
+        canvas: what `place` returned for its picture.
+        plan: the windows of its picture.
+        index: of the window in the plan.
+        scores: of its picture: where its logits go.
+    """
+
+    canvas: Any
+    plan: WindowPlan
+    index: int
+    scores: Any
+
+
+class WindowRunner(Protocol):
+    """Runs batches of windows.
+
+    Attributes:
+        lanes: how many threads may call `run` at the same time.
+    """
+
+    lanes: int
+
+    def place(self, canvas: NDArray[np.uint8], plan: WindowPlan) -> Any:
+        """Take the (H, W, 3) canvas of a picture to where windows are cut from; any thread may call it."""
+        ...
+
+    def room(self, plan: WindowPlan) -> PictureScores:
+        """Room for the logits of a picture; any thread may call it."""
+        ...
+
+    def run(
+        self, requests: Sequence[WindowRequest], threshold: float | None
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Run one batch; logits go to the scores of each request.
+
+        Args:
+            requests: B windows, at least one.
+            threshold: similarity at which windows merge; None takes the model card's.
+
+        Returns:
+            token_counts (B, 3) and token_map (B, gh, gw), int32.
+
+        Raises:
+            Exception: the batch failed; none of its logits can be used.
+        """
+        ...
+
+
+@runtime_checkable
+class EngineWithRunner(Protocol):
+    """An engine that runs windows in its own way."""
+
+    def window_runner(self, batch_size: int) -> WindowRunner:
+        """A runner for batches of up to `batch_size` windows."""
+        ...
+
+
+def runner_for(engine: Engine, batch_size: int) -> WindowRunner:
+    """The runner that an engine brings, or one for any engine."""
+    if isinstance(engine, EngineWithRunner):
+        return engine.window_runner(batch_size)
+    return HostWindowRunner(engine, batch_size)
+
+
+class HostScores:
+    """Logits of one picture as an array."""
+
+    def __init__(self, plan: WindowPlan, card: ModelCard):
+        self._plan = plan
+        self._patch_size = card.patch_size
+        self._logits: NDArray[np.float32] | None = None
+        self._field: LogitField | None = None
+
+    def put(self, index: int, logits: NDArray[np.float32]) -> None:
+        """Store the logits (K, gh, gw) of one window."""
+        if self._logits is None:
+            self._logits = np.empty((len(self._plan), *logits.shape), np.float32)
+        self._logits[index] = logits
+
+    def labels(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """See `PictureScores.labels`."""
+        return self.field().labels()
+
+    def logits(self) -> NDArray[np.float32]:
+        """See `PictureScores.logits`."""
+        assert self._logits is not None, "no window has been run"
+        return self._logits
+
+    def release(self) -> None:
+        """See `PictureScores.release`."""
+        self._logits = self._field = None
+
+    def field(self) -> LogitField:
+        """See `PictureScores.field`."""
+        if self._field is None:
+            self._field = LogitField(self._plan, self.logits(), self._patch_size)
+        return self._field
+
+
+class HostWindowRunner:
+    """Windows through any engine, one batch at a time.
+
+    Attributes:
+        lanes: 1.
+    """
+
+    lanes = 1
+
+    def __init__(self, engine: Engine, batch_size: int):
+        self._engine = engine
+        self._buffer = np.empty((batch_size, *engine.card.size, 3), np.uint8)
+        self._turn = threading.Lock()
+
+    def place(self, canvas: NDArray[np.uint8], plan: WindowPlan) -> NDArray[np.uint8]:
+        """The canvas itself."""
+        return canvas
+
+    def room(self, plan: WindowPlan) -> HostScores:
+        """See `WindowRunner.room`."""
+        return HostScores(plan, self._engine.card)
+
+    def run(
+        self, requests: Sequence[WindowRequest], threshold: float | None
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """See `WindowRunner.run`."""
+        with self._turn:
+            for place, request in zip(self._buffer, requests, strict=False):
+                place[:] = crop(request.canvas, request.plan, request.index)
+            output = self._engine.run(self._buffer[: len(requests)], threshold=threshold)
+        if not np.isfinite(output.logits).all():
+            raise NotFiniteError
+        for request, logits in zip(requests, output.logits, strict=True):
+            request.scores.put(request.index, logits)
+        return output.token_counts, output.token_map
