@@ -10,6 +10,8 @@ from __future__ import annotations
 import ctypes
 from typing import Final
 
+from algm_trt.plugins.library import CURE, PluginLibraryError
+
 FLOAT32: Final = 0
 FLOAT16: Final = 1
 """AlgmDtype."""
@@ -66,6 +68,21 @@ class AlgmLabelsParams(ctypes.Structure):
     _fields_ = _int32("dtype", "batch", "grid_height", "grid_width", "classes", "height", "width")
 
 
+class AlgmCutWindowsParams(ctypes.Structure):
+    """Shape of one cut of windows from a canvas (runtime's slide mode)."""
+
+    _fields_ = _int32("height", "width", "windows", "window_height", "window_width")
+
+
+class AlgmSlideLabelsParams(ctypes.Structure):
+    """Shape of the way from all windows' logits to the labels of one picture (runtime's slide mode)."""
+
+    _fields_ = [
+        *_int32("dtype", "windows_down", "windows_across", "classes", "grid_height", "grid_width"),
+        *_int32("height", "width", "row_tiles", "column_tiles", "row_support", "column_support"),
+    ]
+
+
 FUNCTIONS: Final[dict[str, tuple[type[ctypes.Structure], int]]] = {
     "algm_local_merge": (AlgmLocalMergeParams, 7),
     "algm_global_merge": (AlgmGlobalMergeParams, 9),
@@ -73,14 +90,23 @@ FUNCTIONS: Final[dict[str, tuple[type[ctypes.Structure], int]]] = {
     "algm_append_tokens": (AlgmAppendTokensParams, 5),
     "algm_unmerge": (AlgmUnmergeParams, 5),
     "algm_labels": (AlgmLabelsParams, 2),
+    "algm_cut_windows": (AlgmCutWindowsParams, 3),
+    "algm_slide_labels": (AlgmSlideLabelsParams, 10),
 }
-"""Parameter struct of each operator's function, and how many tensors it takes."""
+"""Parameter struct of each function, and how many tensors it takes."""
 
 
 def declare(library: ctypes.CDLL) -> ctypes.CDLL:
-    """Set argument and result types of every function of the C interface; returns the library."""
+    """Set argument and result types of every function of the C interface; returns the library.
+
+    Raises:
+        PluginLibraryError: the library lacks a function: it was built from older sources.
+    """
     for name, (params, tensors) in FUNCTIONS.items():
-        query, run = getattr(library, f"{name}_workspace"), getattr(library, name)
+        try:
+            query, run = getattr(library, f"{name}_workspace"), getattr(library, name)
+        except AttributeError:
+            raise PluginLibraryError(f"{library._name} has no {name}: it is older than this package; {CURE}") from None
         query.argtypes = [ctypes.POINTER(params)]
         query.restype = ctypes.c_size_t
         pointers = [ctypes.c_void_p] * (tensors + 1)

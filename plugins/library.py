@@ -21,7 +21,8 @@ LIBRARY_VARIABLE: Final = "ALGM_PLUGINS_LIB"
 INTERFACE_VERSION: Final = 1
 """What `algm_version()` of a library must answer to go with this package."""
 
-_CURE: Final = f"run algm-build-plugins (needs nvcc), or set {LIBRARY_VARIABLE} to a library that was built elsewhere"
+CURE: Final = f"run algm-build-plugins (needs nvcc), or set {LIBRARY_VARIABLE} to a library that was built elsewhere"
+"""What to do about a library that is missing or unfit; ends a message."""
 
 
 class PluginLibraryError(MissingDependencyError):
@@ -70,9 +71,9 @@ def find_library() -> Path:
     tried = ", ".join(map(str, candidates))
     if os.environ.get(LIBRARY_VARIABLE):
         raise PluginLibraryError(
-            f"there is no plugin library at {tried} ({LIBRARY_VARIABLE}); unset the variable or {_CURE}"
+            f"there is no plugin library at {tried} ({LIBRARY_VARIABLE}); unset the variable or {CURE}"
         )
-    raise PluginLibraryError(f"the plugin library is not here; looked for {tried}; {_CURE}")
+    raise PluginLibraryError(f"the plugin library is not here; looked for {tried}; {CURE}")
 
 
 def load_ctypes(path: Path | None = None) -> ctypes.CDLL:
@@ -143,7 +144,7 @@ def _open(path: Path) -> ctypes.CDLL:
         library = ctypes.CDLL(str(path))
         version = library.algm_version()
     except (OSError, AttributeError) as error:
-        raise PluginLibraryError(f"{path} cannot be loaded as plugin library: {error}; {_CURE}") from error
+        raise PluginLibraryError(f"{path} cannot be loaded as plugin library: {error}; {CURE}") from error
     if version != INTERFACE_VERSION:
-        raise PluginLibraryError(f"{path} has interface {version}, this package needs {INTERFACE_VERSION}; {_CURE}")
+        raise PluginLibraryError(f"{path} has interface {version}, this package needs {INTERFACE_VERSION}; {CURE}")
     return library

@@ -83,6 +83,38 @@ class _Axis:
         return lowest, highest
 
 
+@dataclass(frozen=True)
+class AxisOperator:
+    """One of the two sparse operators, as the kernel of `algm_slide_labels` takes it: contiguous, read-only arrays.
+
+    Attributes:
+        starts: (tiles + 1,) int32 first source position of each tile (of at most 32), and the length of the axis.
+        supports: (tiles,) int32 number of nodes that each tile draws on.
+        nodes: (tiles, S) int32 these nodes, ascending, in 0..windows*patches-1; shorter lists repeat their last.
+        shares: (n0, S) float32 part of each of its tile's nodes in a source position; zero beyond the tile's support.
+    """
+
+    starts: NDArray[np.int32]
+    supports: NDArray[np.int32]
+    nodes: NDArray[np.int32]
+    shares: NDArray[np.float32]
+
+
+def axis_operators(plan: WindowPlan, patch_size: int) -> tuple[AxisOperator, AxisOperator]:
+    """The operators of rows and of columns that take a plan's mosaic of patches to the source.
+
+    The same geometry gives the same objects for as long as they are in the cache, so that a caller may keep copies of
+    them on a device by identity.
+
+    Args:
+        plan: where the windows lie.
+        patch_size: side of a patch in pixels.
+    """
+    rows = _axis_operator(plan.source[0], plan.canvas[0], plan.rows, plan.window[0], patch_size)
+    columns = _axis_operator(plan.source[1], plan.canvas[1], plan.columns, plan.window[1], patch_size)
+    return rows, columns
+
+
 class LogitField:
     """Logits of one picture, held at patch resolution and evaluated at the source size on demand.
 
@@ -253,6 +285,17 @@ def _axis(source: int, canvas: int, anchors: tuple[int, ...], window: int, patch
     low, high, share = bilinear_taps(canvas, source)
     resized = np.concatenate((weights[low] * (np.float32(1) - share)[:, None], weights[high] * share[:, None]), axis=1)
     return _tiled(np.concatenate((nodes[low], nodes[high]), axis=1), resized, len(anchors) * grid)
+
+
+@lru_cache(maxsize=32)
+def _axis_operator(source: int, canvas: int, anchors: tuple[int, ...], window: int, patch_size: int) -> AxisOperator:
+    """The same operator for the device."""
+    axis = _axis(source, canvas, anchors, window, patch_size)
+    integers = (np.ascontiguousarray(array, dtype=np.int32) for array in (axis.starts, axis.supports, axis.nodes))
+    operator = AxisOperator(*integers, np.ascontiguousarray(axis.shares))
+    for array in (operator.starts, operator.supports, operator.nodes, operator.shares):
+        array.flags.writeable = False
+    return operator
 
 
 def _canvas_operator(

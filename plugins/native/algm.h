@@ -1,6 +1,7 @@
 // The C interface of the operators' CUDA kernels: device pointers, sizes, workspace and stream in, a status out.
 //
-// Semantics are those of plugins/spec.py. The rules that hold for every function here:
+// Semantics are those of plugins/spec.py; the two functions of the runtime's slide mode at the end have theirs here. The
+// rules that hold for every function:
 //   - All tensors are dense, row-major, in device memory. Activations (type "x") are what `dtype` says and lie on a
 //     16-byte boundary; int32 and float32 tensors on a 4-byte one.
 //   - Nothing is allocated, nothing synchronises with the host; work is queued on `stream` and launch errors are
@@ -12,7 +13,8 @@
 //   - `tokens` (T) is the number of rows of the packed input as the host knows it: exact, or an upper bound. The truth
 //     is cu_seqlens[B] on the device. Rows of an output beyond its own cu_seqlens[B] are not written.
 //
-// Symbols of shapes: B images, E extra tokens, N0 grid tokens of an image, C channels, K classes.
+// Symbols of shapes: B images, E extra tokens, N0 grid tokens of an image, C channels, K classes; of slide mode: n
+// windows, (H, W) canvas, (H0, W0) source picture, all as in runtime/windows.py.
 #ifndef ALGM_NATIVE_ALGM_H_
 #define ALGM_NATIVE_ALGM_H_
 
@@ -192,6 +194,70 @@ ALGM_API AlgmStatus algm_labels(const AlgmLabelsParams* params,
                                 const void* logits,  // (B, h, w, K) x
                                 int32_t* labels,     // (B, H, W) int32
                                 void* workspace, size_t workspace_bytes, cudaStream_t stream);
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Slide mode, the way there: windows cut from the canvas of one picture. uint8 tensors may lie at any address.
+
+typedef struct AlgmCutWindowsParams {
+  int32_t height;         // H of the canvas
+  int32_t width;          // W
+  int32_t windows;        // n
+  int32_t window_height;  // h, 1 .. H
+  int32_t window_width;   // w, 1 .. W
+} AlgmCutWindowsParams;
+
+// 0 bytes today; callers ask all the same.
+ALGM_API size_t algm_cut_windows_workspace(const AlgmCutWindowsParams* params);
+
+ALGM_API AlgmStatus algm_cut_windows(const AlgmCutWindowsParams* params,
+                                     const uint8_t* canvas,   // (H, W, 3) uint8
+                                     const int32_t* anchors,  // (n, 2) int32: top, left; clamped to the canvas
+                                     uint8_t* windows,        // (n, h, w, 3) uint8; must not overlap canvas
+                                     void* workspace, size_t workspace_bytes, cudaStream_t stream);
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Slide mode, the way back: the logits of all windows of one picture become labels at the source size; LogitField of
+// runtime/field.py on the device. Full-size logits are never stored. Two sparse operators, of rows and of columns, take
+// the mosaic of all windows' patches ("nodes") to the source:
+//
+//     value[y, x, k] = sum over a, b of  Y[y, a]  X[x, b]  mosaic[a, b, k]      in float32
+//
+// Runs of neighbouring positions that draw on the same nodes form tiles. axis_operators() of runtime/field.py makes the
+// four arrays of an axis; any number of nodes per tile is fine, so every plan of runtime/windows.py can be run.
+//
+// The label is the class of the largest value, the lowest of equals. A NaN wins nowhere; where nothing is above -inf,
+// the label is 0. A source position that no tile holds, or that is not among the first 32 of its tile, is not written.
+
+typedef struct AlgmSlideLabelsParams {
+  int32_t dtype;           // AlgmDtype of logits
+  int32_t windows_down;    // n = windows_down * windows_across, row by row
+  int32_t windows_across;
+  int32_t classes;         // K, 1 .. 65535
+  int32_t grid_height;     // gh, patches of a window
+  int32_t grid_width;      // gw
+  int32_t height;          // H0 of the source
+  int32_t width;           // W0
+  int32_t row_tiles;       // Ty, 1 .. H0
+  int32_t column_tiles;    // Tx, 1 .. W0
+  int32_t row_support;     // Sy, columns of row_nodes and row_shares
+  int32_t column_support;  // Sx, columns of column_nodes and column_shares
+} AlgmSlideLabelsParams;
+
+// Room for the mosaic: about the bytes of the logits.
+ALGM_API size_t algm_slide_labels_workspace(const AlgmSlideLabelsParams* params);
+
+ALGM_API AlgmStatus algm_slide_labels(const AlgmSlideLabelsParams* params,
+                                      const void* logits,              // (n, K, gh, gw) float32 or float16
+                                      const int32_t* row_starts,       // (Ty+1) int32: first row of each tile, then H0
+                                      const int32_t* row_supports,     // (Ty) int32: nodes of each tile, 1 .. Sy
+                                      const int32_t* row_nodes,        // (Ty, Sy) int32 in 0 .. windows_down*gh - 1
+                                      const float* row_shares,         // (H0, Sy) float32: part of its tile's nodes
+                                      const int32_t* column_starts,    // (Tx+1) int32
+                                      const int32_t* column_supports,  // (Tx) int32
+                                      const int32_t* column_nodes,     // (Tx, Sx) int32 in 0 .. windows_across*gw - 1
+                                      const float* column_shares,      // (W0, Sx) float32
+                                      void* labels,  // (H0, W0) uint8 up to 256 classes, else uint16
+                                      void* workspace, size_t workspace_bytes, cudaStream_t stream);
 
 #ifdef __cplusplus
 }

@@ -228,3 +228,40 @@ def test_memory_does_not_grow_with_classes_times_pixels() -> None:
     assert peak - logits.nbytes - labels.nbytes < 48 * 2**20
     band = head.rows(1990, 1993)
     np.testing.assert_array_equal(labels[1990:1993], band.argmax(axis=2))
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_axis_operators_are_the_whole_way_from_mosaic_to_source(geometry: str) -> None:
+    """Dense operators built from the arrays alone give the field's logits."""
+    plan, patch_size = plan_of(geometry)
+    logits = noise(plan, patch_size, 2)
+    grid = grid_of(plan, patch_size)
+    mosaic = logits.reshape(len(plan.rows), len(plan.columns), 2, *grid).transpose(2, 0, 3, 1, 4)
+    value = mosaic.reshape(2, len(plan.rows) * grid[0], len(plan.columns) * grid[1])
+    for axis, operator in enumerate(field.axis_operators(plan, patch_size)):
+        count = (len(plan.rows), len(plan.columns))[axis] * grid[axis]
+        starts, supports, nodes, shares = operator.starts, operator.supports, operator.nodes, operator.shares
+        assert [array.dtype for array in (starts, supports, nodes, shares)] == [np.int32] * 3 + [np.float32]
+        assert all(array.flags.c_contiguous for array in (starts, supports, nodes, shares))
+        assert shares.shape == (plan.source[axis], nodes.shape[1])
+        assert starts[0] == 0
+        assert starts[-1] == plan.source[axis]
+        assert 1 <= np.diff(starts).min()
+        assert np.diff(starts).max() <= 32
+        assert supports.min() >= 1
+        assert supports.max() == nodes.shape[1]
+        assert nodes.min() >= 0
+        assert nodes.max() < count
+        dense = np.zeros((plan.source[axis], count), np.float32)
+        tile = np.repeat(np.arange(len(supports)), np.diff(starts))
+        np.add.at(dense, (np.arange(plan.source[axis])[:, None], nodes[tile]), shares)
+        value = np.moveaxis(np.tensordot(dense, value, axes=(1, axis + 1)), 0, axis + 1)
+    np.testing.assert_allclose(value, protocol(plan, logits, patch_size).numpy(), rtol=0, atol=1e-5)
+
+
+def test_axis_operators_of_one_geometry_are_the_same_objects() -> None:
+    plan, patch_size = plan_of("primes")
+    first, second = field.axis_operators(plan, patch_size), field.axis_operators(plan_of("primes")[0], patch_size)
+    assert all(ours is theirs for ours, theirs in zip(first, second, strict=True))
+    with pytest.raises(ValueError, match="read-only"):
+        first[0].shares[0] = 0
