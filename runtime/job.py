@@ -195,7 +195,7 @@ class _Job:
         items = (picture_item(source.path, _Input.now(source), self.options.max_pixels) for source in sources)
         with closing(run_pipeline(self.segmenter.engine, self.options.pipeline, items, self._save)) as outcomes:
             for outcome in outcomes:
-                yield self._record(outcome.key, outcome.value or outcome.error, outcome.seconds)
+                yield self._record(outcome.key, outcome.value or outcome.error, outcome.work.seconds)
 
     def _save(self, given: _Input, inferred: Inferred) -> _Saved:
         """The last step for a picture; runs in a thread."""

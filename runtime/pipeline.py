@@ -1,8 +1,8 @@
 """Pictures through a model: decode, windows, batches across pictures, model, and a last step of the caller's choice.
 
-The calling thread forms batches and runs the model; reading and finishing run in threads on either side of it. Two
-rules make a run repeatable: pictures enter and leave in order, and which windows share a batch depends on the sizes of
-the pictures alone, never on timing.
+The calling thread forms batches; reading, the model and finishing run in threads, the model in as many as its runner
+has lanes. Two rules make a run repeatable: pictures enter and leave in order, and, as long as no batch fails, which
+windows share a batch depends on the sizes of the pictures alone, never on timing.
 
 Memory is bounded twice: by the number of pictures on their way, and by their pixels, counted from the file headers
 before anything is decoded. A picture above that bound travels alone.
@@ -15,16 +15,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import ModelCard
-from algm_trt.runtime.engine import Engine, EngineOutput
-from algm_trt.runtime.windows import WindowPlan, canvas_image, crops, plan_slide, plan_whole
+from algm_trt.runtime.engine import Engine
+from algm_trt.runtime.window_runner import PictureScores, WindowRequest, runner_for
+from algm_trt.runtime.windows import WindowPlan, canvas_image, plan_slide, plan_whole
 
 MODES: Final = ("slide", "whole")
 MAX_WORKERS: Final = 8
@@ -118,29 +119,51 @@ class Inferred:
     Attributes:
         image: (H, W, 3) uint8 RGB.
         plan: where the windows lie.
-        logits: (n, K, gh, gw) float32.
+        scores: the logits; released after the last step, which takes from them what it wants to keep.
         token_counts: (n, 3) int32.
         token_maps: (n, gh, gw) int32.
     """
 
     image: NDArray[np.uint8]
     plan: WindowPlan
-    logits: NDArray[np.float32]
+    scores: PictureScores
     token_counts: NDArray[np.int32]
     token_maps: NDArray[np.int32]
+
+    @property
+    def logits(self) -> NDArray[np.float32]:
+        """(n, K, gh, gw) float32."""
+        return self.scores.logits()
+
+
+@dataclass(frozen=True)
+class Work:
+    """Seconds of work on one picture, in all threads together.
+
+    Attributes:
+        reading: from the file to the canvas.
+        model: its share of the batches that its windows were in.
+        finishing: the caller's last step.
+    """
+
+    reading: float = 0.0
+    model: float = 0.0
+    finishing: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return self.reading + self.model + self.finishing
 
 
 @dataclass(frozen=True)
 class Outcome(Generic[K, T]):
-    """One picture that is through: the value of the caller's last step, or the error that stopped it.
-
-    `seconds` is the work on this picture: reading, its share of the model's batches, and the last step.
-    """
+    """One picture that is through: the value of the caller's last step, or the error that stopped it, and the work."""
 
     key: K
     value: T | None
     error: Exception | None
-    seconds: float
+    work: Work
 
 
 def run_pipeline(
@@ -149,7 +172,7 @@ def run_pipeline(
     """Take pictures through a model.
 
     Args:
-        engine: the model; it is called from the calling thread only.
+        engine: the model; it is called from threads of its own, from one at a time unless its runner has more lanes.
         options: how.
         items: the pictures; taken one by one as there is room for them.
         finish: last step, run in a thread: what it raises fails this picture alone.
@@ -173,11 +196,20 @@ def run_pipeline(
 
 @dataclass(frozen=True, eq=False)
 class _Loaded:
-    """A picture ready to be cut into windows."""
+    """A picture ready to be cut into windows.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        canvas: the resized picture, as the runner placed it.
+        plan: where the windows lie.
+        scores: where their logits go.
+        seconds: work so far.
+    """
 
     image: NDArray[np.uint8]
-    canvas: NDArray[np.uint8]
+    canvas: Any
     plan: WindowPlan
+    scores: PictureScores
     seconds: float
 
 
@@ -189,7 +221,7 @@ class _Picture(Generic[K, T]):
         loading: until it is cut into windows.
         finishing: from when the model is through with it.
         error: what stopped it before the last step.
-        seconds: work on it so far.
+        work: on it so far.
     """
 
     def __init__(self, item: Item[K], cost: int, loading: Future[_Loaded]):
@@ -198,7 +230,7 @@ class _Picture(Generic[K, T]):
         self.loading: Future[_Loaded] | None = loading
         self.finishing: Future[tuple[T, float]] | None = None
         self.error: Exception | None = None
-        self.seconds = 0.0
+        self.work = Work()
         self._inferred: Inferred | None = None
         self._missing = 0
 
@@ -207,25 +239,34 @@ class _Picture(Generic[K, T]):
         assert self.loading is not None
         loading, self.loading = self.loading, None
         loaded = loading.result()
-        self.seconds += loaded.seconds
+        self.work = Work(reading=loaded.seconds)
         self._missing = len(loaded.plan)
         return loaded
 
-    def receive(self, loaded: _Loaded, index: int, output: EngineOutput, position: int) -> Inferred | None:
-        """Store the model's output at `position` as window `index`; return the whole when it was the last window."""
+    def receive(
+        self, window: _Window[K, T], counts: NDArray[np.int32], token_map: NDArray[np.int32], seconds: float
+    ) -> Inferred | None:
+        """Store what the model said about a window; return the whole when it was the last one.
+
+        Args:
+            window: of this picture; its logits are in the scores already.
+            counts: (3,) int32.
+            token_map: (gh, gw) int32.
+            seconds: the window's share of its batch.
+        """
+        self.work = replace(self.work, model=self.work.model + seconds)
+        if self.error is not None:
+            return None
         if self._inferred is None:
-            windows = len(loaded.plan)
+            loaded, windows = window.loaded, len(window.loaded.plan)
             self._inferred = Inferred(
                 loaded.image,
                 loaded.plan,
-                *(
-                    np.empty((windows, *values.shape[1:]), values.dtype)
-                    for values in (output.logits, output.token_counts, output.token_map)
-                ),
+                loaded.scores,
+                *(np.empty((windows, *values.shape), values.dtype) for values in (counts, token_map)),
             )
-        self._inferred.logits[index] = output.logits[position]
-        self._inferred.token_counts[index] = output.token_counts[position]
-        self._inferred.token_maps[index] = output.token_map[position]
+        self._inferred.token_counts[window.index] = counts
+        self._inferred.token_maps[window.index] = token_map
         self._missing -= 1
         if self._missing:
             return None
@@ -243,10 +284,15 @@ class _Picture(Generic[K, T]):
             assert self.finishing is not None
             try:
                 value, seconds = self.finishing.result()
-                return Outcome(self.item.key, value, None, self.seconds + seconds)
+                return Outcome(self.item.key, value, None, replace(self.work, finishing=seconds))
             except Exception as error:
                 self.error = error
-        return Outcome(self.item.key, None, self.error, self.seconds)
+        return Outcome(self.item.key, None, self.error, self.work)
+
+    @property
+    def is_inferred(self) -> bool:
+        """Whether the model has nothing more to do with it."""
+        return self.error is not None or self.finishing is not None
 
     @property
     def is_through(self) -> bool:
@@ -255,12 +301,24 @@ class _Picture(Generic[K, T]):
 
 @dataclass(frozen=True, eq=False)
 class _Window(Generic[K, T]):
-    """One window waiting for its batch."""
+    """One window waiting for its batch, or in it."""
 
     picture: _Picture[K, T]
     loaded: _Loaded
     index: int
-    crop: NDArray[np.uint8]
+
+    @property
+    def request(self) -> WindowRequest:
+        return WindowRequest(self.loaded.canvas, self.loaded.plan, self.index, self.loaded.scores)
+
+
+@dataclass(frozen=True)
+class _BatchOutput:
+    """What the model said about a batch: (B, 3) and (B, gh, gw) int32, and the seconds that it took."""
+
+    token_counts: NDArray[np.int32]
+    token_map: NDArray[np.int32]
+    seconds: float
 
 
 class _Run(Generic[K, T]):
@@ -274,15 +332,17 @@ class _Run(Generic[K, T]):
         self.engine = engine
         self.options = options
         self.finish = finish
-        # one batch being read, one in the model, one being finished
-        self.places = 3 * options.batch_size + 2 * options.threads
+        self.runner = runner_for(engine, options.batch_size)
+        # batches being read, waiting for the model, in each lane of it, and being finished
+        self.places = (3 + self.runner.lanes) * options.batch_size + 2 * options.threads
         self.readers = ThreadPoolExecutor(options.threads, "algm-read")
+        self.models = ThreadPoolExecutor(self.runner.lanes, "algm-model")
         self.finishers = ThreadPoolExecutor(options.threads, "algm-finish")
         self.announced: deque[tuple[Item[K], Future[int]]] = deque()
         self.on_the_way: deque[_Picture[K, T]] = deque()
         self.to_cut: deque[_Picture[K, T]] = deque()
         self.batch: list[_Window[K, T]] = []
-        self.buffer = np.empty((options.batch_size, *engine.card.size, 3), np.uint8)
+        self.running: deque[tuple[list[_Window[K, T]], Future[_BatchOutput]]] = deque()
         self.failures = 0
         self.any_success = False
 
@@ -307,7 +367,7 @@ class _Run(Generic[K, T]):
 
     def close(self) -> None:
         """Drop what has not begun and wait for the rest."""
-        for pool in (self.readers, self.finishers):
+        for pool in (self.readers, self.models, self.finishers):
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _announce(self, items: Iterator[Item[K]]) -> None:
@@ -348,7 +408,8 @@ class _Run(Generic[K, T]):
         begin = time.perf_counter()
         image = item.load()
         plan = self.options.plan((image.shape[0], image.shape[1]), self.engine.card)
-        return _Loaded(image, canvas_image(image, plan), plan, time.perf_counter() - begin)
+        canvas = self.runner.place(canvas_image(image, plan), plan)
+        return _Loaded(image, canvas, plan, self.runner.room(plan), time.perf_counter() - begin)
 
     def _cut(self, picture: _Picture[K, T]) -> None:
         """Put the picture's windows into batches, and run those that are full."""
@@ -358,8 +419,8 @@ class _Run(Generic[K, T]):
         except Exception as error:
             picture.fail(error)
             return
-        for index, crop in enumerate(crops(loaded.canvas, loaded.plan)):
-            self.batch.append(_Window(picture, loaded, index, crop))
+        for index in range(len(loaded.plan)):
+            self.batch.append(_Window(picture, loaded, index))
             if len(self.batch) == self.options.batch_size:
                 self._infer()
             if picture.error:
@@ -372,36 +433,38 @@ class _Run(Generic[K, T]):
 
     def _infer_oldest(self) -> None:
         """Run the batch as it is if the oldest picture is in it: those that failed behind it take all places."""
-        if self.batch and self.batch[0].picture is self.on_the_way[0]:
+        if any(window.picture is self.on_the_way[0] for window in self.batch):
             self._infer()
 
     def _infer(self) -> None:
-        """Run the batch, whole or not, and send the pictures that it completes to the last step."""
+        """Give the batch, whole or not, to the model; one may wait behind those that it has in its lanes."""
         if not self.batch:
             return
         windows, self.batch = self.batch, []
-        begin = time.perf_counter()
+        self.running.append((windows, self.models.submit(self._run_batch, windows)))
+        while len(self.running) > self.runner.lanes + 1:
+            self._collect()
+
+    def _collect(self) -> None:
+        """Wait for the oldest batch, and send the pictures that it completes to the last step."""
+        windows, running = self.running.popleft()
         try:
-            output = self._run_engine(windows)
+            output = running.result()
         except Exception as error:
             self._give_up_on(windows, error)
             return
         self.any_success = True
-        share = (time.perf_counter() - begin) / len(windows)
-        for position, window in enumerate(windows):
+        share = output.seconds / len(windows)
+        for window, counts, token_map in zip(windows, output.token_counts, output.token_map, strict=True):
             picture = window.picture
-            picture.seconds += share
-            inferred = picture.receive(window.loaded, window.index, output, position)
+            inferred = picture.receive(window, counts, token_map, share)
             if inferred is not None:
                 picture.finishing = self.finishers.submit(self._finish, picture.item.key, inferred)
 
-    def _run_engine(self, windows: list[_Window[K, T]]) -> EngineOutput:
-        for place, window in zip(self.buffer, windows, strict=False):
-            place[:] = window.crop
-        output = self.engine.run(self.buffer[: len(windows)], threshold=self.options.threshold)
-        if not np.isfinite(output.logits).all():
-            raise BatchFailedError("it gave values that are not finite numbers")
-        return output
+    def _run_batch(self, windows: list[_Window[K, T]]) -> _BatchOutput:
+        begin = time.perf_counter()
+        counts, token_map = self.runner.run([window.request for window in windows], self.options.threshold)
+        return _BatchOutput(counts, token_map, time.perf_counter() - begin)
 
     def _give_up_on(self, windows: list[_Window[K, T]], error: Exception) -> None:
         """Fail the pictures of a batch; raise when the model seems not to work at all."""
@@ -414,9 +477,16 @@ class _Run(Generic[K, T]):
 
     def _finish(self, key: K, inferred: Inferred) -> tuple[T, float]:
         begin = time.perf_counter()
-        value = self.finish(key, inferred)
+        try:
+            value = self.finish(key, inferred)
+        finally:
+            inferred.scores.release()
         return value, time.perf_counter() - begin
 
     def _leave(self) -> Outcome[K, T]:
         """Take the oldest picture off the way, waiting for it if need be."""
-        return self.on_the_way.popleft().outcome()
+        picture = self.on_the_way[0]
+        while not picture.is_inferred:
+            self._collect()
+        self.on_the_way.popleft()
+        return picture.outcome()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import UsageError
-from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.paint import paint
+from algm_trt.runtime.window_runner import PictureScores
+from algm_trt.runtime.windows import WindowPlan
 from algm_trt.runtime.writers import save_result
 
 _BAND_VALUES = 2**22  # float32 logits held at a time where a whole picture of them would be too large
@@ -30,7 +31,8 @@ class SegmentationResult:
         token_counts: (n, 3) int32 tokens of each window: grid and extra, after the local merge, after the global ones.
         token_maps: (n, gh, gw) int32 token that each patch went to; the first patch of each window lies top left.
         logits: (K, H, W) float32 where they were asked for, else None.
-        scores: the logits at patch resolution, evaluated at the source size on demand.
+        plan: where the windows lie.
+        scores: the logits at patch resolution, where the model left them.
         name: name that files get unless another is given.
     """
 
@@ -40,10 +42,11 @@ class SegmentationResult:
     palette: tuple[tuple[int, int, int], ...]
     token_counts: NDArray[np.int32]
     token_maps: NDArray[np.int32]
-    scores: LogitField
+    plan: WindowPlan
+    scores: PictureScores
     patch_size: int
     name: str = "image"
-    logits: NDArray[np.float32] | None = field(default=None)
+    logits: NDArray[np.float32] | None = None
 
     def __repr__(self) -> str:
         height, width = self.labels.shape
@@ -85,8 +88,9 @@ class SegmentationResult:
         Yields:
             The rows, and (rows, W, K) float32 probabilities that sum to 1 over the classes.
         """
+        field = self.scores.field()
         for rows in self._bands():
-            yield rows, self.scores.probabilities(rows.start, rows.stop)
+            yield rows, field.probabilities(rows.start, rows.stop)
 
     def confidence(self) -> NDArray[np.float16]:
         """Probability of the winning class at each pixel: (H, W) float16."""
@@ -99,8 +103,9 @@ class SegmentationResult:
         """The same result with `logits` filled in: K x H x W x 4 bytes."""
         height, width = self.labels.shape
         logits = np.empty((len(self.classes), height, width), np.float32)
+        field = self.scores.field()
         for rows in self._bands():
-            logits[:, rows] = self.scores.rows(rows.start, rows.stop).transpose(2, 0, 1)
+            logits[:, rows] = field.rows(rows.start, rows.stop).transpose(2, 0, 1)
         return SegmentationResult(**{**self.__dict__, "logits": logits})
 
     def save(

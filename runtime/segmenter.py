@@ -16,7 +16,6 @@ from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.decode import DEFAULT_MAX_PIXELS, decode_image, picture_size, to_rgb
 from algm_trt.runtime.engine import Engine, open_engine
 from algm_trt.runtime.engine_options import EngineOptions
-from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.pipeline import Inferred, Item, PipelineOptions, run_pipeline
 from algm_trt.runtime.result import SegmentationResult
 
@@ -103,6 +102,7 @@ class Segmenter:
         """
 
         def finish(name: str, inferred: Inferred) -> SegmentationResult:
+            inferred.scores.field()  # keeps the scores: the result outlives this step
             result = make_result(self.card, name, inferred)
             return result.with_logits() if logits else result
 
@@ -129,16 +129,20 @@ class Segmenter:
 
 
 def make_result(card: ModelCard, name: str, inferred: Inferred) -> SegmentationResult:
-    """Labels at the source size, and all that files are made from."""
-    scores = LogitField(inferred.plan, inferred.logits, card.patch_size)
+    """Labels at the source size, and all that files are made from.
+
+    The scores stay where the model left them: in a GPU's memory they are gone after the pipeline's last step, unless
+    `scores.field()` was called before.
+    """
     return SegmentationResult(
         image=inferred.image,
-        labels=scores.labels(),
+        labels=inferred.scores.labels(),
         classes=card.classes,
         palette=card.palette,
         token_counts=inferred.token_counts,
         token_maps=inferred.token_maps,
-        scores=scores,
+        plan=inferred.plan,
+        scores=inferred.scores,
         patch_size=card.patch_size,
         name=name,
     )

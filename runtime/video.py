@@ -163,7 +163,7 @@ def segment_video(
                     continue
                 if outcome.value is None:
                     raise outcome.error or AssertionError("an outcome has a value or an error")
-                tally, frames, seconds = tally + outcome.value[0], frames + 1, seconds + outcome.seconds
+                tally, frames, seconds = tally + outcome.value[0], frames + 1, seconds + outcome.work.seconds
                 overlay.add(outcome.value[1])
                 on_frame()
             overlay.finish(frames)

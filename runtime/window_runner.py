@@ -25,7 +25,7 @@ class NotFiniteError(AlgmError):
     """The model gave values that are not finite numbers."""
 
     def __init__(self) -> None:
-        super().__init__("it gave values that are not finite numbers")
+        super().__init__("the model gave values that are not finite numbers")
 
 
 class PictureScores(Protocol):
@@ -44,11 +44,14 @@ class PictureScores(Protocol):
         ...
 
     def field(self) -> LogitField:
-        """The logits in the memory of the host, evaluated at the source size on demand."""
+        """The logits in the memory of the host, evaluated at the source size on demand.
+
+        Once asked for, it is kept and can be asked for again after `release`.
+        """
         ...
 
     def release(self) -> None:
-        """Free what lies outside the memory of the host; nothing can be asked afterwards."""
+        """Free what lies outside the memory of the host; nothing but a `field` that is kept can be asked afterwards."""
         ...
 
 
@@ -145,8 +148,7 @@ class HostScores:
         return self._logits
 
     def release(self) -> None:
-        """See `PictureScores.release`."""
-        self._logits = self._field = None
+        """Nothing: all of it lies in the memory of the host."""
 
     def field(self) -> LogitField:
         """See `PictureScores.field`."""

@@ -193,7 +193,7 @@ def _write_color(result: SegmentationResult, path: Path) -> None:
 
 
 def _write_tokens(result: SegmentationResult, path: Path) -> None:
-    picture = token_picture(result.image, result.scores.plan, result.token_maps, result.patch_size)
+    picture = token_picture(result.image, result.plan, result.token_maps, result.patch_size)
     with path.open("wb") as file:
         write_png(file, picture)
 

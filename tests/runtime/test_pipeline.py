@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ from algm_trt.runtime.pipeline import (
     PipelineOptions,
     run_pipeline,
 )
+from algm_trt.runtime.window_runner import HostScores, HostWindowRunner, WindowRequest
+from algm_trt.runtime.windows import WindowPlan
 
 SIZES = [(32, 32), (70, 101), (1, 1), (20, 90), (33, 32), (128, 40), (7, 3), (31, 31)]
 
@@ -54,7 +56,7 @@ def test_every_picture_comes_out_in_order_at_its_size() -> None:
     outcomes = run(FakeEngine(), [item(index, picture) for index, picture in enumerate(pictures())])
     assert [outcome.key for outcome in outcomes] == list(range(len(SIZES)))
     assert [outcome.value.shape for outcome in outcomes] == SIZES
-    assert all(outcome.error is None and outcome.seconds > 0 for outcome in outcomes)
+    assert all(outcome.error is None and outcome.work.seconds > 0 for outcome in outcomes)
 
 
 @pytest.mark.parametrize("batch_size", [2, 3, 8, 64])
@@ -174,7 +176,8 @@ def test_a_large_picture_stops_at_its_first_failing_batch() -> None:
     picture = np.full((200, 200, 3), 13, np.uint8)
     outcomes = run(engine, [item(0, color_picture(32, 32)), item(1, picture), item(2, color_picture(32, 32))])
     assert [outcome.error is None for outcome in outcomes] == [True, False, True]
-    assert engine.batches == [1, 1, 1]
+    # the batch that fails, and what was on its way to the model behind it: far from all 64 windows
+    assert 3 <= len(engine.batches) <= 5
 
 
 def test_a_model_that_never_works_ends_the_run() -> None:
@@ -182,7 +185,7 @@ def test_a_model_that_never_works_ends_the_run() -> None:
     items = (item(index, np.full((32, 32, 3), 13, np.uint8)) for index in range(10_000))
     with pytest.raises(EngineFailedError, match="on every batch: the fake engine fails on purpose"):
         run(engine, items)
-    assert len(engine.batches) == 3
+    assert 3 <= len(engine.batches) <= 5  # two may be on their way behind the third
 
 
 def test_values_that_are_no_numbers_are_a_failure() -> None:
@@ -236,7 +239,7 @@ def test_the_number_of_pictures_on_their_way_is_bounded(slow: str) -> None:
             yield Item(index, load, lambda: (32, 32))
 
     options = PipelineOptions(batch_size=2, workers=2)
-    places = 3 * 2 + 2 * 2
+    places = 4 * 2 + 2 * 2
     seen = 0
     for outcome in run_pipeline(SlowEngine(), options, items(), finish):
         assert outcome.value == seen
@@ -348,3 +351,77 @@ def test_an_interrupt_in_the_model_ends_the_run() -> None:
     with pytest.raises(KeyboardInterrupt):
         run(InterruptedEngine(), [item(0, color_picture(32, 32))])
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("algm-")]
+
+
+class LaneScores(HostScores):
+    """Scores that tell whether they were released."""
+
+    released = False
+
+    def release(self) -> None:
+        assert not self.released
+        self.released = True
+
+
+class LaneRunner(HostWindowRunner):
+    """Two lanes that only go on together, for as long as there are two batches."""
+
+    lanes = 2
+
+    def __init__(self, engine: Lanes, batch_size: int):
+        super().__init__(engine, batch_size)
+        self.engine = engine
+        self.together = threading.Barrier(2)
+        self.rooms: list[LaneScores] = []
+
+    def room(self, plan: WindowPlan) -> LaneScores:
+        self.rooms.append(LaneScores(plan, self.engine.card))
+        return self.rooms[-1]
+
+    def run(self, requests: Sequence[WindowRequest], threshold: float | None) -> Any:
+        try:
+            self.together.wait(2)
+            self.engine.meetings += 1
+        except threading.BrokenBarrierError:
+            pass  # the last batch of an odd number is alone
+        return super().run(requests, threshold)
+
+
+class Lanes(FakeEngine):
+    """An engine with a runner of its own."""
+
+    meetings = 0
+
+    def window_runner(self, batch_size: int) -> LaneRunner:
+        self.runner = LaneRunner(self, batch_size)
+        return self.runner
+
+
+def test_lanes_run_at_the_same_time_and_change_no_result() -> None:
+    expected = run(FakeEngine(), [item(index, picture) for index, picture in enumerate(pictures())])
+    engine = Lanes()
+    found = run(engine, [item(index, picture) for index, picture in enumerate(pictures())], batch_size=3)
+    assert engine.meetings >= 2
+    assert [outcome.key for outcome in found] == [outcome.key for outcome in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert np.array_equal(ours.value, theirs.value)
+    assert all(scores.released for scores in engine.runner.rooms)
+
+
+def test_a_failing_batch_spares_the_pictures_of_the_other_lane() -> None:
+    engine = Lanes(fail_on=13)
+    bad = np.full((32, 32, 3), 13, np.uint8)
+    given = [color_picture(32, 32, 1), bad, color_picture(32, 32, 2), color_picture(32, 32, 3)]
+    outcomes = run(engine, [item(index, picture) for index, picture in enumerate(given)])
+    assert [outcome.error is None for outcome in outcomes] == [True, False, True, True]
+    assert str(outcomes[1].error) == "the model failed on a batch of 1 windows: the fake engine fails on purpose"
+
+
+def test_scores_are_released_when_the_last_step_fails() -> None:
+    def broken(_: Any, inferred: Inferred) -> None:
+        raise OSError("disk full")
+
+    engine = Lanes()
+    outcomes = run(engine, [item(0, color_picture(40, 40))], broken)
+    assert isinstance(outcomes[0].error, OSError)
+    assert [scores.released for scores in engine.runner.rooms] == [True]

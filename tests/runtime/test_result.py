@@ -62,7 +62,7 @@ def test_logits_are_there_on_request_only(picture: NDArray[np.uint8], result: Se
     assert logits.shape == (5, 45, 71)
     assert logits.dtype == np.float32
     assert np.array_equal(logits.argmax(axis=0), result.labels)
-    assert np.array_equal(logits.transpose(1, 2, 0), result.scores.rows(0, 45))
+    assert np.array_equal(logits.transpose(1, 2, 0), result.scores.field().rows(0, 45))
 
 
 def test_text_for_people_does_not_print_arrays(result: SegmentationResult) -> None:

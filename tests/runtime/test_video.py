@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from algm_trt.plugins.errors import AlgmError
-from algm_trt.runtime import segmenter as segmenter_module
+from algm_trt.runtime import engine as engine_module
 from algm_trt.runtime import video as video_module
 from algm_trt.runtime.cli import main
 from algm_trt.runtime.decode import DecodeError
@@ -138,7 +138,7 @@ def test_a_frame_that_fails_fails_the_video_and_leaves_nothing(tmp_path: Path) -
 
 def test_a_model_that_fails_on_one_video_does_not_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = FakeEngine()
-    monkeypatch.setattr(segmenter_module, "open_engine", lambda path, **_: engine)
+    monkeypatch.setattr(engine_module, "open_engine", lambda path, options: engine)
     (tmp_path / "model.onnx").write_bytes(b"a model")
     Image.fromarray(color_picture(40, 40)).save(tmp_path / "a.png")
     Image.fromarray(color_picture(40, 40)).save(tmp_path / "c.png")
@@ -214,7 +214,7 @@ def test_the_command_mixes_pictures_and_videos(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engine = FakeEngine()
-    monkeypatch.setattr(segmenter_module, "open_engine", lambda path, **_: engine)
+    monkeypatch.setattr(engine_module, "open_engine", lambda path, options: engine)
     (tmp_path / "model.onnx").write_bytes(b"a model")
     inputs = tmp_path / "in"
     inputs.mkdir()

@@ -83,7 +83,7 @@ def test_probabilities_are_float16_class_by_class(
     save_result(result, tmp_path, "street", ["probs"])
     probabilities = np.load(tmp_path / "probs/street.npy")
     assert probabilities.dtype == np.float16
-    expected = result.scores.probabilities(0, 45).transpose(2, 0, 1).astype(np.float16)
+    expected = result.scores.field().probabilities(0, 45).transpose(2, 0, 1).astype(np.float16)
     assert np.array_equal(probabilities, expected)
 
 
