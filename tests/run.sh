@@ -21,7 +21,7 @@ step "install"
 rm -rf build/wheel
 "$python" -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
 wheel=$(ls build/wheel/algm_trt-*.whl)
-extras=export,engine,dev
+extras=export,engine,openvino,plot,dev
 [ "$(uname -sm)" = "Linux x86_64" ] && extras=$extras,rtx
 "$python" -m pip install --quiet "$wheel[$extras]"
 "$python" -m pip install --quiet --no-deps --force-reinstall "$wheel"
