@@ -8,14 +8,14 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from tqdm import tqdm
 
@@ -23,7 +23,7 @@ from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.decode import DEFAULT_MAX_PIXELS, DecodeError
 from algm_trt.runtime.manifest import Manifest, Record, Tally, input_state
-from algm_trt.runtime.pipeline import EngineFailedError, Inferred, PipelineOptions, run_pipeline
+from algm_trt.runtime.pipeline import EngineFailedError, Inferred, PipelineOptions, Work, run_pipeline
 from algm_trt.runtime.segmenter import Segmenter, make_result, picture_item
 from algm_trt.runtime.sources import Source, printable
 from algm_trt.runtime.video import segment_video
@@ -32,6 +32,7 @@ from algm_trt.runtime.writers import KINDS, WrittenFile, parse_kinds, save_resul
 if TYPE_CHECKING:
     Bar: TypeAlias = "tqdm[Any]"
 
+STAGES: Final = ("decode", "cut", "model", "labels", "write")
 _PACKAGES = ("algm-trt", "numpy", "onnxruntime", "opencv-python-headless", "pillow")
 
 
@@ -69,12 +70,16 @@ class JobReport:
         summary: content of summary.json.
         failures: inputs that failed in this run.
         results_path: results.jsonl of this run.
+        seconds: wall time.
+        stages: seconds of work on the pictures of this run in each of STAGES, in all threads together.
         example: one of the files written by this run, the one that shows most; None if there is none.
     """
 
     summary: dict[str, Any]
     failures: int
     results_path: Path
+    seconds: float
+    stages: Mapping[str, float]
     example: Path | None
 
 
@@ -92,12 +97,13 @@ class _Input:
 
 @dataclass(frozen=True)
 class _Saved:
-    """What came of one picture or video."""
+    """What came of one picture or video; `labelling` is the seconds from the scores of a picture to its labels."""
 
     size: tuple[int, int]
     tally: Tally
     files: tuple[WrittenFile, ...]
     frames: int | None = None
+    labelling: float = 0.0
 
 
 def prepare_folder(folder: Path) -> None:
@@ -155,6 +161,7 @@ class _Job:
         self.fingerprint = _digest(segmenter.card.to_json(), self.model["sha256"], json.dumps(self.settings))
         self.failures = 0
         self.pictures = 0  # of this run, frames included
+        self.stages = dict.fromkeys(STAGES, 0.0)
         self.example: Path | None = None
 
     def run(self) -> JobReport:
@@ -179,9 +186,10 @@ class _Job:
                 ending = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
                 raise
             finally:
-                summary = self._summary(manifest, ending, time.perf_counter() - begin)
+                seconds = time.perf_counter() - begin
+                summary = self._summary(manifest, ending, seconds)
                 manifest.write_summary(summary)
-        return JobReport(summary, self.failures, manifest.path, self.example)
+        return JobReport(summary, self.failures, manifest.path, seconds, self.stages, self.example)
 
     def _records(self, sources: Iterable[Source]) -> Generator[Record, None, None]:
         """One line per source, in order."""
@@ -195,13 +203,21 @@ class _Job:
         items = (picture_item(source.path, _Input.now(source), self.options.max_pixels) for source in sources)
         with closing(run_pipeline(self.segmenter.engine, self.options.pipeline, items, self._save)) as outcomes:
             for outcome in outcomes:
+                self._add_work(outcome.work, outcome.value.labelling if outcome.value else 0.0)
                 yield self._record(outcome.key, outcome.value or outcome.error, outcome.work.seconds)
 
     def _save(self, given: _Input, inferred: Inferred) -> _Saved:
         """The last step for a picture; runs in a thread."""
+        begin = time.perf_counter()
         result = make_result(self.segmenter.card, given.source.name, inferred)
+        labelling = time.perf_counter() - begin
         files = save_result(result, self.folder, given.source.name, self.options.kinds)
-        return _Saved(inferred.plan.source, Tally.of(result), tuple(files))
+        return _Saved(inferred.plan.source, Tally.of(result), tuple(files), labelling=labelling)
+
+    def _add_work(self, work: Work, labelling: float) -> None:
+        seconds = (work.decoding, work.cutting, work.model, labelling, work.finishing - labelling)
+        for stage, value in zip(STAGES, seconds, strict=True):
+            self.stages[stage] += value
 
     def _video(self, source: Source) -> Record:
         begin = time.perf_counter()
@@ -284,6 +300,7 @@ class _Job:
             "windows": totals.tally.windows,
             "seconds": round(seconds, 3),
             "images_per_second": round(self.pictures / seconds, 3),
+            "work_seconds": {stage: round(value, 3) for stage, value in self.stages.items()},
             "tokens": _token_summary(totals.tally),
             "classes": _class_summary(totals.tally, self.segmenter.card),
             "options": self.settings | {"batch_size": self.options.pipeline.batch_size, "part": self.options.part},

@@ -141,19 +141,21 @@ class Work:
     """Seconds of work on one picture, in all threads together.
 
     Attributes:
-        reading: from the file to the canvas.
+        decoding: from the file to pixels.
+        cutting: from pixels to the canvas that windows are cut from, where the runner wants it.
         model: its share of the batches that its windows were in.
         finishing: the caller's last step.
     """
 
-    reading: float = 0.0
+    decoding: float = 0.0
+    cutting: float = 0.0
     model: float = 0.0
     finishing: float = 0.0
 
     @property
     def seconds(self) -> float:
         """All of it."""
-        return self.reading + self.model + self.finishing
+        return self.decoding + self.cutting + self.model + self.finishing
 
 
 @dataclass(frozen=True)
@@ -203,14 +205,14 @@ class _Loaded:
         canvas: the resized picture, as the runner placed it.
         plan: where the windows lie.
         scores: where their logits go.
-        seconds: work so far.
+        work: so far.
     """
 
     image: NDArray[np.uint8]
     canvas: Any
     plan: WindowPlan
     scores: PictureScores
-    seconds: float
+    work: Work
 
 
 class _Picture(Generic[K, T]):
@@ -239,7 +241,7 @@ class _Picture(Generic[K, T]):
         assert self.loading is not None
         loading, self.loading = self.loading, None
         loaded = loading.result()
-        self.work = Work(reading=loaded.seconds)
+        self.work = loaded.work
         self._missing = len(loaded.plan)
         return loaded
 
@@ -407,9 +409,11 @@ class _Run(Generic[K, T]):
     def _load(self, item: Item[K]) -> _Loaded:
         begin = time.perf_counter()
         image = item.load()
+        decoded = time.perf_counter()
         plan = self.options.plan((image.shape[0], image.shape[1]), self.engine.card)
         canvas = self.runner.place(canvas_image(image, plan), plan)
-        return _Loaded(image, canvas, plan, self.runner.room(plan), time.perf_counter() - begin)
+        work = Work(decoding=decoded - begin, cutting=time.perf_counter() - decoded)
+        return _Loaded(image, canvas, plan, self.runner.room(plan), work)
 
     def _cut(self, picture: _Picture[K, T]) -> None:
         """Put the picture's windows into batches, and run those that are full."""

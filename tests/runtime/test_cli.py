@@ -126,6 +126,8 @@ def test_the_summary_adds_up(infer: Infer, folder: Path, tmp_path: Path) -> None
     assert content["model"]["architecture"] == "fake"
     assert content["backend"] == "fake backend"
     assert content["images_per_second"] > 0
+    assert list(content["work_seconds"]) == ["decode", "cut", "model", "labels", "write"]
+    assert all(0 <= seconds <= 60 for seconds in content["work_seconds"].values())
     assert content["versions"]["numpy"] == np.__version__
 
 
