@@ -1,51 +1,16 @@
-"""TensorRT and TensorRT-RTX behind one name: which module to import, and what has to be there first.
-
-Both have the same Python interface apart from what `algm_trt.engines.api` lists, so one builder serves both.
-"""
+"""The TensorRT that builds, or the one message that says what is missing and what works without it."""
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
-import importlib
-import importlib.util
-import os
-import re
-import sys
-import tempfile
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final
 
-from algm_trt.engines.cache import cache_folder
-from algm_trt.plugins.errors import MissingDependencyError
+from algm_trt.runtime import tensorrt_bindings
+from algm_trt.runtime.tensorrt_bindings import RTX_CURE, Target, TensorRT, load_tensorrt_rtx
 
-Target = Literal["tensorrt", "rtx"]
-
-OLDEST_TENSORRT: Final = (10, 9)
-RTX_CURE: Final = "pip install 'algm-trt[rtx]'"
 MEANWHILE: Final = (
     "without them, algm-infer --engine model.onnx works now, and --target rtx builds a plan for RTX GPUs on any "
     f"x86-64 Linux machine ({RTX_CURE})"
 )
-_RTX_LIBRARIES: Final = "tensorrt_rtx_libs"
-_UNVERSIONED: Final = "libtensorrt_rtx.so"
-
-
-@dataclass(frozen=True)
-class TensorRT:
-    """A TensorRT module that was imported.
-
-    Attributes:
-        module: `tensorrt`, `tensorrt_rtx` or `tensorrt_rtx_bindings`.
-        target: "tensorrt" or "rtx".
-        version: such as "10.16.1.11".
-    """
-
-    module: Any
-    target: Target
-    version: str
 
 
 def load_tensorrt(target: Target) -> TensorRT:
@@ -54,85 +19,6 @@ def load_tensorrt(target: Target) -> TensorRT:
     Raises:
         MissingDependencyError: it is not installed, too old, or cannot be loaded; the message has the cure.
     """
-    return _load_rtx() if target == "rtx" else _load_enterprise()
-
-
-def _load_enterprise() -> TensorRT:
-    try:
-        module = importlib.import_module("tensorrt")
-    except (ImportError, OSError) as error:
-        raise MissingDependencyError(
-            f"TensorRT is not installed here ({error}): pip install tensorrt, 10.9 or later, on a machine with an "
-            f"NVIDIA GPU; {MEANWHILE}"
-        ) from error
-    version = str(getattr(module, "__version__", "0"))
-    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if numbers < OLDEST_TENSORRT or not hasattr(module, "Builder"):
-        raise MissingDependencyError(
-            f"TensorRT {version} has not what is needed here: pip install --upgrade tensorrt, 10.9 or later; "
-            f"{MEANWHILE}"
-        )
-    return TensorRT(module, "tensorrt", version)
-
-
-def _load_rtx() -> TensorRT:
-    names = [name for name in ("tensorrt_rtx", "tensorrt_rtx_bindings") if importlib.util.find_spec(name)]
-    if not names:
-        raise MissingDependencyError(f"TensorRT-RTX is not installed: {RTX_CURE}, on x86-64 Linux")
-    try:
-        _offer_unversioned_library()
-        module = importlib.import_module(names[0])
-    except (ImportError, OSError) as error:
-        raise MissingDependencyError(f"TensorRT-RTX cannot be loaded ({error}): {RTX_CURE}") from error
-    return TensorRT(module, "rtx", str(module.__version__))
-
-
-@cache
-def _offer_unversioned_library() -> None:
-    """Make `libtensorrt_rtx.so` loadable for TensorRT-RTX's ONNX parser, which ends the process when it is not.
-
-    With a plugin in the graph the parser opens its own library by the name without version, which the wheel does not
-    carry. What was found by trying: opening the library under that name first does not help, because the loader
-    compares names and not files, and LD_LIBRARY_PATH is read only when a process starts. But the parser looks in the
-    folder that it was opened from itself. So the libraries are opened here, before the package does it, through
-    symbolic links in a folder of our own that has the missing name as well; nothing is written into site-packages.
-    """
-    found = importlib.util.find_spec(_RTX_LIBRARIES)
-    if found is None or found.origin is None:
-        return
-    libraries = Path(found.origin).parent
-    if (libraries / _UNVERSIONED).exists() or not (libraries / f"{_UNVERSIONED}.1").exists():
-        return
-    if _RTX_LIBRARIES in sys.modules:
-        raise MissingDependencyError(
-            f"TensorRT-RTX was imported before algm_trt, so its parser cannot find {_UNVERSIONED}: call algm_trt "
-            f"first, or run: ln -s {_UNVERSIONED}.1 {libraries / _UNVERSIONED}"
-        )
-    folder = _linked(libraries)
-    for name in (f"{_UNVERSIONED}.1", "libtensorrt_onnxparser_rtx.so.1"):
-        ctypes.CDLL(str(folder / name))
-
-
-def _linked(libraries: Path) -> Path:
-    """A folder with links to all libraries of another, in the user's cache or, where that is closed, a new one."""
-    key = hashlib.sha256(os.fsencode(libraries)).hexdigest()[:16]
-    folder = cache_folder() / f"tensorrt-rtx-{key}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _link_all(libraries, folder)
-    except OSError:
-        folder = Path(tempfile.mkdtemp(prefix="algm-rtx-"))
-        _link_all(libraries, folder)
-    return folder
-
-
-def _link_all(libraries: Path, folder: Path) -> None:
-    links = {library.name: library for library in libraries.glob("*.so.*")}
-    for name, library in (links | {_UNVERSIONED: libraries / f"{_UNVERSIONED}.1"}).items():
-        link = folder / name
-        if not link.is_symlink() or link.readlink() != library:
-            # Another process may be doing the same: each makes its own link and moves it into place.
-            draft = folder / f".{name}.{os.getpid()}"
-            draft.unlink(missing_ok=True)
-            draft.symlink_to(library)
-            draft.replace(link)
+    if target == "rtx":
+        return load_tensorrt_rtx()
+    return tensorrt_bindings.load_tensorrt(needs="Builder", meanwhile=MEANWHILE)

@@ -22,7 +22,7 @@ from algm_trt.engines.agreement import (
     Agreement,
     compare_precisions,
 )
-from algm_trt.engines.bindings import TensorRT, load_tensorrt
+from algm_trt.engines.bindings import load_tensorrt
 from algm_trt.engines.cache import locked
 from algm_trt.engines.gpu import Gpu, current_gpu
 from algm_trt.engines.network import (
@@ -54,6 +54,7 @@ from algm_trt.plugins.spec import PLUGIN_VERSION
 from algm_trt.runtime.check_pictures import check_pictures
 from algm_trt.runtime.engine_record import EngineRecord, EngineRecordError, PluginRecord, read_record, record_path
 from algm_trt.runtime.files import renamed_together
+from algm_trt.runtime.tensorrt_bindings import TensorRT
 
 
 @dataclass(frozen=True)

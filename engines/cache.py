@@ -1,4 +1,4 @@
-"""The user's cache folder, and changing files that other processes change at the same time."""
+"""Changing files that other processes change at the same time."""
 
 from __future__ import annotations
 
@@ -9,13 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from algm_trt.plugins.library import cache_library
 from algm_trt.runtime.files import renamed_together
-
-
-def cache_folder() -> Path:
-    """The project's folder in the user's cache; it need not exist."""
-    return cache_library().parents[1]
 
 
 @contextmanager

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from algm_trt.engines.bindings import Target
 from algm_trt.plugins.errors import UsageError
+from algm_trt.runtime.tensorrt_bindings import Target
 
 RTX_CAPABILITIES: Final = (80, 86, 89, 120, 121)
 TURING: Final = 75

@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from algm_trt.engines.bindings import TensorRT
-from algm_trt.engines.cache import cache_folder, update_file
+from algm_trt.engines.cache import update_file
 from algm_trt.engines.gpu import Gpu
+from algm_trt.runtime.cache_folder import cache_folder
+from algm_trt.runtime.tensorrt_bindings import TensorRT
 
 
 def default_timing_cache(tensorrt: TensorRT, gpu: Gpu) -> Path:

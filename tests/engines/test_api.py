@@ -12,6 +12,7 @@ import pytest
 from algm_trt.engines import api
 from algm_trt.engines.api import BOTH, INSPECTOR, RTX, RUNTIME, TENSORRT, Names
 from algm_trt.engines.bindings import load_tensorrt
+from algm_trt.runtime import tensorrt_log
 
 RECORDED: dict[str, dict[str, list[str]]] = json.loads(Path(__file__).with_name("tensorrt_names.json").read_text())
 FULL = [name for name in RECORDED if name.startswith("full")]
@@ -33,8 +34,11 @@ CLASSES = {
     "engine": "ICudaEngine",
     "inspector": "EngineInspector",
 }
-ENGINES = Path(api.__file__).parent
-CALLING = ("network.py", "log.py", "progress.py", "timing_cache.py")
+ENGINES, RUNTIME_PACKAGE = (Path(file).parent for file in (api.__file__, tensorrt_log.__file__))
+CALLING = (
+    *(ENGINES / name for name in ("network.py", "progress.py", "timing_cache.py")),
+    *(RUNTIME_PACKAGE / name for name in ("tensorrt_log.py",)),
+)
 
 
 def missing(table: Names, found: dict[str, list[str]]) -> list[str]:
@@ -91,12 +95,13 @@ def test_the_table_holds_every_name_that_is_used() -> None:
     known = {(holder, name) for table in tables for holder, names in table.items() for name in names}
     # A class is known by its members; these are names of variables of ours.
     known |= {("", holder.split(".")[0]) for table in tables for holder in table}
-    found = {(file, *pair) for file in CALLING for pair in used(ENGINES / file)}
+    found = {(file.name, *pair) for file in CALLING for pair in used(file)}
     assert len(found) > 50
     assert sorted(item for item in found if item[1:] not in known) == []
 
 
 def test_tensorrt_is_called_from_the_files_that_are_read() -> None:
-    trees = {file.name: ast.walk(ast.parse(file.read_text(encoding="utf-8"))) for file in ENGINES.glob("*.py")}
-    calling = {name for name, nodes in trees.items() if any(isinstance(n, ast.Name) and n.id == "trt" for n in nodes)}
+    files = [file for folder in (ENGINES, RUNTIME_PACKAGE) for file in folder.glob("*.py")]
+    trees = {file: ast.walk(ast.parse(file.read_text(encoding="utf-8"))) for file in files}
+    calling = {file for file, nodes in trees.items() if any(isinstance(n, ast.Name) and n.id == "trt" for n in nodes)}
     assert calling <= set(CALLING)

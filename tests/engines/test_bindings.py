@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from helpers.plugin_graphs import labels
 
-from algm_trt.engines import bindings
 from algm_trt.engines.bindings import load_tensorrt
 from algm_trt.plugins.errors import MissingDependencyError
+from algm_trt.runtime import tensorrt_bindings
 
 
 def import_gives(monkeypatch: pytest.MonkeyPatch, result: Any) -> None:
@@ -24,7 +24,7 @@ def import_gives(monkeypatch: pytest.MonkeyPatch, result: Any) -> None:
             raise result
         return result
 
-    monkeypatch.setattr(bindings.importlib, "import_module", give)
+    monkeypatch.setattr(tensorrt_bindings.importlib, "import_module", give)
 
 
 @pytest.mark.rtx
@@ -59,7 +59,7 @@ def test_supported_versions_are_taken(monkeypatch: pytest.MonkeyPatch, version: 
 
 
 def test_missing_rtx_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bindings.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(tensorrt_bindings.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'algm-trt\[rtx\]'"):
         load_tensorrt("rtx")
 

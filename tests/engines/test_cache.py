@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from algm_trt.engines.bindings import TensorRT, load_tensorrt
-from algm_trt.engines.cache import cache_folder, update_file
+from algm_trt.engines.bindings import load_tensorrt
+from algm_trt.engines.cache import update_file
 from algm_trt.engines.gpu import Gpu
 from algm_trt.engines.timing_cache import TimingCache, default_timing_cache
+from algm_trt.runtime.cache_folder import cache_folder
+from algm_trt.runtime.tensorrt_bindings import TensorRT
 
 ADD = """
 import sys, time

@@ -1,4 +1,4 @@
-"""What TensorRT says while it parses and builds, kept for the one line that a reader gets."""
+"""What TensorRT says, kept for the one line that a reader gets."""
 
 from __future__ import annotations
 
