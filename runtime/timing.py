@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
+Name = TypeVar("Name", bound=Hashable)
 Call: TypeAlias = Callable[[], object]
 Turn: TypeAlias = Call | Sequence[Call]
 """What a variant does in a round: one call, or several that are timed one by one."""
@@ -103,7 +104,7 @@ class Samples:
         }
 
 
-def alternate(variants: Mapping[str, Turn], rounds: int, warmup: int = 1, seed: int = 0) -> dict[str, Samples]:
+def alternate(variants: Mapping[Name, Turn], rounds: int, warmup: int = 1, seed: int = 0) -> dict[Name, Samples]:
     """Time variants against each other.
 
     Args:
@@ -118,31 +119,32 @@ def alternate(variants: Mapping[str, Turn], rounds: int, warmup: int = 1, seed: 
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
-    warm_up(variants, warmup)
-    times = list(take_turns(variants, rounds, seed))
-    return {name: Samples(tuple(turns[name] for turns in times)) for name in variants}
-
-
-def warm_up(variants: Mapping[str, Turn], times: int = 1) -> None:
-    """Give each variant some turns without a clock."""
-    for _ in range(times):
+    for _ in range(warmup):
         for turn in variants.values():
-            for call in _calls(turn):
-                call()
+            run_turn(turn)
+    times: dict[Name, list[tuple[float, ...]]] = {name: [] for name in variants}
+    for name, seconds in take_turns(variants, rounds, seed):
+        times[name].append(seconds)
+    return {name: Samples(tuple(turns)) for name, turns in times.items()}
 
 
-def take_turns(variants: Mapping[str, Turn], rounds: int, seed: int = 0) -> Iterator[dict[str, tuple[float, ...]]]:
-    """Run rounds one by one: for callers who show progress, or stop early and keep what they have.
+def take_turns(variants: Mapping[Name, Turn], rounds: int, seed: int = 0) -> Iterator[tuple[Name, tuple[float, ...]]]:
+    """Run the rounds turn by turn: for callers who show progress, or stop early and keep what they have.
 
     Yields:
-        Per round, the seconds of each variant's calls.
+        The variant whose turn it was, and the seconds of its calls.
     """
     for names in _orders(list(variants), rounds, seed):
-        turns = {name: tuple(_seconds(call) for call in _calls(variants[name])) for name in names}
-        yield {name: turns[name] for name in variants}
+        for name in names:
+            yield name, run_turn(variants[name])
 
 
-def _orders(names: Sequence[str], rounds: int, seed: int) -> Iterator[list[str]]:
+def run_turn(turn: Turn) -> tuple[float, ...]:
+    """Seconds of each call of one turn."""
+    return tuple(_seconds(call) for call in ((turn,) if callable(turn) else turn))
+
+
+def _orders(names: Sequence[Name], rounds: int, seed: int) -> Iterator[list[Name]]:
     """The order of each round: shuffled, and the next round the same backwards.
 
     Backwards, because in every two rounds each variant then runs as often before any other as after it.
@@ -155,10 +157,6 @@ def _orders(names: Sequence[str], rounds: int, seed: int) -> Iterator[list[str]]
         else:
             generator.shuffle(order)
         yield list(order)
-
-
-def _calls(turn: Turn) -> Sequence[Call]:
-    return (turn,) if callable(turn) else turn
 
 
 def _seconds(call: Call) -> float:
