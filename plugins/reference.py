@@ -1,4 +1,4 @@
-"""NumPy meaning of each operator of domain `algm`, ties and order included: the oracle of every other implementation.
+"""NumPy meaning of each operator of domain `algm` and of the slide mode's kernels: the oracle of other implementations.
 
 Plain and slow on purpose. Shapes and semantics are those of `algm_trt.plugins.spec`. Activations may be float32 or
 float16; similarities, thresholds, means and sums are float32, outputs have the type of the input.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,25 @@ class Merged:
     cu_seqlens: Ints
     token_map: Ints
     count: Ints
+
+
+class SlideAxis(Protocol):
+    """Sparse operator from a mosaic of patches to the source along one axis, as AxisOperator of runtime/field.py."""
+
+    @property
+    def starts(self) -> Ints:
+        """(tiles+1,) first position of each tile, and the length of the axis."""
+        ...
+
+    @property
+    def nodes(self) -> Ints:
+        """(tiles, S) mosaic positions that a tile draws on."""
+        ...
+
+    @property
+    def shares(self) -> NDArray[np.float32]:
+        """(positions, S) part of each of its tile's nodes in a position."""
+        ...
 
 
 def unit_rows(x: Floats) -> NDArray[np.float32]:
@@ -182,6 +202,34 @@ def labels(logits: Floats, size: tuple[int, int]) -> Ints:
     columns = bilinear_matrix(logits.shape[2], size[1])
     full = np.einsum("yi,bijk->byjk", rows, logits.astype(np.float32))
     return np.asarray(np.einsum("xj,byjk->byxk", columns, full).argmax(axis=-1), np.int32)
+
+
+def cut_windows(canvas: NDArray[np.uint8], anchors: Ints, window: tuple[int, int]) -> NDArray[np.uint8]:
+    """Windows (n, h, w, 3) of a canvas (H, W, 3) at anchors (n, 2), clamped so that each lies inside."""
+    limits = np.subtract(canvas.shape[:2], window)
+    corners = np.clip(anchors, 0, limits).tolist()
+    return np.stack([canvas[top : top + window[0], left : left + window[1]] for top, left in corners])
+
+
+def slide_values(logits: Floats, windows_down: int, rows: SlideAxis, columns: SlideAxis) -> NDArray[np.float32]:
+    """Logits (H0, W0, K) at the source from those of all windows (n, K, gh, gw), row by row, in float32.
+
+    `algm_slide_labels` answers their argmax over the classes, ties by lower class id.
+    """
+    count, classes, height, width = logits.shape
+    windows = logits.astype(np.float32).reshape(windows_down, count // windows_down, classes, height, width)
+    mosaic = windows.transpose(0, 3, 1, 4, 2).reshape(windows_down * height, -1, classes)
+    tall = np.tensordot(_dense_axis(rows, mosaic.shape[0]), mosaic, axes=1)
+    return np.asarray(np.einsum("xb,ybk->yxk", _dense_axis(columns, mosaic.shape[1]), tall), np.float32)
+
+
+def _dense_axis(axis: SlideAxis, nodes: int) -> NDArray[np.float32]:
+    """The operator as a matrix (positions, nodes)."""
+    positions = np.arange(len(axis.shares))
+    tile = np.searchsorted(axis.starts, positions, side="right") - 1
+    dense = np.zeros((len(positions), nodes), np.float32)
+    np.add.at(dense, (positions[:, None], axis.nodes[tile]), axis.shares)
+    return dense
 
 
 def bilinear_matrix(source: int, target: int) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from algm_trt.plugins import interface
+from algm_trt.runtime.field import AxisOperator
 
 Array = NDArray[Any]
 INT32 = np.dtype(np.int32)
 _DTYPES = {np.dtype(np.float32): interface.FLOAT32, np.dtype(np.float16): interface.FLOAT16}
 _POISON = {np.dtype(np.float32): np.nan, np.dtype(np.float16): np.nan, INT32: -7}
+_POISON |= {np.dtype(np.uint8): 0xFF, np.dtype(np.uint16): 0xFFFF}
 
 
 class Buffer(Protocol):
@@ -90,7 +93,7 @@ class KernelError(RuntimeError):
 
 
 class Kernels:
-    """The six operators of a kernel library, NumPy arrays in and out."""
+    """The functions of a kernel library, NumPy arrays in and out."""
 
     def __init__(self, path: Path, memory: Memory) -> None:
         self.library = ctypes.CDLL(str(path))
@@ -162,6 +165,29 @@ class Kernels:
         params = interface.AlgmLabelsParams(_DTYPES[logits.dtype], batch, height, width, classes, *size)
         return self._call("algm_labels", params, [logits], [_poisoned((batch, *size), INT32)])[0]
 
+    def cut_windows(
+        self, canvas: Array, anchors: Array, window: tuple[int, int], *, offsets: tuple[int, int] = (0, 0)
+    ) -> Array:
+        """Windows of a canvas; `offsets`: bytes between a 256-byte boundary and the canvas, and the windows."""
+        params = interface.AlgmCutWindowsParams(*canvas.shape[:2], len(anchors), *window)
+        windows = _poisoned((len(anchors), *window, 3), canvas.dtype)
+        shifts = (offsets[0], 0, offsets[1])
+        return self._call("algm_cut_windows", params, [canvas, anchors], [windows], shifts)[0]
+
+    def slide_labels(self, logits: Array, windows_down: int, rows: AxisOperator, columns: AxisOperator) -> Array:
+        """Labels at the source; those of 8 bits end where their memory ends."""
+        count, classes, *grid = logits.shape
+        size = len(rows.shares), len(columns.shares)
+        tiles = rows.nodes.shape[0], columns.nodes.shape[0]
+        support = rows.nodes.shape[1], columns.nodes.shape[1]
+        params = interface.AlgmSlideLabelsParams(
+            _DTYPES[logits.dtype], windows_down, count // windows_down, classes, *grid, *size, *tiles, *support
+        )
+        labels = _poisoned(size, np.uint8 if classes <= 256 else np.uint16)
+        inputs = [logits, *(array for axis in (rows, columns) for array in _arrays(axis))]
+        shifts = (*(0 for _ in inputs), -labels.nbytes % 256 if labels.itemsize == 1 else 0)
+        return self._call("algm_slide_labels", params, inputs, [labels], shifts)[0]
+
     def _merge_outputs(self, dtype: Any, rows: int, channels: int, batch: int, patches: int) -> list[Array]:
         return [
             _poisoned((rows, channels), dtype),
@@ -179,12 +205,20 @@ class Kernels:
         assert (sizes[rows:] == _POISON[INT32]).all(), "sizes beyond the count were written"
         return Outputs(y[:rows], sizes[:rows], cu_seqlens, token_map, rows)
 
-    def _call(self, name: str, params: ctypes.Structure, inputs: list[Array], outputs: list[Array]) -> list[Array]:
+    def _call(
+        self,
+        name: str,
+        params: ctypes.Structure,
+        inputs: list[Array],
+        outputs: list[Array],
+        shifts: Sequence[int] | None = None,
+    ) -> list[Array]:
         query = getattr(self.library, f"{name}_workspace")
         query.restype = ctypes.c_size_t
         size = query(ctypes.byref(params))
         workspace = self.memory.put(np.full(max(size, 1), 0xFF, np.uint8))
-        buffers = [self.memory.put(np.asarray(array, order="C")) for array in inputs + outputs]
+        arrays = inputs + outputs
+        buffers = [_Shifted(self.memory, *pair) for pair in zip(arrays, shifts or [0] * len(arrays), strict=True)]
         status = getattr(self.library, name)(
             ctypes.byref(params),
             *(ctypes.c_void_p(buffer.address) for buffer in buffers),
@@ -197,6 +231,29 @@ class Kernels:
         for buffer, array in zip(buffers, inputs, strict=False):
             np.testing.assert_array_equal(buffer.array(), array, "the kernel wrote into an input")
         return [buffer.array() for buffer in buffers[len(inputs) :]]
+
+
+class _Shifted:
+    """A buffer some bytes behind the boundary where the memory puts it; the bytes before it must stay as they are."""
+
+    def __init__(self, memory: Memory, array: Array, shift: int) -> None:
+        array = np.asarray(array, order="C")
+        self._like, self._shift = array, shift
+        if shift:
+            array = np.concatenate([np.full(shift, 0xA5, np.uint8), np.frombuffer(array.tobytes(), np.uint8)])
+        self._buffer = memory.put(array)
+        self.address = self._buffer.address + shift
+
+    def array(self) -> Array:
+        contents = self._buffer.array()
+        if not self._shift:
+            return contents
+        assert (contents[: self._shift] == 0xA5).all(), "the kernel wrote before its buffer"
+        return np.frombuffer(contents[self._shift :].tobytes(), self._like.dtype).reshape(self._like.shape)
+
+
+def _arrays(axis: AxisOperator) -> list[Array]:
+    return [axis.starts, axis.supports, axis.nodes, axis.shares]
 
 
 def _poisoned(shape: tuple[int, ...], dtype: Any) -> Array:

@@ -40,6 +40,7 @@ struct Block {
   std::vector<unsigned char> shared;
   const std::function<void()>* kernel = nullptr;
   int waiting = 0;
+  int refusals = 0;
   uint64_t generation = 0;
   bool progress = false;
 };
@@ -127,6 +128,7 @@ void prepareBlock(dim3 grid, dim3 shape, dim3 position) {
   block.fibres.assign(threads, Fibre{});
   block.warps.assign((threads + kWarpSize - 1) / kWarpSize, Warp{});
   block.waiting = 0;
+  block.refusals = 0;
   std::fill(block.shared.begin(), block.shared.end(), 0xFF);
   for (int index = 0; index < threads; ++index) {
     Thread& thread = block.fibres[index].thread;
@@ -158,6 +160,15 @@ void blockBarrier() {
     block.progress = true;
   }
   while (generation == block.generation) yieldToScheduler();
+}
+
+bool blockAgrees(bool agree) {
+  block.refusals += !agree;
+  blockBarrier();
+  const bool result = block.refusals == current->refusals;
+  current->refusals = block.refusals;
+  blockBarrier();
+  return result;
 }
 
 const unsigned char* exchange(const void* value, size_t bytes, int kind) {

@@ -50,6 +50,7 @@ struct Thread {
   dim3 threadIndex, blockIndex, blockShape, gridShape;
   int lane = 0;
   int warp = 0;
+  int refusals = 0;                              // of the block's votes that this thread has taken note of
   int slot = 0;                                  // which of the warp's two exchange buffers is next
   std::vector<PendingCopy> openCopies;           // cp.async since the last commit
   std::vector<std::vector<PendingCopy>> groups;  // committed, oldest first
@@ -61,6 +62,9 @@ extern Thread* current;
 
 // Waits for every thread of the block.
 void blockBarrier();
+
+// Waits for every thread of the block; whether all of them agree.
+bool blockAgrees(bool agree);
 
 // Gives `value` (at most 64 bytes) to the warp and returns the 32 contributions, valid until the lane's next exchange.
 const unsigned char* exchange(const void* value, size_t bytes, int kind);
@@ -90,6 +94,7 @@ T laneValue(const unsigned char* lanes, int lane) {
 #define gridDim (::twin::current->gridShape)
 
 inline void __syncthreads() { twin::blockBarrier(); }
+inline int __syncthreads_and(int predicate) { return twin::blockAgrees(predicate != 0); }
 inline void __syncwarp(unsigned = ~0u) { twin::exchange(nullptr, 0, twin::kSync); }
 
 template <typename T>
@@ -108,6 +113,10 @@ inline unsigned __ballot_sync(unsigned, bool predicate) {
 }
 
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+// The 32 bits from bit `shift` (below 32) of high:low.
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
+  return unsigned((uint64_t(high) << 32 | low) >> (shift & 31));
+}
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 template <typename T>
 T __ldg(const T* address) { return *address; }
