@@ -1,0 +1,162 @@
+"""Questions to the machine, each asked in a process of its own (`isolated.call`): they import, load and call drivers.
+
+Every function returns what JSON carries and raises what it meets; `machine.py` turns both into lines.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import re
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+from algm_trt.plugins.errors import AlgmError, MissingDependencyError
+
+_NAME_LENGTH: Final = 256
+_MAJOR, _MINOR = 75, 76
+"""Device attributes of the compute capability, by the driver's numbers."""
+
+
+def driver() -> dict[str, Any]:
+    """The NVIDIA driver: its version, the newest CUDA it serves, and its GPUs.
+
+    Raises:
+        MissingDependencyError: there is no driver.
+    """
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise MissingDependencyError("no NVIDIA driver (libcuda.so.1 is not here)") from error
+    number = ctypes.c_int()
+    cuda.cuDriverGetVersion(ctypes.byref(number))
+    version = f"{number.value // 1000}.{number.value % 1000 // 10}"
+    status = cuda.cuInit(0)
+    gpus = [] if status else [_gpu(cuda, index) for index in range(_device_count(cuda))]
+    return {"version": _driver_version(), "cuda": version, "status": status, "gpus": gpus}
+
+
+def _device_count(cuda: ctypes.CDLL) -> int:
+    count = ctypes.c_int()
+    cuda.cuDeviceGetCount(ctypes.byref(count))
+    return count.value
+
+
+def _gpu(cuda: ctypes.CDLL, index: int) -> dict[str, Any]:
+    """Name, compute capability such as 89 and memory in MiB of one GPU."""
+    device, name, memory = ctypes.c_int(), ctypes.create_string_buffer(_NAME_LENGTH), ctypes.c_size_t()
+    cuda.cuDeviceGet(ctypes.byref(device), index)
+    cuda.cuDeviceGetName(name, _NAME_LENGTH, device)
+    cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    cuda.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device)
+    cuda.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
+    return {
+        "name": name.value.decode(errors="replace"),
+        "capability": 10 * major.value + minor.value,
+        "memory_mib": memory.value // 2**20,
+    }
+
+
+def _driver_version() -> str:
+    """Version of the kernel module, or "" where the system does not show it (containers, WSL)."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    match = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", text)
+    return match.group() if match else ""
+
+
+def cuda_toolkit() -> dict[str, Any]:
+    """The CUDA compiler that algm-build-plugins would take.
+
+    Raises:
+        MissingDependencyError: there is none.
+    """
+    from algm_trt.plugins.build import find_nvcc
+
+    nvcc = find_nvcc()
+    said = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True, timeout=20).stdout
+    match = re.search(r"release (\S+),", said)
+    return {"version": match.group(1) if match else "unknown", "path": str(nvcc)}
+
+
+def tensorrt() -> dict[str, Any]:
+    """Full TensorRT."""
+    module = importlib.import_module("tensorrt")
+    return {"version": str(module.__version__), "builder": hasattr(module, "Builder")}
+
+
+def tensorrt_lean() -> dict[str, Any]:
+    """The lean runtime, which runs version-compatible plans and cannot build."""
+    # PyPI has the bindings without the package around them.
+    try:
+        module = importlib.import_module("tensorrt_lean_bindings")
+    except ModuleNotFoundError:
+        module = importlib.import_module("tensorrt_lean")
+    return {"version": str(module.__version__), "module": module.__name__}
+
+
+def tensorrt_rtx() -> dict[str, Any]:
+    """TensorRT-RTX."""
+    from algm_trt.runtime.tensorrt_bindings import load_tensorrt_rtx
+
+    return {"version": load_tensorrt_rtx().version}
+
+
+def onnxruntime() -> dict[str, Any]:
+    """ONNX Runtime and what it can run on."""
+    module = importlib.import_module("onnxruntime")
+    if not hasattr(module, "get_available_providers"):
+        raise AlgmError("its files are damaged: pip install --force-reinstall onnxruntime")
+    return {"version": str(module.__version__), "providers": list(module.get_available_providers())}
+
+
+def openvino() -> dict[str, Any]:
+    """OpenVINO and its devices."""
+    module = importlib.import_module("openvino")
+    return {"version": str(module.__version__).split("-")[0], "devices": list(module.Core().available_devices)}
+
+
+def pictures() -> dict[str, Any]:
+    """What decodes and resizes pictures."""
+    cv2, pillow = importlib.import_module("cv2"), importlib.import_module("PIL.Image")
+    return {"opencv": str(cv2.__version__), "pillow": str(pillow.__version__)}
+
+
+def engine_packages() -> dict[str, Any]:
+    """What algm-build-engine needs beside TensorRT."""
+    onnx, surgeon = importlib.import_module("onnx"), importlib.import_module("onnx_graphsurgeon")
+    return {"onnx": str(onnx.__version__), "onnx_graphsurgeon": str(surgeon.__version__)}
+
+
+def plugin_library(path: str) -> dict[str, Any]:
+    """Load the plugin library for the C interface, as the toolkit does.
+
+    Raises:
+        PluginLibraryError: it cannot be loaded, or has another interface version.
+    """
+    from algm_trt.plugins.library import load_ctypes
+
+    return {"interface": int(load_ctypes(Path(path)).algm_version())}
+
+
+def run_model(path: str) -> dict[str, Any]:
+    """Open an exported model in ONNX Runtime on the CPU and run it on a drawn picture."""
+    import time
+
+    from algm_trt.runtime.onnxruntime_engine import OnnxRuntimeEngine
+    from algm_trt.runtime.scenes import draw_scene
+
+    begin = time.monotonic()
+    engine = OnnxRuntimeEngine(Path(path), device="cpu")
+    opened = time.monotonic()
+    output = engine.run(draw_scene(*engine.card.size, 0).image[None])
+    return {
+        "description": engine.description,
+        "tokens": output.token_counts[0].tolist(),
+        "open_seconds": opened - begin,
+        "run_seconds": time.monotonic() - opened,
+    }
