@@ -45,9 +45,14 @@ class TensorRT:
     version: str
 
     @property
+    def product(self) -> str:
+        """NVIDIA's name of it."""
+        return "TensorRT-RTX" if self.target == "rtx" else "TensorRT"
+
+    @property
     def name(self) -> str:
         """For people, such as "TensorRT 10.16.1.11"."""
-        return f"{'TensorRT-RTX' if self.target == 'rtx' else 'TensorRT'} {self.version}"
+        return f"{self.product} {self.version}"
 
 
 def load_tensorrt(*, needs: str, meanwhile: str, lean: bool = False) -> TensorRT:

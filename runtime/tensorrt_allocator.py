@@ -1,0 +1,65 @@
+"""TensorRT's temporary memory from the device's pool: after the first batches nothing is asked from the driver."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from algm_trt.plugins.errors import AlgmError
+from algm_trt.runtime.cuda import Device
+
+
+class PoolAllocations:
+    """What the allocator does, without TensorRT."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._refused = False
+
+    def refused(self) -> bool:
+        """Whether a request could not be served since the last time this was asked."""
+        refused, self._refused = self._refused, False
+        return refused
+
+    def allocate(self, size: int, stream: int) -> int:
+        """Address of `size` bytes in the order of a stream, or 0 if there are none."""
+        if not size:
+            return 0
+        try:
+            return self._device.allocate_on(size, stream, "TensorRT's temporary memory")
+        except AlgmError:
+            self._refused = True
+            return 0
+
+    def free(self, address: int, stream: int) -> bool:
+        """Take memory back in the order of a stream."""
+        if not address:
+            return True
+        try:
+            self._device.free_on(address, stream)
+        except AlgmError:
+            return False
+        return True
+
+
+def allocator_for(trt: Any, allocations: PoolAllocations) -> Any:
+    """An `IGpuAsyncAllocator` of a TensorRT module; it must outlive the contexts that have it.
+
+    No exception may leave its methods: they are called from C++.
+    """
+
+    class Allocator(trt.IGpuAsyncAllocator):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+
+        def allocate_async(self, size: int, alignment: int, third: int, fourth: int) -> int:
+            # TensorRT's documentation names flags and then the stream, its code (10.9 to 11.1) gives them the other
+            # way round. Flags are 0 or 1, and the handle of a stream of ours is larger.
+            return allocations.allocate(size, max(third, fourth))
+
+        def deallocate_async(self, memory: int, stream: int) -> bool:
+            return allocations.free(memory, stream)
+
+        def reallocate(self, address: int, alignment: int, size: int) -> int:
+            return 0  # TensorRT then allocates, copies and frees
+
+    return Allocator()
