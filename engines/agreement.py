@@ -1,13 +1,14 @@
 """Float16 against float32 on ONNX Runtime: the same pictures through both graphs, compared before anything is built.
 
 Both run on the CPU with the function bodies, so this judges what float16 does to weights, activations and merging
-decisions; it does not run TensorRT's kernels.
+decisions; it does not run TensorRT's kernels. `fit_float16` compares with every rounding of an engine in place
+(`algm_trt.engines.rounding`) and takes the cheapest conversion that passes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -15,7 +16,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from algm_trt.engines.precision import FLOAT16_MAX, float16_tensors
+from algm_trt.engines.precision import FLOAT16_MAX, REFINEMENTS, float16_tensors, to_float16
+from algm_trt.engines.rounding import with_roundings
 from algm_trt.plugins.errors import AlgmError, MissingDependencyError, VerificationError
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.check_pictures import Picture
@@ -58,10 +60,12 @@ class Agreement:
     Attributes:
         pictures: at least one.
         largest_activation: name and size of the largest activation that float16 has to hold.
+        refinements: names of `algm_trt.engines.precision.REFINEMENTS` that the float16 model has in float32.
     """
 
     pictures: tuple[PictureAgreement, ...]
     largest_activation: tuple[str, float]
+    refinements: tuple[str, ...] = ()
 
     @property
     def labels_equal(self) -> float:
@@ -88,7 +92,36 @@ class Agreement:
         for p in self.pictures:
             counts = [">".join(map(str, tokens)) for tokens in (p.tokens, p.tokens_fp16)]
             lines.append(f"{p.name[-28:]:<28} {counts[0]:>18} {counts[1]:>18} {p.labels_equal:>12.4%}")
+        if self.refinements:
+            lines.append(f"in float32 because this network needs it: {', '.join(self.refinements)}")
         return "\n".join(lines)
+
+
+def fit_float16(
+    full: onnx.ModelProto, card: ModelCard, pictures: Sequence[Picture]
+) -> tuple[onnx.ModelProto, Agreement]:
+    """The float16 model with the fewest refinements that passes; the most refined one if none does.
+
+    Args:
+        full: the float32 model with function bodies.
+        card: its model card.
+        pictures: of the model's input size, at least one.
+
+    Returns:
+        The float16 model, and its comparison with the float32 one, all roundings of an engine in place.
+
+    Raises:
+        PrecisionError: a weight is beyond float16.
+        VerificationError, MissingDependencyError, AlgmError: as `compare_precisions`.
+    """
+    most = len(REFINEMENTS) if card.merge is not None else 0
+    for count in range(most + 1):
+        half = to_float16(full, count)
+        names = tuple(island.name for island in REFINEMENTS[:count])
+        agreement = replace(compare_precisions(full, with_roundings(half), card, pictures), refinements=names)
+        if agreement.passed:
+            break
+    return half, agreement
 
 
 def compare_precisions(

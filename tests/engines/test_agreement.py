@@ -1,4 +1,4 @@
-"""Float16 against float32 on ONNX Runtime: the gates, overflow found on pictures, pictures of a folder."""
+"""Float16 against float32 on ONNX Runtime: the gates, refinements, overflow found on pictures, pictures of a folder."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from algm_trt.engines.agreement import (
     Agreement,
     PictureAgreement,
     compare_precisions,
+    fit_float16,
     with_ranges,
 )
 from algm_trt.engines.precision import float16_tensors, to_float16
@@ -24,6 +25,12 @@ def compare(model: onnx.ModelProto, half: onnx.ModelProto | None = None) -> Agre
     card = card_of(model)
     assert card is not None
     return compare_precisions(model, half or to_float16(model), card, check_pictures(None, card))
+
+
+def fit(model: onnx.ModelProto) -> Agreement:
+    card = card_of(model)
+    assert card is not None
+    return fit_float16(model, card, check_pictures(None, card))[1]
 
 
 def test_float16_keeps_the_labels() -> None:
@@ -40,6 +47,34 @@ def test_lost_digits_fail_the_gate() -> None:
     agreement = compare(model_that_float16_ruins())
     assert not agreement.passed
     assert agreement.labels_equal < 0.9
+
+
+def test_no_refinement_where_none_is_needed() -> None:
+    agreement = fit(tiny_model(LINEAR))
+    assert agreement.passed
+    assert agreement.refinements == ()
+    assert "in float32" not in agreement.table()
+
+
+def test_sharp_attention_is_refined_until_the_labels_hold() -> None:
+    model = with_initializer(tiny_model(LINEAR), "encoder.blocks.0.attn.qkv.weight_t", 16)
+    agreement = fit(model)
+    assert agreement.passed
+    assert agreement.refinements == ("merged stream", "before the first merge")
+    assert agreement.table().endswith("because this network needs it: merged stream, before the first merge")
+
+
+def test_what_no_refinement_saves_fails_the_gate() -> None:
+    agreement = fit(model_that_float16_ruins())
+    assert not agreement.passed
+    assert len(agreement.refinements) == 2
+
+
+def test_dense_networks_are_compared_once() -> None:
+    model = with_initializer(tiny_model(LINEAR, None), "encoder.extra_and_pos_embed", shift=32768)
+    agreement = fit(model)
+    assert not agreement.passed
+    assert agreement.refinements == ()
 
 
 def test_a_model_agrees_with_itself() -> None:
@@ -92,6 +127,8 @@ def test_trained_sample_passes_on_its_pictures(
 ) -> None:
     source = read_model(request.getfixturevalue(kind))
     pictures = check_pictures(None, source.card) + check_pictures(sample_pictures, source.card)
-    agreement = compare_precisions(source.proto, to_float16(source.proto), source.card, pictures)
+    half, agreement = fit_float16(source.proto, source.card, pictures)
     assert agreement.passed, agreement.table()
+    assert agreement.refinements == ()
+    assert compare_precisions(source.proto, half, source.card, pictures).passed
     print(agreement.table())

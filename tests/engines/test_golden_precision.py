@@ -1,7 +1,8 @@
 """Float16 against float32 on ONNX Runtime for the networks, settings and photographs of the golden cases.
 
-The networks have random weights: their features are alike, so that merging decisions and labels hang on few digits.
-A trained network has larger margins (`test_agreement.py`, the sample).
+The networks have random weights: their first attention is sharp and multiplies roundings, and labels hang on few
+digits. Half of the cases need float32 up to the first merge. A trained network does not (`test_agreement.py`, the
+sample).
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from algm_trt.engines.agreement import compare_precisions
-from algm_trt.engines.precision import to_float16
+from algm_trt.engines.agreement import compare_precisions, fit_float16
 from algm_trt.engines.source import read_model
 from algm_trt.exporter import ExportOptions, export_onnx
 from algm_trt.plugins.errors import UsageError
@@ -29,7 +29,7 @@ CASES = (
     "c03_mask_512_w4",
     "c04_mask_pad500x505",
     "c05_mask_300x451_nonsquare",
-    pytest.param("c06_linear_512_w2", marks=pytest.mark.xfail(reason="2 of 494 merges hang on float16: 99.22 % equal")),
+    "c06_linear_512_w2",
     "c07_distilled_512",
     "c09_batch4_512",
 )
@@ -61,6 +61,9 @@ def test_float16_keeps_golden_labels(case: str, shared: Path, tmp_path: Path) ->
     meta = json.loads((golden / "cases" / case / "meta.json").read_text())
     source = read_model(export(golden, meta, tmp_path / "model.onnx"))
     pictures = [photograph(golden / "images" / f"{name}.png", source.card) for name in meta["images"]]
-    agreement = compare_precisions(source.proto, to_float16(source.proto), source.card, pictures)
+    half, agreement = fit_float16(source.proto, source.card, pictures)
     print(f"{case}: labels {agreement.labels_equal:.4%}, tokens {agreement.tokens_difference:.3%}")
+    print(agreement.table())
     assert agreement.passed, agreement.table()
+    as_onnx_runtime_does = compare_precisions(source.proto, half, source.card, pictures)
+    assert as_onnx_runtime_does.passed, as_onnx_runtime_does.table()

@@ -1,20 +1,25 @@
-"""The float16 conversion: the graph that the exporter writes itself, islands with reasons, weights that do not fit."""
+"""The float16 conversion: the exporter's graph, islands with reasons, refinements, weights that do not fit."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from helpers.engines import LINEAR, MERGE, tiny_model, with_initializer
-from helpers.models import TINY
+from helpers.models import TINY, random_segmenter
+from helpers.rtx import build_with_rtx
 from onnx import TensorProto
 
-from algm_trt.engines.precision import ISLANDS, PrecisionError, float16_tensors, to_float16
-from algm_trt.engines.source import card_of
+from algm_trt.engines.precision import ISLANDS, REFINEMENTS, PrecisionError, float16_tensors, to_float16
+from algm_trt.engines.rounding import float16_names
+from algm_trt.engines.source import card_of, without_functions
 from algm_trt.exporter.config import SegmenterConfig
+from algm_trt.exporter.graph import build_graph
+from algm_trt.plugins import spec
 from algm_trt.runtime.card import MergeSettings
 
 DISTILLED = replace(TINY, distilled=True, normalization="deit")
@@ -67,8 +72,9 @@ def test_float16_export_passes_unchanged() -> None:
     assert to_float16(model) is model
 
 
-def test_no_cast_is_around_a_softmax() -> None:
-    model = to_float16(tiny_model())
+@pytest.mark.parametrize("refinements", [0, 1, 2])
+def test_no_cast_is_around_a_softmax(refinements: int) -> None:
+    model = to_float16(tiny_model(), refinements)
     casts = {name for node in model.graph.node if node.op_type == "Cast" for name in (*node.input, *node.output)}
     softmaxes = [node for node in model.graph.node if node.op_type == "Softmax"]
     assert softmaxes
@@ -77,7 +83,8 @@ def test_no_cast_is_around_a_softmax() -> None:
 
 def test_islands_are_few_and_each_has_a_reason() -> None:
     assert [island.name for island in ISLANDS] == ["preprocessing", "layer normalisation", "class scores"]
-    assert all(len(island.reason) > 40 for island in ISLANDS)
+    assert [island.name for island in REFINEMENTS] == ["merged stream", "before the first merge"]
+    assert all(len(island.reason) > 40 for island in (*ISLANDS, *REFINEMENTS))
 
 
 def test_all_weights_outside_islands_are_float16() -> None:
@@ -85,6 +92,70 @@ def test_all_weights_outside_islands_are_float16() -> None:
     normal = {name for node in model.graph.node if node.op_type == "LayerNormalization" for name in node.input[1:]}
     floats = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
     assert floats == normal | {"preprocess.mean", "preprocess.std"}
+
+
+def merges(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in model.graph.node if node.op_type in (spec.LOCAL_MERGE.name, spec.GLOBAL_MERGE.name)]
+
+
+def upstream(model: onnx.ModelProto, name: str) -> set[str]:
+    """Names of all tensors that a tensor depends on, its own included."""
+    maker = {output: node for node in model.graph.node for output in node.output}
+    found, waiting = set[str](), [name]
+    while waiting:
+        if (tensor := waiting.pop()) not in found:
+            found.add(tensor)
+            waiting += maker[tensor].input if tensor in maker else []
+    return found
+
+
+@pytest.mark.parametrize("config", [TINY, LINEAR, DISTILLED], ids=["mask", "linear", "distilled"])
+@pytest.mark.parametrize("layers", [(1, 3), (2, 3), (2,), (1, 2, 3)])
+def test_merged_stream_is_float32_up_to_the_last_merge(config: SegmenterConfig, layers: tuple[int, ...]) -> None:
+    model = to_float16(tiny_model(config, replace(MERGE, layers=layers)), 1)
+    onnx.checker.check_model(model, full_check=True)
+    halves = float16_names(model)
+    assert {node.input[0] for node in merges(model)}.isdisjoint(halves)
+    last = layers[-1] - 1
+    sums = [node.output[0] for node in model.graph.node if node.name.endswith(("/positions", "/residual"))]
+    inside = [name for name in sums if name in upstream(model, f"encoder.blocks.{last}.attn/residual")]
+    assert len(inside) == 2 * layers[-1]
+    assert set(sums) & halves == set(sums) - set(inside)
+    products = {node.output[0] for node in model.graph.node if node.op_type in ("MatMul", "AlgmPackedAttention")}
+    assert products - halves <= {"decoder/cosines"}
+
+
+@pytest.mark.parametrize("layers", [(1, 3), (2, 3), (2,)])
+def test_nothing_is_rounded_before_the_first_merge(layers: tuple[int, ...]) -> None:
+    model = to_float16(tiny_model(merge=replace(MERGE, layers=layers)), 2)
+    onnx.checker.check_model(model, full_check=True)
+    local = merges(model)[0].input[0]
+    assert upstream(model, local).isdisjoint(float16_names(model))
+    floats = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    assert f"encoder.blocks.{layers[0] - 1}.attn.proj.weight_t" in floats
+    assert f"encoder.blocks.{layers[0] - 1}.mlp.fc1.weight_t" not in floats
+
+
+def test_dense_networks_have_nothing_to_refine() -> None:
+    dense = tiny_model(merge=None)
+    assert structure(to_float16(dense, 2)) == structure(to_float16(dense))
+
+
+@pytest.mark.rtx
+@pytest.mark.heavy
+@pytest.mark.parametrize("refinements", [0, 1, 2])
+def test_converted_vit_small_builds(refinements: int, plugin_library: Path) -> None:
+    config = SegmenterConfig(
+        image_size=(512, 512), patch_size=16, d_model=384, n_layers=12, n_heads=6, d_ff=1536, n_cls=150, decoder_heads=6
+    )
+    merge = MergeSettings(layers=(1, 5), window=(2, 2), threshold=0.9)
+    model = to_float16(build_graph(random_segmenter(config, merge), (512, 512)), refinements)
+    profile = {"images": ((1, 512, 512, 3), (4, 512, 512, 3), (8, 512, 512, 3))}
+    report = build_with_rtx(without_functions(model).SerializeToString(), plugin_library, "SM89", profile)
+    assert report.errors == []
+    assert report.unused_inputs == []
+    assert report.plugin_layers == sum(node.domain == spec.DOMAIN for node in model.graph.node)
+    assert report.plan_bytes > 0
 
 
 @pytest.mark.parametrize("scale", [1e6, np.inf, np.nan])
@@ -96,6 +167,13 @@ def test_weights_beyond_float16_are_named(scale: float) -> None:
 
 def test_weights_of_islands_may_be_large() -> None:
     to_float16(with_initializer(tiny_model(), "encoder.blocks.1.norm1.weight", 1e6))
+
+
+def test_weights_that_a_refinement_keeps_may_be_large() -> None:
+    model = with_initializer(tiny_model(), "encoder.blocks.0.attn.qkv.weight_t", 1e6)
+    with pytest.raises(PrecisionError, match=r"encoder\.blocks\.0\.attn\.qkv\.weight_t reaches"):
+        to_float16(model, 1)
+    to_float16(model, 2)
 
 
 def test_foreign_preprocessing_is_refused() -> None:
