@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
@@ -80,7 +81,7 @@ def cannot_tell(name: str, evidence: str) -> Finding:
     return Finding(name, "cannot tell", evidence)
 
 
-def exit_code(findings: list[Finding]) -> int:
-    """Of all findings together: what breaks comes before what is missing, since installing it would not help."""
-    codes = {finding.exit_code for finding in findings}
+def exit_code(findings: Sequence[Finding], others: Sequence[int] = ()) -> int:
+    """Of all together: what breaks comes before what is missing, since installing it would not help."""
+    codes = {*others, *(finding.exit_code for finding in findings)}
     return next((code for code in (BREAKS, LACKS) if code in codes), 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -98,16 +99,12 @@ class Ladder:
         shows = "TensorRT's registry takes the plugins"
         names = [name for name in ("tensorrt", "tensorrt_lean") if self._machine.answers[name].ok]
         if not names:
-            obstacle = self._first(self._absent("tensorrt"), self._absent("tensorrt_lean"))
-            yield self._run("L5", shows, obstacle, lambda: None)
+            obstacle = self._absent("tensorrt") or self._absent("tensorrt_lean")
+            yield self._run("L5", shows, obstacle)
         for name in names:
-            module = name if name == "tensorrt" else self._machine.answers[name].value["module"]
-            yield self._run(
-                "L5",
-                shows,
-                self._no_library(),
-                lambda module=module: self._call("L5", rungs.accepted_by_registry, module, str(self._library())),
-            )
+            module = self._machine.answers[name].value["module"]
+            action = partial(self._call, "L5", rungs.accepted_by_registry, module, str(self._library()))
+            yield self._run("L5", shows, self._no_library(), action)
 
     def _engines(self) -> Iterator[Rung]:
         """L6 in both precisions, with full TensorRT, and with TensorRT-RTX where it has the GPU on its list."""
@@ -121,21 +118,17 @@ class Ladder:
         for target, name in targets:
             absent = self._absent("tensorrt" if target == "tensorrt" else "tensorrt_rtx")
             for precision in ("fp16", "fp32"):
-                yield self._run(
-                    "L6",
-                    f"{name} {precision.upper()} engine = ONNX Runtime",
-                    self._first(absent, *common, *plugins),
-                    lambda target=target, precision=precision: self._call(
-                        "L6", rungs.build_and_run, target, precision, self._capability
-                    ),
-                )
+                shows = f"{name} {precision.upper()} engine = ONNX Runtime"
+                action = partial(self._call, "L6", rungs.build_and_run, target, precision, self._capability)
+                yield self._run("L6", shows, self._first(absent, *common, *plugins), action)
 
-    def _run(self, name: str, shows: str, obstacle: Obstacle | None, action: Callable[[], Answer | None]) -> Rung:
-        if obstacle is not None:
+    def _run(
+        self, name: str, shows: str, obstacle: Obstacle | None, action: Callable[[], Answer] | None = None
+    ) -> Rung:
+        if obstacle is not None or action is None:
+            obstacle = obstacle or Obstacle("nothing to run", broken=True)
             return Rung(name, shows, "failed" if obstacle.broken else "not run", obstacle.reason, 0.0)
         answer = action()
-        if answer is None:
-            raise AssertionError(f"{name} has neither an obstacle nor an action")
         return Rung(name, shows, "passed" if answer.ok else "failed", answer.error or str(answer.value), answer.seconds)
 
     def _call(self, rung: str, function: Callable[..., Any] | str, *arguments: Any) -> Answer:

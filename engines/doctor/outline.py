@@ -15,7 +15,7 @@ import numpy as np
 
 from algm_trt.plugins.errors import AlgmError
 
-FLOAT, UINT8, INT8, FLOAT16 = 1, 2, 3, 10
+FLOAT, UINT8, INT8 = 1, 2, 3
 """TensorProto.DataType."""
 
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5

@@ -86,7 +86,7 @@ def cuda_toolkit() -> dict[str, Any]:
 def tensorrt() -> dict[str, Any]:
     """Full TensorRT."""
     module = importlib.import_module("tensorrt")
-    return {"version": str(module.__version__), "builder": hasattr(module, "Builder")}
+    return {"version": str(module.__version__), "module": "tensorrt", "builder": hasattr(module, "Builder")}
 
 
 def tensorrt_lean() -> dict[str, Any]:
@@ -160,3 +160,17 @@ def run_model(path: str) -> dict[str, Any]:
         "open_seconds": opened - begin,
         "run_seconds": time.monotonic() - opened,
     }
+
+
+def plan_tensorrt(path: str) -> str:
+    """Version of the TensorRT that is here and can run a plan.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+        PlanMisfitError: the installed one is another.
+    """
+    from algm_trt.runtime.engine_record import read_record
+    from algm_trt.runtime.tensorrt_plan import tensorrt_for
+
+    plan = Path(path)
+    return tensorrt_for(plan, read_record(plan)).version
