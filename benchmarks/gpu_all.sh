@@ -26,7 +26,7 @@ cd "$(dirname "$0")/.." || exit 1
 readonly STEPS=(build kernels sanitizer plugins speed model)
 declare -Ar WHAT=(
   [build]="plugin library for the GPU at hand, with nvcc"
-  [kernels]="L4: kernels against the NumPy reference (tests/plugins/test_kernels_gpu.py)"
+  [kernels]="L4: kernels against the NumPy reference (tests/plugins/test_*kernels_gpu.py)"
   [sanitizer]="compute-sanitizer, memcheck and racecheck, on a part of these tests"
   [plugins]="L5: plugin objects, directly and through the registries of tensorrt-lean (tests/plugins/test_plugins_gpu.py)"
   [speed]="kernels against their floors (benchmarks/kernels.py)"
@@ -36,7 +36,8 @@ declare -Ar LIMIT=([build]=300 [kernels]=200 [sanitizer]=150 [plugins]=150 [spee
 # Small cases of every operator: the sanitizer is slow.
 readonly SANITIZED="test_local_merge_of_generic_tokens or (test_global_merge and lengths3) \
 or (test_attention and lengths1 and (64 or 80)) or (test_append_tokens_and_unmerge and lengths1 and 13) \
-or (test_labels and not 512)"
+or (test_labels and not 512) \
+or (test_cut_windows and not 683) or (test_slide_labels and (53 or 24))"
 
 work=$PWD/build/gpu
 python=${PYTHON:-python3}
@@ -173,7 +174,8 @@ kernels() {
   if [ "$twin" = yes ]; then
     attempt kernels kernels "${pytest[@]}" tests/exporter/test_cuda_ops.py -k "odd or missing or functions"
   else
-    attempt kernels kernels "${pytest[@]}" -m gpu tests/plugins/test_kernels_gpu.py
+    attempt kernels kernels "${pytest[@]}" -m gpu tests/plugins/test_kernels_gpu.py \
+      tests/plugins/test_slide_kernels_gpu.py
   fi
 }
 
@@ -184,7 +186,7 @@ sanitizer() {
   # Without torch's caching every tensor is an allocation of its own, and leaving it is seen.
   for tool in memcheck racecheck; do
     attempt sanitizer "$tool" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool "$tool" --error-exitcode 86 \
-      "${pytest[@]}" -m gpu tests/plugins/test_kernels_gpu.py -k "$SANITIZED"
+      "${pytest[@]}" -m gpu tests/plugins/test_kernels_gpu.py tests/plugins/test_slide_kernels_gpu.py -k "$SANITIZED"
   done
 }
 

@@ -23,6 +23,8 @@ from record import write_record
 
 from algm_trt.plugins import interface
 from algm_trt.plugins.library import load_ctypes
+from algm_trt.runtime.field import AxisOperator, axis_operators
+from algm_trt.runtime.windows import WindowPlan, plan_slide
 
 CLASSES = 150
 WARM_UPS = 5
@@ -196,15 +198,54 @@ def time_labels(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[float, f
     return milliseconds(Kernel("algm_labels", params, [logits, labels]), flush), logits.nbytes + labels.nbytes
 
 
+def slide_plan(shape: Shape, batch: int) -> WindowPlan:
+    """One picture of `batch` windows (to the next multiple of 4) that overlap by a sixteenth."""
+    side = 16 * shape.grid
+    step = 15 * shape.grid
+    return plan_slide((side + 3 * step, side + (max(4, batch) // 4 - 1) * step), (side, side), step)
+
+
+def time_cut_windows(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[float, float]:
+    """Milliseconds of algm_cut_windows for one picture, and the bytes of its floor."""
+    plan = slide_plan(shape, batch)
+    canvas = torch.randint(256, (*plan.canvas, 3), dtype=torch.uint8, device="cuda")
+    windows = torch.empty(len(plan), *plan.window, 3, dtype=torch.uint8, device="cuda")
+    anchors = torch.tensor(plan.anchors, dtype=torch.int32, device="cuda")
+    params = interface.AlgmCutWindowsParams(*plan.canvas, len(plan), *plan.window)
+    time = milliseconds(Kernel("algm_cut_windows", params, [canvas, anchors, windows]), flush)
+    return time, canvas.nbytes + windows.nbytes
+
+
+def time_slide_labels(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[float, float]:
+    """Milliseconds of algm_slide_labels for one picture, logits without structure, and the bytes of its floor."""
+    plan = slide_plan(shape, batch)
+    logits = torch.randn(len(plan), CLASSES, shape.grid, shape.grid, device="cuda", dtype=torch.float16)
+    labels = torch.empty(plan.source, dtype=torch.uint8, device="cuda")
+    rows, columns = axis_operators(plan, 16)
+    grids = len(plan.rows), len(plan.columns), CLASSES, shape.grid, shape.grid
+    tiles, supports = zip(rows.nodes.shape, columns.nodes.shape, strict=True)
+    params = interface.AlgmSlideLabelsParams(interface.FLOAT16, *grids, *plan.source, *tiles, *supports)
+    kernel = Kernel("algm_slide_labels", params, [logits, *uploaded(rows), *uploaded(columns), labels])
+    return milliseconds(kernel, flush), logits.nbytes + labels.nbytes
+
+
+def uploaded(axis: AxisOperator) -> list[torch.Tensor]:
+    """The operator's arrays on the device."""
+    arrays = axis.starts, axis.supports, axis.nodes, axis.shares
+    return [torch.from_numpy(array.copy()).cuda() for array in arrays]
+
+
 def measure(batch: int) -> dict[str, Any]:
     """All kernels at all shapes."""
     flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
     bandwidth = copy_bandwidth(flush)
     rows = []
     against_copy = {"local_merge": time_local_merge, "append_tokens": time_append, "unmerge": time_unmerge}
+    against_copy["cut_windows"] = time_cut_windows
+    slow_cases = {"labels": time_labels, "slide_labels": time_slide_labels}
     against_torch = {"global_merge": time_global_merge, "packed_attention": time_attention}
     for shape in SHAPES:
-        for name, timer in (against_copy | {"labels": time_labels}).items():
+        for name, timer in (against_copy | slow_cases).items():
             time, floor_bytes = timer(shape, batch, flush)
             rows.append(_row(shape, name, time, floor_bytes / bandwidth, "device copy"))
         for name, timer in against_torch.items():

@@ -291,8 +291,12 @@ def _axis(source: int, canvas: int, anchors: tuple[int, ...], window: int, patch
 def _axis_operator(source: int, canvas: int, anchors: tuple[int, ...], window: int, patch_size: int) -> AxisOperator:
     """The same operator for the device."""
     axis = _axis(source, canvas, anchors, window, patch_size)
-    integers = (np.ascontiguousarray(array, dtype=np.int32) for array in (axis.starts, axis.supports, axis.nodes))
-    operator = AxisOperator(*integers, np.ascontiguousarray(axis.shares))
+    operator = AxisOperator(
+        starts=np.ascontiguousarray(axis.starts, dtype=np.int32),
+        supports=np.ascontiguousarray(axis.supports, dtype=np.int32),
+        nodes=np.ascontiguousarray(axis.nodes, dtype=np.int32),
+        shares=np.ascontiguousarray(axis.shares),
+    )
     for array in (operator.starts, operator.supports, operator.nodes, operator.shares):
         array.flags.writeable = False
     return operator

@@ -37,7 +37,7 @@ typedef struct CUstream_st* cudaStream_t;
 typedef enum AlgmStatus {
   ALGM_OK = 0,
   ALGM_INVALID_ARGUMENT = 1,     // a NULL or misaligned pointer, or a size or attribute out of range
-  ALGM_UNSUPPORTED = 2,          // valid, but there is no kernel for it (head dimension)
+  ALGM_UNSUPPORTED = 2,          // valid, but there is no kernel for it (head dimension, support)
   ALGM_WORKSPACE_TOO_SMALL = 3,  // fewer bytes than the query asks for
   ALGM_CUDA_ERROR = 4            // a launch failed; algm_last_cuda_error() has the reason
 } AlgmStatus;
@@ -223,7 +223,7 @@ ALGM_API AlgmStatus algm_cut_windows(const AlgmCutWindowsParams* params,
 //     value[y, x, k] = sum over a, b of  Y[y, a]  X[x, b]  mosaic[a, b, k]      in float32
 //
 // Runs of neighbouring positions that draw on the same nodes form tiles. axis_operators() of runtime/field.py makes the
-// four arrays of an axis; any number of nodes per tile is fine, so every plan of runtime/windows.py can be run.
+// four arrays of an axis.
 //
 // The label is the class of the largest value, the lowest of equals. A NaN wins nowhere; where nothing is above -inf,
 // the label is 0. A source position that no tile holds, or that is not among the first 32 of its tile, is not written.
@@ -239,8 +239,8 @@ typedef struct AlgmSlideLabelsParams {
   int32_t width;           // W0
   int32_t row_tiles;       // Ty, 1 .. H0
   int32_t column_tiles;    // Tx, 1 .. W0
-  int32_t row_support;     // Sy, columns of row_nodes and row_shares
-  int32_t column_support;  // Sx, columns of column_nodes and column_shares
+  int32_t row_support;     // Sy, columns of row_nodes and row_shares, 1 .. 32768; more is ALGM_UNSUPPORTED
+  int32_t column_support;  // Sx, columns of column_nodes and column_shares, likewise
 } AlgmSlideLabelsParams;
 
 // Room for the mosaic: about the bytes of the logits.

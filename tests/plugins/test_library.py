@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from algm_trt.plugins import build, library
+from algm_trt.plugins import build, interface, library
 from algm_trt.plugins.build import BuildOptions, build_library, find_nvcc
 from algm_trt.plugins.errors import MissingDependencyError, UsageError
 from algm_trt.plugins.library import (
@@ -138,6 +138,23 @@ def test_library_shows_only_its_interface(plugin_library: Path) -> None:
     # Neither TensorRT nor a shared CUDA runtime is needed to load it.
     undefined = [line.split()[-1] for line in listed.splitlines() if line.split()[-2] == "U"]
     assert [name for name in undefined if "nvinfer" in name or name.startswith("cuda")] == []
+
+
+def test_library_of_older_sources_is_refused_in_one_line(tmp_path: Path) -> None:
+    """The same interface version, from before a function was added."""
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler: an older library cannot be made")
+    source = tmp_path / "older.c"
+    known = [name for name in interface.FUNCTIONS if name != "algm_cut_windows"]
+    text = "".join(f"int {name}(void) {{ return 0; }}\nint {name}_workspace(void) {{ return 0; }}\n" for name in known)
+    source.write_text(f"int algm_version(void) {{ return {INTERFACE_VERSION}; }}\n{text}")
+    path = tmp_path / LIBRARY_NAME
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(path), str(source)], check=True)
+    with pytest.raises(PluginLibraryError) as caught:
+        interface.declare(load_ctypes(path))
+    message = str(caught.value)
+    assert message.startswith(f"{path} has no algm_cut_windows: it is older than this package; run algm-build-plugins")
+    assert "\n" not in message
 
 
 def test_registry_gets_the_library_once(plugin_library: Path) -> None:

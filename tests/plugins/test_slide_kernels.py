@@ -92,6 +92,17 @@ def test_what_is_not_finite_wins_nowhere_or_is_contained(
     assert cases.slide_labels(kernels, case, logits).max() < 19
 
 
+def test_a_class_that_is_nan_at_some_nodes_hides_no_other_there(kernels: Kernels) -> None:
+    """Class 0 leads in the right half and is NaN in the left one: where a pixel draws on the left, class 1 wins."""
+    case = SlideCase((96, 128), (96, 128), 0, 16, 3)
+    logits = np.zeros(case.shape, np.float32)
+    logits[:, 0], logits[:, 1] = 10, 1
+    logits[:, 0, :, :4] = np.nan
+    labels = cases.slide_labels(kernels, case, logits)
+    columns = np.arange(128) < 4 * 16 + 8  # centre of the first patch of the right half
+    np.testing.assert_array_equal(labels, np.tile(columns, (96, 1)))
+
+
 def test_garbage_in_the_operators_stays_inside_the_buffers(kernels: Kernels, rng: np.random.Generator) -> None:
     for dtype in DTYPES:
         case = SlideCase((61, 53), (32, 32), 24, 8, int(rng.choice([19, 300])))
