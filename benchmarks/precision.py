@@ -1,8 +1,8 @@
-"""Float16 against float32: `python benchmarks/precision.py GOLDEN [--checkpoint FOLDER --pictures FOLDER] [--json FILE]`.
+"""Float16 against float32: `python benchmarks/precision.py GOLDEN [--checkpoint FOLDER --pictures FOLDER]`.
 
 For the golden cases, the sample and a trained checkpoint, every conversion of `algm_trt.engines.precision` (without and
 with its refinements) is compared with the float32 model, twice: as ONNX Runtime runs it, which drops many roundings on
-a CPU, and with all roundings of an engine in place. Two more rows are bounds: weights alone rounded to float16, and what
+a CPU, and with all roundings of an engine in place. Two more rows: a bound, weights alone rounded to float16, and what
 `fit_float16` takes. A patch is regrouped when it no longer shares its token with the same patches. No timing.
 """
 
