@@ -28,7 +28,7 @@ from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.evaluate import Evaluation, EvaluationOptions, evaluate
 from algm_trt.runtime.evaluation_sets import EvaluationSet, open_set
 from algm_trt.runtime.multiscale import Protocol
-from algm_trt.runtime.sources import Source
+from algm_trt.runtime.sources import Source, printable
 from algm_trt.runtime.timing import Call, take_turns
 
 
@@ -76,13 +76,12 @@ class _Run:
         self.folder = folder
         self.sets = {contender.name: self._labelled(contender) for contender in contenders}
         self.pictures = self._pictures(contenders[0])
-        self.notes = [f"left out: {reason}" for reason in self.pictures.unreadable]
+        self.notes = self._notes()
         self.left_out: list[str] = []
         self.quality: dict[tuple[str, float | None], Evaluation] = {}
         self.models: dict[Variant, ModelTurn] = {}
         self.jobs: dict[Variant, JobTurn] = {}
         self._inputs: dict[tuple[tuple[int, int], int], tuple[list[Source], NDArray[np.uint8]]] = {}
-        self._note_thresholds()
 
     def measure(self) -> bool:
         """Quality, warm-up, rounds; returns whether Ctrl-C ended it.
@@ -176,13 +175,15 @@ class _Run:
 
     def _pictures(self, contender: Contender) -> Pictures:
         count, repeated = self.options.picture_count, self.options.repeat_one
+        limit = self.options.job.max_pixels
         if self.options.data is None:
             return drawn_pictures(count, repeated=repeated)
         data = self.sets[contender.name]
         if data is None:
-            return folder_pictures(self.options.data, count, repeated=repeated)
-        place = f"{data.dataset} {data.split}".rstrip()
-        return listed_pictures([sample.image for sample in data.samples], count, place, repeated=repeated)
+            return folder_pictures(self.options.data, count, repeated=repeated, max_pixels=limit)
+        place = data.dataset if data.dataset != "folder" else printable(self.options.data.resolve().name)
+        paths = [sample.image for sample in data.samples]
+        return listed_pictures(paths, count, place, repeated=repeated, max_pixels=limit)
 
     def _score(self) -> None:
         """Mean IoU of every model at every threshold, as algm-eval finds it."""
@@ -191,25 +192,22 @@ class _Run:
             if data is None:
                 continue
             for threshold in contender.thresholds(self.options.thresholds):
-                found = self._evaluate(contender, data, threshold)
-                self.quality[contender.name, threshold] = found
-                for failure in found.failures:
-                    note = f"not in the mean IoU: {failure.name} ({failure.error})"
-                    if note not in self.notes:
-                        self.notes.append(note)
+                self.quality[contender.name, threshold] = self._evaluate(contender, data, threshold)
 
     def _evaluate(self, contender: Contender, data: EvaluationSet, threshold: float | None) -> Evaluation:
         pipeline = replace(self.options.job.pipeline, threshold=threshold, batch_size=1)
         slides = pipeline.mode == "slide"
         protocol = Protocol(short_side=data.short_side, max_ratio=data.max_ratio) if slides else Protocol()
-        options = EvaluationOptions(protocol, pipeline, quiet=self.options.quiet)
+        options = EvaluationOptions(
+            protocol, pipeline, max_pixels=self.options.job.max_pixels, quiet=self.options.quiet
+        )
         title = contender.name if threshold is None else f"{contender.name} @ {threshold:g}"
         return evaluate(contender.engine, data, options, title=title)
 
-    def _note_thresholds(self) -> None:
-        if self.options.thresholds:
-            dense = [contender.name for contender in self.contenders.values() if contender.is_dense]
-            self.notes.extend(f"{name} does not merge: --thresholds do not apply to it" for name in dense)
+    def _notes(self) -> list[str]:
+        dense = [contender.name for contender in self.contenders.values() if contender.is_dense]
+        asked = self.options.thresholds
+        return [f"{name} does not merge: --thresholds do not apply to it" for name in dense if asked]
 
 
 def _baseline(contenders: Sequence[Contender], thresholds: Sequence[float]) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from algm_trt.runtime.bench_report import BenchOptions, BenchReport
 
 _DATASETS = ("ade20k", "cityscapes", "pascal_context", "coco_stuff", "coco_panoptic", "camvid", "folder")
+_PROBLEMS_SHOWN = 20
 _EPILOG = """\
 models: [BACKEND[-DEVICE][-PRECISION]:]MODEL
   model.onnx, model.plan         with --backend, --device and --cpu-precision
@@ -69,12 +70,12 @@ def _bench(arguments: argparse.Namespace) -> int:
         _say(sys.stdout, "\n".join(report_lines(report)))
     if arguments.plot:
         draw_plot(report, arguments.plot)
-    for reason in report.left_out:
-        _say(sys.stderr, f"algm-bench: left out: {reason}")
+    for problem in report.problems[:_PROBLEMS_SHOWN]:
+        _say(sys.stderr, f"algm-bench: {problem}")
     if report.interrupted:
         _say(sys.stderr, "algm-bench: interrupted; the figures are of the rounds before")
         return INTERRUPTED
-    return PartialFailureError.exit_code if report.is_partial else 0
+    return PartialFailureError.exit_code if report.problems else 0
 
 
 def _options(arguments: argparse.Namespace) -> BenchOptions:
@@ -112,6 +113,7 @@ def _options(arguments: argparse.Namespace) -> BenchOptions:
         job=JobOptions(
             pipeline=PipelineOptions(arguments.mode, arguments.stride, workers=arguments.workers),
             kinds=parse_kinds(arguments.save),
+            max_pixels=arguments.max_pixels,
             quiet=True,
         ),
         engine=engine_options(arguments),
@@ -185,4 +187,5 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
     add("--split", metavar="NAME", help="part of the data set")
     add("--limit", type=positive_int, metavar="N", help="mean IoU over the first N pictures only")
     add("--pictures", type=positive_int, metavar="N", help="of a whole job (default: 16, or the largest batch)")
+    add("--max-pixels", type=positive_int, default=100_000_000, metavar="N", help="leave out larger pictures")
     add("--repeat-one", action="store_true", help="one picture stands for all: the official way of measuring")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import ModelCard
-from algm_trt.runtime.decode import decode_image
+from algm_trt.runtime.decode import DEFAULT_MAX_PIXELS, decode_image
 from algm_trt.runtime.pipeline import PipelineOptions
 from algm_trt.runtime.scenes import MINIMUM_SIDE, draw_scene
 from algm_trt.runtime.sources import Source, find_sources, printable
@@ -38,6 +38,7 @@ class Pictures:
         paths: the files; none for drawn scenes, which every model has at its own size.
         count: of pictures that a whole job takes.
         repeated: the first of them stands for all.
+        max_pixels: of a picture; larger ones were left out.
         unreadable: files that were left out, and why.
     """
 
@@ -45,6 +46,7 @@ class Pictures:
     paths: tuple[Path, ...]
     count: int
     repeated: bool
+    max_pixels: int = DEFAULT_MAX_PIXELS
     unreadable: tuple[str, ...] = ()
 
     @property
@@ -74,7 +76,7 @@ class Pictures:
         most = max(MOST_WINDOWS, largest_batch)
         found: list[NDArray[np.uint8]] = []
         for source in sources:
-            picture = decode_image(source.path)
+            picture = decode_image(source.path, max_pixels=self.max_pixels)
             plan = options.plan((picture.shape[0], picture.shape[1]), card)
             canvas = canvas_image(picture, plan)
             if self.repeated:
@@ -87,21 +89,23 @@ class Pictures:
 
 def drawn_pictures(count: int, *, repeated: bool) -> Pictures:
     """Drawn scenes at the size of the model."""
-    described = f"one drawn scene repeated {count} times" if repeated else f"{count} drawn scenes, busy and calm"
+    described = f"one drawn scene, repeated: {count}" if repeated else f"drawn scenes, busy and calm: {count}"
     return Pictures(described, (), count, repeated)
 
 
-def folder_pictures(folder: Path, count: int, *, repeated: bool) -> Pictures:
-    """The first pictures of a folder and its subfolders that can be read.
+def folder_pictures(folder: Path, count: int, *, repeated: bool, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pictures:
+    """The first pictures of a folder and its subfolders that can be read; arguments as for `listed_pictures`.
 
     Raises:
         UsageError: there is none.
     """
     paths = [source.path for source in find_sources([str(folder)], recursive=True) if source.kind == "image"]
-    return listed_pictures(paths, count, printable(folder.resolve().name), repeated=repeated)
+    return listed_pictures(paths, count, printable(folder.resolve().name), repeated=repeated, max_pixels=max_pixels)
 
 
-def listed_pictures(paths: Sequence[Path], count: int, place: str, *, repeated: bool) -> Pictures:
+def listed_pictures(
+    paths: Sequence[Path], count: int, place: str, *, repeated: bool, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> Pictures:
     """The first files of a list that can be read.
 
     Args:
@@ -109,6 +113,7 @@ def listed_pictures(paths: Sequence[Path], count: int, place: str, *, repeated: 
         count: how many to take; for `repeated`, how often the first is taken.
         place: where they come from, for people.
         repeated: one of them stands for all.
+        max_pixels: of a picture; larger ones cannot be read.
 
     Raises:
         UsageError: none can be read.
@@ -118,7 +123,7 @@ def listed_pictures(paths: Sequence[Path], count: int, place: str, *, repeated: 
     wanted = 1 if repeated else count
     for path in paths:
         try:
-            decode_image(path)
+            decode_image(path, max_pixels=max_pixels)
         except AlgmError as error:
             unreadable.append(str(error))
             continue
@@ -127,8 +132,9 @@ def listed_pictures(paths: Sequence[Path], count: int, place: str, *, repeated: 
             break
     if not good:
         raise UsageError(f"no picture of {place} can be read{': ' + unreadable[0] if unreadable else ''}")
-    described = f"one picture of {place} repeated {count} times" if repeated else f"{len(good)} pictures of {place}"
-    return Pictures(described, tuple(good), count if repeated else len(good), repeated, tuple(unreadable))
+    described = f"one picture of {place}, repeated: {count}" if repeated else f"pictures of {place}: {len(good)}"
+    taken = count if repeated else len(good)
+    return Pictures(described, tuple(good), taken, repeated, max_pixels, tuple(unreadable))
 
 
 def drawn_files(size: tuple[int, int], count: int, folder: Path) -> list[Path]:

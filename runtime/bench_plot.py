@@ -52,7 +52,7 @@ def check_plot(path: Path) -> None:
 
 
 def draw_plot(report: BenchReport, path: Path) -> None:
-    """Draw images per second of the model alone, at the largest batch size that was measured.
+    """Draw images per second of the model alone, of each model at the largest batch that it was measured with.
 
     Args:
         report: against the mean IoU where all results have one, else against the share of tokens kept.
@@ -64,17 +64,19 @@ def draw_plot(report: BenchReport, path: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    batch = max(result.variant.batch for result in report.results)
-    results = [result for result in report.results if result.variant.batch == batch]
-    against_quality = all(result.mean_iou is not None for result in results)
+    models = [_at_largest_batch(list(group)) for _, group in groupby(report.results, key=lambda r: r.variant.model)]
+    batches = {results[0].variant.batch for results in models}
+    against_quality = all(result.mean_iou is not None for results in models for result in results)
+    sizes = {"x".join(map(str, model["size"])) for model in report.contenders}
+    size = f"{sizes.pop()}, " if len(sizes) == 1 else ""
+    batch = f"batch of {batches.pop()}, " if len(batches) == 1 else ""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
         axes = figure.add_subplot()
-        for number, (_, group) in enumerate(groupby(results, key=lambda result: result.variant.model)):
-            _draw_model(axes, list(group), number, against_quality)
+        for number, results in enumerate(models):
+            _draw_model(axes, results, number, against_quality, title=_title(results, with_batch=not batch))
         axes.set_xlabel("mean IoU (%)" if against_quality else "tokens kept (%)")
-        size = "x".join(map(str, report.contenders[0]["size"]))
-        axes.set_ylabel(f"images/s, model alone\n({size}, batch of {batch}, {report.pictures.kind})")
+        axes.set_ylabel(f"images/s, model alone\n({size}{batch}{report.pictures.kind})")
         axes.set_ylim(bottom=0)
         axes.margins(x=0.12)
         axes.legend(frameon=False, fontsize=8)
@@ -82,7 +84,19 @@ def draw_plot(report: BenchReport, path: Path) -> None:
             figure.savefig(temporary(path), dpi=_DOTS_PER_INCH, metadata=_metadata(path))
 
 
-def _draw_model(axes: Axes, results: Sequence[BenchResult], number: int, against_quality: bool) -> None:
+def _at_largest_batch(results: Sequence[BenchResult]) -> list[BenchResult]:
+    batch = max(result.variant.batch for result in results)
+    return [result for result in results if result.variant.batch == batch]
+
+
+def _title(results: Sequence[BenchResult], *, with_batch: bool) -> str:
+    variant = results[0].variant
+    remarks = ["dense"] if variant.threshold is None else []
+    remarks += [f"batch of {variant.batch}"] if with_batch else []
+    return f"{variant.model} ({', '.join(remarks)})" if remarks else variant.model
+
+
+def _draw_model(axes: Axes, results: Sequence[BenchResult], number: int, against_quality: bool, title: str) -> None:
     """A curve over thresholds, or the point of a dense model; bars are the quartiles over rounds."""
     ordered = sorted(results, key=lambda result: result.variant.threshold or 0.0)
     across = [100 * _across(result, against_quality) for result in ordered]
@@ -101,7 +115,7 @@ def _draw_model(axes: Axes, results: Sequence[BenchResult], number: int, against
         linewidth=1.2,
         elinewidth=0.8,
         capsize=2,
-        label=f"{ordered[0].variant.model}{' (dense)' if dense else ''}",
+        label=title,
     )
     for x, y, result in zip(across, rates, ordered, strict=True):
         if result.variant.threshold is not None:

@@ -119,7 +119,7 @@ class BenchReport:
         results: of the variants that were measured, in the order of models, thresholds and batches.
         baseline: title of the variant that others are compared with, at the same batch size.
         left_out: variants that could not be measured, and why.
-        notes: what else the reader should know.
+        notes: what the reader should know about what was asked for.
         interrupted: whether the run was stopped before its last round.
         environment: date, machine, versions and load, for JSON.
     """
@@ -135,10 +135,19 @@ class BenchReport:
     environment: dict[str, Any]
 
     @property
-    def is_partial(self) -> bool:
-        """Whether a variant or a picture is missing in the figures."""
-        unscored = any(result.quality.failures for result in self.results if result.quality)
-        return bool(self.left_out or self.pictures.unreadable or unscored)
+    def problems(self) -> list[str]:
+        """Variants and pictures that are missing in the figures, and why."""
+        failures = {
+            failure.name: failure.error
+            for result in self.results
+            if result.quality is not None
+            for failure in result.quality.failures
+        }
+        return [
+            *(f"not measured: {reason}" for reason in self.left_out),
+            *(f"left out: {reason}" for reason in self.pictures.unreadable),
+            *(f"not in the mean IoU: {name}: {error}" for name, error in failures.items()),
+        ]
 
     def base_of(self, result: BenchResult) -> BenchResult | None:
         """The baseline at the batch size of a result."""
@@ -167,7 +176,7 @@ class BenchReport:
             "models": list(self.contenders),
             "baseline": self.baseline,
             "results": [self._result_dict(result) for result in self.results],
-            "left_out": list(self.left_out),
+            "problems": self.problems,
             "notes": list(self.notes),
         }
 

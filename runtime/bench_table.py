@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from algm_trt.runtime.bench_figures import PERCENTILES, ratio
-from algm_trt.runtime.bench_machine import usable_cores
 from algm_trt.runtime.bench_report import BenchReport, BenchResult
 from algm_trt.runtime.job import STAGES
 from algm_trt.runtime.timing import Spread
@@ -24,24 +23,22 @@ def report_lines(report: BenchReport) -> list[str]:
         "",
         *_meaning(report),
         *(f"Note: {note}" for note in report.notes),
-        *(f"Left out: {reason}" for reason in report.left_out),
     ]
 
 
 def _setting(report: BenchReport) -> list[str]:
     """What was measured, where."""
-    options, found = report.options, report.environment
-    load = found["load_average"]
-    gpus = "; ".join(found["machine"]["gpus"])
+    options, found = report.options, report.environment["machine"]
+    load = report.environment["load_average"]
+    processors = "; ".join([f"{found['processor']}, usable cores: {found['usable_cores']}", *found["gpus"]])
     lines = [
-        f"{report.pictures.described}; {options.rounds} rounds in which all variants take turns, "
-        f"after {options.warmup} for warming up",
-        f"{found['machine']['processor']}, {usable_cores()} cores{'; ' + gpus if gpus else ''}; "
-        f"load {_number(load['before'])} before, {_number(load['after'])} after",
+        f"{report.pictures.described}; rounds in which all variants take turns: {options.rounds}, "
+        f"for warming up: {options.warmup}",
+        f"{processors}; load {_number(load['before'])} before, {_number(load['after'])} after",
     ]
     for model in report.contenders:
         size = "x".join(map(str, model["size"]))
-        threads = f", {model['threads']} threads" if model["threads"] else ""
+        threads = f", threads: {model['threads']}" if model["threads"] else ""
         lines.append(f"{model['name']}: {model['backend']}{threads}, {size}, {model['precision']}")
     if report.interrupted:
         lines.append("INTERRUPTED: the figures come from fewer rounds than asked for")
@@ -70,7 +67,7 @@ def _speed_columns(report: BenchReport) -> list[Column]:
         columns.append(("times", "as fast", [_times_job(report, row) for row in rows]))
     if any(row.quality for row in rows):
         columns.append(("", "mIoU", [_NONE if row.mean_iou is None else f"{100 * row.mean_iou:.2f}" for row in rows]))
-    return [*columns, _pictures(report)]
+    return columns + _pictures(report)
 
 
 def _batch_columns(report: BenchReport) -> list[Column]:
@@ -88,7 +85,7 @@ def _batch_columns(report: BenchReport) -> list[Column]:
         for stage in STAGES:
             shares = [f"{row.job.shares[stage]:.1%}" if row.job else _NONE for row in rows]
             columns.append(("work", stage, shares))
-    return [*columns, _pictures(report)]
+    return columns + _pictures(report)
 
 
 def _meaning(report: BenchReport) -> list[str]:
@@ -121,9 +118,9 @@ def _names(rows: Sequence[BenchResult]) -> list[Column]:
     return [("", "model @ threshold", titles), ("", "batch", [str(row.variant.batch) for row in rows])]
 
 
-def _pictures(report: BenchReport) -> Column:
-    """The column that stands beside every figure."""
-    return ("", "measured on", [report.pictures.kind] * len(report.results))
+def _pictures(report: BenchReport) -> list[Column]:
+    """The words that stand beside every figure that is not of unlike pictures."""
+    return [("", "measured on", [report.pictures.kind] * len(report.results))] if report.pictures.repeated else []
 
 
 def _times_model(report: BenchReport, row: BenchResult) -> str:
@@ -153,8 +150,7 @@ def _spread(spread: Spread) -> str:
 
 
 def _rate(value: float) -> str:
-    """Three digits or more."""
-    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}" if value < 100 else f"{value:.1f}"
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 
 def _number(value: float | None) -> str:

@@ -128,6 +128,11 @@ def alternate(variants: Mapping[Name, Turn], rounds: int, warmup: int = 1, seed:
     return {name: Samples(tuple(turns)) for name, turns in times.items()}
 
 
+def measure(turn: Turn, rounds: int, warmup: int = 1) -> Samples:
+    """Time what has nothing to compete with; arguments as for `alternate`."""
+    return alternate({"": turn}, rounds, warmup)[""]
+
+
 def take_turns(variants: Mapping[Name, Turn], rounds: int, seed: int = 0) -> Iterator[tuple[Name, tuple[float, ...]]]:
     """Run the rounds turn by turn: for callers who show progress, or stop early and keep what they have.
 

@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from algm_trt.runtime.timing import Samples, Spread, alternate, take_turns
+from algm_trt.runtime.timing import Samples, Spread, alternate, measure, take_turns
 
 
 def calls_of(names: str, rounds: int, seed: int = 0, warmup: int = 0) -> list[str]:
@@ -48,6 +48,13 @@ def test_calls_of_a_turn_are_timed_one_by_one() -> None:
     assert [len(turn) for turn in times["one"].rounds] == [1, 1, 1]
     for slow, fast in times["pair"].rounds:
         assert slow >= 0.02 > fast
+
+
+def test_one_thing_alone() -> None:
+    seen: list[int] = []
+    samples = measure([lambda: seen.append(1), lambda: seen.append(2)], rounds=3, warmup=2)
+    assert seen == [1, 2] * 5
+    assert [len(turn) for turn in samples.rounds] == [2, 2, 2]
 
 
 def test_rounds_can_be_left_early() -> None:

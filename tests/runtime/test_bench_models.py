@@ -1,0 +1,78 @@
+"""Models of algm-bench's command line: prefixes, names, and the order in which things are refused."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from helpers.bench import install
+
+from algm_trt.plugins.errors import UsageError
+from algm_trt.runtime.bench_models import ModelArgument, open_contenders
+from algm_trt.runtime.engine_options import EngineOptions
+
+DEFAULTS = EngineOptions(threads=3, cpu_precision="bf16")
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "options"),
+    [
+        ("model.onnx", "model.onnx", DEFAULTS),
+        ("a/b.plan", "a/b.plan", DEFAULTS),
+        ("onnxruntime:a/b.onnx", "a/b.onnx", EngineOptions("onnxruntime", threads=3)),
+        ("onnxruntime-cuda:m.onnx", "m.onnx", EngineOptions("onnxruntime", "cuda", threads=3)),
+        ("openvino:m.onnx", "m.onnx", EngineOptions("openvino", threads=3)),
+        ("openvino-bf16:m.onnx", "m.onnx", EngineOptions("openvino", threads=3, cpu_precision="bf16")),
+        ("openvino-cpu-bf16:m.onnx", "m.onnx", EngineOptions("openvino", "cpu", 3, "bf16")),
+        ("tensorrt:m.plan", "m.plan", EngineOptions("tensorrt", threads=3)),
+        ("./openvino:m.onnx", "./openvino:m.onnx", DEFAULTS),
+        ("checkpoint.pth:dense", "checkpoint.pth:dense", DEFAULTS),
+        ("openvino:", "openvino:", DEFAULTS),
+        ("opencv:m.onnx", "opencv:m.onnx", DEFAULTS),
+    ],
+)
+def test_prefixes(text: str, model: str, options: EngineOptions) -> None:
+    assert ModelArgument.parse(text, DEFAULTS) == ModelArgument(text, model, options)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("onnxruntime-bf16:m.onnx", "needs the OpenVINO backend"),
+        ("openvino-cuda:m.onnx", "runs on CPUs"),
+        ("openvino:checkpoint.pth", "a checkpoint runs in PyTorch"),
+        ("auto:checkpoint.pth:dense", "a checkpoint runs in PyTorch"),
+    ],
+)
+def test_prefixes_that_make_no_sense(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ModelArgument.parse(text, EngineOptions())
+
+
+def test_short_names_unless_two_are_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    opened = install(monkeypatch, tmp_path)
+    with ExitStack() as stack:
+        names = [c.name for c in open_contenders(["./merged.onnx", "openvino:./merged.onnx"], DEFAULTS, stack)]
+        assert names == ["merged.onnx", "openvino:merged.onnx"]
+        same = [c.name for c in open_contenders(["./merged.onnx", "merged.onnx"], EngineOptions(), stack)]
+        assert same == ["./merged.onnx", "merged.onnx"]
+        assert not any(engine.closed for engine in opened.engines)
+    assert all(engine.closed for engine in opened.engines)
+    assert [options.backend for options in opened.options] == ["auto", "openvino", "auto", "auto"]
+    with pytest.raises(UsageError, match="given twice"), ExitStack() as stack:
+        open_contenders(["merged.onnx", "merged.onnx"], EngineOptions(), stack)
+
+
+def test_facts_for_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(monkeypatch, tmp_path)
+    with ExitStack() as stack:
+        merged, dense, gpu = open_contenders(["merged.onnx", "dense.onnx", "gpu.plan"], EngineOptions(), stack)
+        assert (merged.thresholds(()), merged.thresholds((0.5, 0.6))) == ((0.88,), (0.5, 0.6))
+        assert dense.thresholds((0.5,)) == (None,)
+        facts = merged.to_dict()
+        assert facts["merge_layers"] == [1, 5]
+        assert dense.to_dict()["merge_layers"] is None
+        assert len(facts["sha256"]) == 64
+        assert facts["sha256"] != dense.to_dict()["sha256"]
+        assert [c.to_dict()["device_clock"] for c in (merged, dense, gpu)] == [False, False, True]
