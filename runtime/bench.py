@@ -71,6 +71,8 @@ class _Run:
     """The state of one run."""
 
     def __init__(self, options: BenchOptions, contenders: Sequence[Contender], folder: Path):
+        for contender in contenders:
+            options.job.pipeline.check_against(contender.card)
         self.options = options
         self.contenders = {contender.name: contender for contender in contenders}
         self.folder = folder

@@ -73,7 +73,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     for problem in report.problems[:_PROBLEMS_SHOWN]:
         _say(sys.stderr, f"algm-bench: {problem}")
     if report.interrupted:
-        _say(sys.stderr, "algm-bench: interrupted; the figures are of the rounds before")
+        _say(sys.stderr, "algm-bench: interrupted; the figures are of the turns before")
         return INTERRUPTED
     return PartialFailureError.exit_code if report.problems else 0
 

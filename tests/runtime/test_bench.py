@@ -1,0 +1,254 @@
+"""Runs of algm-bench with stand-ins for models: who has how many turns, on what, and what the report holds."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.bench import Opened, install
+from helpers.fake_engine import FakeEngine, color_picture
+from PIL import Image
+
+from algm_trt.plugins.errors import AlgmError, UsageError
+from algm_trt.runtime import bench
+from algm_trt.runtime.bench import run_bench
+from algm_trt.runtime.bench_report import BenchOptions, BenchReport
+from algm_trt.runtime.engine import EngineOutput
+from algm_trt.runtime.evaluate import EvaluationOptions
+from algm_trt.runtime.evaluation_job import EvaluationJob, run_evaluation
+from algm_trt.runtime.evaluation_sets import Places
+from algm_trt.runtime.job import JobOptions
+from algm_trt.runtime.pipeline import PipelineOptions
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Opened:
+    return install(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    """Seven pictures with ground truth of their own, which no model knows."""
+    for index in range(7):
+        picture = color_picture(40, 50 + index, seed=index)
+        truth = (picture.astype(int).sum(axis=2) // 160).astype(np.uint8)
+        for folder, pixels in (("images", picture), ("labels", truth)):
+            (tmp_path / "set" / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / "set" / folder / f"p{index}.png")
+    return tmp_path / "set"
+
+
+def quiet(models: str, **options: object) -> BenchReport:
+    return run_bench(BenchOptions(tuple(models.split()), quiet=True, **options))  # type: ignore[arg-type]
+
+
+def variants(report: BenchReport) -> list[tuple[str, float | None, int]]:
+    return [(r.variant.model, r.variant.threshold, r.variant.batch) for r in report.results]
+
+
+def test_every_variant_is_measured_in_every_round(opened: Opened) -> None:
+    report = quiet("merged.onnx dense.onnx", batches=(1, 3), thresholds=(0.5, 0.9), rounds=4, warmup=2, pictures=5)
+    assert variants(report) == [
+        ("merged.onnx", 0.5, 1),
+        ("merged.onnx", 0.5, 3),
+        ("merged.onnx", 0.9, 1),
+        ("merged.onnx", 0.9, 3),
+        ("dense.onnx", None, 1),
+        ("dense.onnx", None, 3),
+    ]
+    for result in report.results:
+        sizes = (1,) * 5 if result.variant.batch == 1 else (3, 2)
+        assert result.model.sizes == sizes
+        assert [len(turn) for turn in result.model.samples.rounds] == [len(sizes)] * 4
+        assert result.job is not None
+        assert result.job.sizes == sizes
+        assert len(result.job.seconds) == 4
+        assert result.job.filled == 5 / (len(sizes) * result.variant.batch)
+        assert result.job.shares["model"] > 0
+        assert sum(result.job.shares.values()) == pytest.approx(1)
+    merged, dense = opened.engines
+    # two kinds of turns, warmed up twice, then four rounds
+    assert len(dense.batches) == (5 + 2) * 2 * (2 + 4)
+    assert len(merged.batches) == 2 * len(dense.batches)
+    assert set(merged.thresholds) == {0.5, 0.9}
+    assert set(dense.thresholds) == {None}
+    assert report.notes == ("dense.onnx does not merge: --thresholds do not apply to it",)
+    assert report.problems == []
+    assert merged.closed
+    assert dense.closed
+
+
+def test_variants_take_turns(monkeypatch: pytest.MonkeyPatch, opened: Opened) -> None:
+    order: list[bool] = []
+    run = FakeEngine.run
+
+    def noted(self: FakeEngine, *arguments: Any, **options: Any) -> EngineOutput:
+        order.append(self.card.merge is None)
+        return run(self, *arguments, **options)
+
+    monkeypatch.setattr(FakeEngine, "run", noted)
+    quiet("merged.onnx dense.onnx", rounds=4, pictures=2, whole_job=False)
+    rounds = [order[begin : begin + 4] for begin in range(4, len(order), 4)]  # after the warm-up
+    assert len(rounds) == 4
+    for first, second in zip(rounds[::2], rounds[1::2], strict=True):
+        assert sorted(first) == [False, False, True, True]
+        assert first[0] == first[1]
+        assert second == first[::-1]
+
+
+def test_tokens_come_from_the_model(opened: Opened) -> None:
+    report = quiet("merged.onnx dense.onnx", rounds=1, pictures=6, batches=(4,))
+    merged, dense = report.results
+    assert dense.tokens.kept == 1.0
+    assert dense.tokens.padding(4) == 0.0
+    assert merged.tokens.kept < 1.0
+    assert merged.tokens.padding(4) > 0.0
+    assert len(merged.tokens.counts) == 6
+
+
+def test_repeat_one_says_so_beside_every_figure(opened: Opened) -> None:
+    report = quiet("merged.onnx wide.onnx", rounds=1, pictures=4, batches=(2,), repeat_one=True)
+    content = report.to_dict()
+    assert content["how"]["pictures_are"] == "one picture repeated"
+    assert {entry["pictures_are"] for entry in content["results"]} == {"one picture repeated"}
+    for result in report.results:
+        assert result.tokens.padding(2) == 0.0
+        assert len(np.unique(result.tokens.counts, axis=0)) == 1
+
+
+def test_models_of_several_sizes_get_pictures_of_their_own(opened: Opened) -> None:
+    report = quiet("merged.onnx wide.onnx", rounds=1, pictures=3)
+    assert [len(result.tokens.counts) for result in report.results] == [3, 3]
+    assert [model["size"] for model in report.contenders] == [[32, 32], [24, 40]]
+
+
+def test_mean_iou_is_that_of_algm_eval(opened: Opened, labelled: Path) -> None:
+    models, limits = ("merged.onnx", "dense.onnx"), (0.5, 0.9)
+    report = quiet(" ".join(models), data=labelled, dataset="folder", thresholds=limits, batches=(1, 2), rounds=1)
+    job = EvaluationJob(models, labelled, "folder", Places(), EvaluationOptions(quiet=True), thresholds=limits)
+    expected = {(run.name, run.threshold): run.evaluation.scores.mean_iou for run in run_evaluation(job).runs}
+    assert len(report.results) == 6
+    for result in report.results:
+        assert result.mean_iou == expected[result.variant.model, result.variant.threshold]
+        assert 0 < result.mean_iou < 1
+    assert report.pictures.described == "pictures of set: 7"
+
+
+def test_mean_iou_in_mode_whole_and_with_a_limit(opened: Opened, labelled: Path) -> None:
+    whole = JobOptions(PipelineOptions("whole"))
+    report = quiet("merged.onnx", data=labelled, dataset="folder", limit=2, rounds=1, job=whole)
+    assert report.results[0].quality is not None
+    assert report.results[0].quality.pictures == 2
+    assert report.results[0].job is not None
+    assert report.results[0].job.pictures == sum(report.results[0].job.sizes) == 2
+
+
+def test_what_fails_is_named_and_the_rest_is_measured(opened: Opened, labelled: Path) -> None:
+    (labelled / "labels" / "p3.png").unlink()
+    (labelled / "images" / "p0.png").write_bytes(b"nothing")
+    report = quiet("merged.onnx small.plan", data=labelled, dataset="folder", batches=(2, 8), rounds=1)
+    assert variants(report) == [("merged.onnx", 0.88, 2), ("merged.onnx", 0.88, 8), ("small.plan", 0.88, 2)]
+    assert len(report.problems) == 4
+    assert report.problems[0].startswith("not measured: small.plan @ 0.88, batch 8: the plan takes batches of 1 to 4")
+    assert "p0.png" in report.problems[1]
+    assert report.problems[2].startswith("not in the mean IoU: p0: ")
+    assert report.problems[3].startswith("not in the mean IoU: p3: ")
+
+
+def test_nothing_that_can_be_measured_is_an_error(opened: Opened) -> None:
+    with pytest.raises(AlgmError, match=r"nothing could be measured: small\.plan @ 0\.88, batch 8: the plan takes"):
+        quiet("small.plan", batches=(8,), rounds=1)
+    assert opened.engines[0].closed
+
+
+def test_a_clock_on_the_device_stands_beside_that_of_the_host(opened: Opened) -> None:
+    report = quiet("gpu.plan merged.onnx", rounds=3, warmup=2, pictures=5, batches=(2,))
+    gpu, merged = report.results
+    assert merged.model.device is None
+    assert gpu.model.device is not None
+    assert gpu.model.device.rounds == ((0.02, 0.02, 0.01),) * 3
+    assert gpu.model.device_images_per_second is not None
+    assert gpu.model.device_images_per_second.median == pytest.approx(100)
+
+
+def test_a_dense_model_is_the_baseline(opened: Opened) -> None:
+    assert quiet("merged.onnx dense.onnx", rounds=1, pictures=1).baseline == "dense.onnx"
+    report = quiet("merged.onnx", thresholds=(0.5, 0.9), rounds=1, pictures=1, batches=(1, 2))
+    assert report.baseline == "merged.onnx @ 0.5"
+    for entry in report.to_dict()["results"]:
+        ratio = entry["model_alone"]["times_as_fast"]["median"]
+        assert (ratio == 1.0) == (entry["threshold"] == 0.5)
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_ctrl_c_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch, opened: Opened, after: int) -> None:
+    turns = bench.take_turns
+
+    def stopped(*arguments: object) -> object:
+        yield from itertools.islice(turns(*arguments), after)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "take_turns", stopped)
+    report = quiet("merged.onnx dense.onnx", rounds=9, pictures=2, whole_job=False)
+    assert report.interrupted
+    assert len(report.results) == min(after, 2)
+    assert sum(len(result.model.samples.rounds) for result in report.results) == after
+    assert json.dumps(report.to_dict())
+    assert all(engine.closed for engine in opened.engines)
+
+
+def test_ctrl_c_before_the_first_turn(monkeypatch: pytest.MonkeyPatch, opened: Opened) -> None:
+    def stopped(*_: object) -> object:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(bench, "take_turns", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        quiet("merged.onnx", pictures=1)
+    assert opened.engines[0].closed
+
+
+def test_json_holds_the_raw_times_and_the_machine(opened: Opened) -> None:
+    report = quiet("merged.onnx dense.onnx", rounds=2, pictures=3, batches=(2,))
+    content = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert set(content) == {
+        *("format_version", "date", "machine", "versions", "load_average", "peak_memory_mib", "interrupted", "how"),
+        *("models", "baseline", "results", "problems", "notes"),
+    }
+    assert set(content["load_average"]) == {"before", "after"}
+    assert {"processor", "cores", "usable_cores", "memory_gib", "gpus", "system"} == set(content["machine"])
+    assert content["versions"]["numpy"] == np.__version__
+    for entry in content["results"]:
+        alone, job = entry["model_alone"], entry["whole_job"]
+        assert [len(turn) for turn in alone["seconds_of_calls"]] == [2, 2]
+        rates = [3 / sum(turn) for turn in alone["seconds_of_calls"]]
+        assert alone["images_per_second"]["median"] == pytest.approx(np.median(rates))
+        full = [turn[0] for turn in alone["seconds_of_calls"]]
+        assert alone["latency_seconds"]["p90"] == pytest.approx(np.percentile(full, 90))
+        assert job["images_per_second"]["median"] == pytest.approx(np.median([3 / s for s in job["seconds_of_jobs"]]))
+        assert set(job["share_of_work"]) == {"decode", "cut", "model", "labels", "write"}
+        assert entry["mean_iou"] is None
+        assert set(entry["tokens"]["padding_avoided"]) == {"after_local", "after_global"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batches": (1, 1)}, "batch size is given twice"),
+        ({"thresholds": (0.5, 0.5)}, "threshold is given twice"),
+        ({"thresholds": (float("nan"),)}, "finite"),
+        ({"batches": (0,)}, "at least 1"),
+        ({"batches": ()}, "at least 1"),
+        ({"rounds": 0}, "rounds must be at least 1"),
+        ({"warmup": 0}, "warm-up turns must be at least 1"),
+        ({"dataset": "camvid"}, "needs --data"),
+        ({"models": ()}, "no model given"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        BenchOptions(**({"models": ("merged.onnx",)} | options))  # type: ignore[arg-type]

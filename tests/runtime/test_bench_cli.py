@@ -1,0 +1,203 @@
+"""The command algm-bench: tables, files, exit codes; and the sample model from end to end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.bench import Opened, install
+from helpers.fake_engine import color_picture
+from PIL import Image
+
+from algm_trt.runtime import bench, bench_machine
+from algm_trt.runtime.bench_cli import _DATASETS, main
+from algm_trt.runtime.bench_machine import busy_warning, usable_cores
+from algm_trt.runtime.evaluation_sets import DATASETS
+
+FAST = ("--rounds", "1", "--pictures", "2")
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Opened:
+    monkeypatch.setattr(bench_machine, "load_average", lambda: 0.0)
+    return install(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two pictures and their labels."""
+    for kind, depth in (("images", 3), ("labels", 1)):
+        (tmp_path / kind).mkdir()
+        for index in range(2):
+            picture = color_picture(40, 50, seed=index)
+            Image.fromarray(picture if depth == 3 else picture[..., 0] // 60).save(tmp_path / kind / f"p{index}.png")
+    return tmp_path
+
+
+def words(text: str, start: str) -> list[str]:
+    """Words of the first line that begins so."""
+    return next(line for line in text.splitlines() if line.startswith(start)).split()
+
+
+def test_tables(opened: Opened, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["merged.onnx", "dense.onnx", "--thresholds", "0.5,0.9", "--batch", "1,2", *FAST]) == 0
+    said = capsys.readouterr()
+    out = said.out
+    assert out.startswith("drawn scenes, busy and calm: 2; rounds in which all variants take turns: 1,")
+    assert "merged.onnx: fake backend, 32x32, fp32" in out
+    lines = [line for line in out.splitlines() if line.startswith(("merged.onnx @ ", "dense.onnx  "))]
+    assert len(lines) == 2 * 6
+    assert words(out, "dense.onnx  ")[:3] == ["dense.onnx", "1", "100.0%"]
+    assert "model alone" in out
+    assert "whole job" in out
+    assert "Times as fast: as dense.onnx at the same batch" in out
+    assert "host clock" in out
+    assert "Note: dense.onnx does not merge: --thresholds do not apply to it" in out
+    assert "mIoU" not in out
+    assert "repeated" not in out
+    assert max(map(len, out.splitlines()[:30])) < 200
+
+
+def test_no_job(opened: Opened, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gpu.plan", "--no-job", *FAST]) == 0
+    out = capsys.readouterr().out
+    assert "whole job" not in out.lower()
+    assert "GPU events" in out
+    assert "host clock, and events on the GPU" in out
+
+
+def test_repeat_one_is_said_on_every_line(opened: Opened, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["merged.onnx", "dense.onnx", "--repeat-one", *FAST]) == 0
+    out = capsys.readouterr().out
+    lines = [line for line in out.splitlines() if line.startswith(("merged.onnx @ ", "dense.onnx  "))]
+    assert len(lines) == 4
+    assert all(line.endswith("one picture repeated") for line in lines)
+    assert "ONE PICTURE REPEATED (--repeat-one), the official way of measuring" in out
+
+
+def test_files(opened: Opened, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = folder / "out" / "bench.json"
+    data = ("--data", str(folder / "images"), "--labels", str(folder / "labels"))
+    assert main(["merged.onnx", *data, *FAST, "--json", str(target), "--plot", str(folder / "p.svg"), "-q"]) == 0
+    assert capsys.readouterr() == ("", "")
+    content = json.loads(target.read_text())
+    assert content["how"]["dataset"] == "folder"
+    assert content["how"]["pictures"] == "pictures of images: 2"
+    assert 0 < content["results"][0]["mean_iou"] < 1
+    assert (folder / "p.svg").stat().st_size > 1000
+    assert main(["merged.onnx", "--data", str(folder), "--dataset", "folder", *FAST]) == 0
+    assert f"{100 * content['results'][0]['mean_iou']:.2f}" in capsys.readouterr().out
+
+
+def test_left_out_is_exit_code_5(opened: Opened, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["small.plan", "--batch", "1,8", "--rounds", "1", "-q"]) == 5
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("algm-bench: not measured: small.plan @ 0.88, batch 8: the plan takes batches of 1 to 4")
+    (folder / "images" / "p0.png").write_bytes(b"")
+    assert main(["merged.onnx", "--data", str(folder / "images"), *FAST, "-q"]) == 5
+    assert "p0.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--synthetic", "--data", "."), "leave one of them out"),
+        (("--labels", "."), "--labels names the ground truth of --data"),
+        (("--dataset", "camvid"), "needs --data"),
+        (("--data", "nowhere"), "nowhere"),
+        (("--plot", "x.jpg"), "must end in .png, .svg, .pdf"),
+        (("--save", "nothing"), "cannot save nothing"),
+        (("--batch", "2,2"), "batch size is given twice"),
+        (("--stride", "99"), "stride must be between 1 and the window's 32 pixels"),
+    ],
+)
+def test_usage_errors(
+    opened: Opened, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    assert main(["merged.onnx", *FAST, *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("algm-bench: ")
+    assert message in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_arguments_that_argparse_refuses(capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in (("m", "--batch", "0"), ("m", "--batch", "a"), ("m", "--thresholds", "x"), ("m", "--rounds", "0"), ()):
+        with pytest.raises(SystemExit) as stopped:
+            main(wrong)
+        assert stopped.value.code == 2
+    capsys.readouterr()
+
+
+def test_plot_without_matplotlib_fails_before_anything_is_measured(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["merged.onnx", "--plot", "out.png"]) == 4
+    assert "pip install 'algm-trt[plot]'" in capsys.readouterr().err
+    assert opened.engines == []
+
+
+def test_interrupted(opened: Opened, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    turns = bench.take_turns
+
+    def stopped(*arguments: object) -> object:
+        yield next(turns(*arguments))  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "take_turns", stopped)
+    assert main(["merged.onnx", *FAST, "--no-job", "--json", "out.json"]) == 130
+    said = capsys.readouterr()
+    assert "INTERRUPTED" in said.out
+    assert said.err == "algm-bench: interrupted; the figures are of the turns before\n"
+    assert json.loads(Path("out.json").read_text())["interrupted"]
+
+
+def test_a_busy_machine_is_warned_about(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert busy_warning(None) is None
+    assert busy_warning(0.2 * usable_cores()) is None
+    warning = busy_warning(usable_cores())
+    assert warning is not None
+    assert "something else is running" in warning
+    monkeypatch.setattr(bench_machine, "load_average", lambda: 100.0)
+    assert main(["merged.onnx", *FAST, "--no-job"]) == 0
+    assert "the load is 100 on" in capsys.readouterr().err
+
+
+def test_data_sets_of_the_command_are_those_that_exist() -> None:
+    assert set(_DATASETS) == set(DATASETS)
+
+
+def test_the_sample_model(
+    sample_model: Path,
+    dense_sample_model: Path,
+    sample_pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    target, plot = tmp_path / "out.json", tmp_path / "out.png"
+    labels = sample_pictures.parent / "labels"
+    models = (str(sample_model), f"onnxruntime:{dense_sample_model}")
+    options = ("--thresholds", "0.95", "--batch", "2", "--rounds", "2", "--pictures", "2", "--limit", "2")
+    files = ("--json", str(target), "--plot", str(plot))
+    assert main([*models, "--data", str(sample_pictures), "--labels", str(labels), *options, *files]) == 0
+    merged, dense = json.loads(target.read_text())["results"]
+    assert merged["tokens"]["kept"] < 0.7
+    assert dense["tokens"]["kept"] == 1.0
+    assert dense["threshold"] is None
+    assert merged["mean_iou"] > 0.4
+    assert merged["whole_job"]["pictures"] == 2
+    assert merged["whole_job"]["share_of_work"]["model"] > 0.1
+    assert "GPU" not in capsys.readouterr().out
+    picture = np.asarray(Image.open(plot).convert("RGB"))
+    assert min(picture.shape[:2]) > 500
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50

@@ -1,0 +1,72 @@
+"""The plot of algm-bench: what stands on its axes, and that equal figures make equal files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers.bench import install
+from PIL import Image
+
+from algm_trt.plugins.errors import UsageError
+from algm_trt.runtime.bench import run_bench
+from algm_trt.runtime.bench_plot import check_plot, draw_plot
+from algm_trt.runtime.bench_report import BenchOptions, BenchReport
+
+
+@pytest.fixture
+def report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> BenchReport:
+    return measured(monkeypatch, tmp_path)
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, folder: Path, **options: object) -> BenchReport:
+    install(monkeypatch, folder)
+    given = {"models": ("merged.onnx", "dense.onnx"), "thresholds": (0.5, 0.9), "batches": (1, 2), "pictures": 2}
+    return run_bench(BenchOptions(quiet=True, rounds=2, whole_job=False, **(given | options)))  # type: ignore[arg-type]
+
+
+def test_what_stands_in_the_plot(report: BenchReport, tmp_path: Path) -> None:
+    target = tmp_path / "plot.svg"
+    draw_plot(report, target)
+    text = target.read_text()
+    for words in (
+        "tokens kept (%)",
+        "images/s, model alone",
+        "(32x32, batch of 2, unlike pictures)",
+        "merged.onnx",
+        "dense.onnx (dense)",
+        ">0.5<",
+        ">0.9<",
+    ):
+        assert words in text
+    assert "mean IoU" not in text
+    again = tmp_path / "again.svg"
+    draw_plot(report, again)
+    assert again.read_bytes() == target.read_bytes()
+
+
+def test_models_of_unlike_batches_and_sizes_say_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    models = ("wide.onnx", "small.plan")
+    report = measured(monkeypatch, tmp_path, models=models, batches=(2, 8), pictures=8, repeat_one=True)
+    draw_plot(report, tmp_path / "plot.svg")
+    text = (tmp_path / "plot.svg").read_text()
+    assert "(one picture repeated)" in text
+    assert "wide.onnx (batch of 8)" in text
+    assert "small.plan (batch of 2)" in text
+
+
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".svg", ".pdf"])
+def test_formats(report: BenchReport, tmp_path: Path, suffix: str) -> None:
+    target = tmp_path / "new" / f"plot{suffix}"
+    check_plot(target)
+    draw_plot(report, target)
+    assert target.stat().st_size > 2000
+    if suffix.lower() == ".png":
+        with Image.open(target) as picture:
+            picture.verify()
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_other_formats_are_refused() -> None:
+    with pytest.raises(UsageError, match="must end in"):
+        check_plot(Path("plot.gif"))
