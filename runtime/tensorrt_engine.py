@@ -63,8 +63,7 @@ class TensorRTEngine:
         check_gpu(path, record, self._device.name, self._device.compute_capability)
         self.card = record.card
         with self._device.current():
-            self._plan = open_plan(path, record, content, tensorrt)
-            self._lanes = Lanes(self._plan, self._device, lanes)
+            self._lanes = Lanes(open_plan(path, record, content, tensorrt), self._device, lanes)
         self._transfers = Transfers(self._device)
         self._kernels = load_kernels()
         where = "" if self._kernels else " (windows and labels on the CPU: no plugin library here)"
@@ -108,7 +107,6 @@ class TensorRTEngine:
         """Wait for what is running and free everything."""
         self._lanes.close()
         self._transfers.close()
-        del self._plan
         self._device.close()
 
     def _run_piece(

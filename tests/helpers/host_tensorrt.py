@@ -5,22 +5,29 @@ It has the names of `algm_trt.engines.api` and no others; a plan is the name of 
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import hashlib
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from helpers.host_device import HostCuda
+import pytest
+from helpers.host_device import DeferredLibrary, HostCuda, host_device
 
 from algm_trt.plugins.library import INTERFACE_VERSION
 from algm_trt.plugins.spec import OPS, PLUGIN_NAMESPACE, PLUGIN_VERSION
+from algm_trt.runtime import tensorrt_engine, tensorrt_plan
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.engine import Engine
 from algm_trt.runtime.engine_record import EngineRecord, PluginRecord, record_path
+from algm_trt.runtime.tensorrt_bindings import TensorRT
+from algm_trt.runtime.tensorrt_engine import TensorRTEngine
+from algm_trt.runtime.tensorrt_kernels import SlideKernels
 
 ACTIVATION_BYTES = 4096
 TEMPORARY_BYTES = 1000
@@ -44,10 +51,13 @@ class HostTensorRT:
 
     Attributes:
         contexts: all that were made.
-        batches: (profile, batch, whether the images lay in a buffer of the lane's) of each execution.
+        batches: (profile, batch) of each execution.
         meet: called by each execution before it queues; for tests of what runs at the same time.
         fail_at: numbers of the executions, from 1, that fail.
         say: what a failing execution tells the logger.
+        changes: what the engine differs in from the one that its record tells of.
+        runtimes: all that were made.
+        initialised: whether TensorRT's own plugins were asked for.
     """
 
     ILogger = _Logger
@@ -249,3 +259,50 @@ def write_plan(folder: Path, record: EngineRecord, content: bytes = b"plan of a 
     whole = dataclasses.replace(record, plan_sha256=hashlib.sha256(content).hexdigest(), plan_bytes=len(content))
     record_path(path).write_text(whole.to_json())
     return path
+
+
+@dataclass(eq=False)
+class World:
+    """A machine with a GPU and TensorRT, both of them stand-ins, and an engine on it.
+
+    Attributes:
+        cuda: the stand-in of CUDA.
+        trt: the stand-in of TensorRT.
+        model: what the plan computes.
+        library: the kernels, or None where there is no library.
+        engine: the engine under test.
+    """
+
+    cuda: HostCuda
+    trt: HostTensorRT
+    model: Engine
+    library: DeferredLibrary | None
+    engine: TensorRTEngine
+
+
+def open_world(
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    model: Engine,
+    twin: Path | None,
+    *,
+    profiles: tuple[tuple[int, int, int], ...] = PROFILES,
+    lanes: int = 2,
+) -> World:
+    """Open a plan that computes what a model computes; `twin` is the CPU twin of the plugin library."""
+    cuda = HostCuda()
+    trt = HostTensorRT(cuda, model)
+    trt.changes["profiles"] = profiles
+    library = None if twin is None else DeferredLibrary(ctypes.CDLL(str(twin)), cuda)
+    install(monkeypatch, trt)
+    kernels = None if library is None else SlideKernels(library)
+    monkeypatch.setattr(tensorrt_engine, "load_kernels", lambda: kernels)
+    path = write_plan(folder, make_record(model.card, profiles=profiles))
+    engine = TensorRTEngine(path, device=host_device(cuda), lanes=lanes)
+    return World(cuda, trt, model, library, engine)
+
+
+def install(monkeypatch: pytest.MonkeyPatch, trt: HostTensorRT) -> None:
+    """Let the runtime find the stand-in where it looks for TensorRT."""
+    found = TensorRT(trt, "tensorrt", trt.__version__)
+    monkeypatch.setattr(tensorrt_plan, "load_tensorrt", lambda **wishes: found)
