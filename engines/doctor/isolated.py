@@ -6,6 +6,7 @@ doctor. The child writes its answer to a file, so that whatever libraries print 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -22,6 +23,8 @@ from typing import Any, Final
 from algm_trt.plugins.errors import MissingDependencyError
 
 _LONGEST_LINE: Final = 300
+_PATIENCE: Final = 5.0
+"""Seconds for a child to be gone after it was killed."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,9 @@ def _end(child: subprocess.Popen[str]) -> None:
     """Stop the child and all it started, if it has not ended."""
     if child.poll() is None:
         os.killpg(child.pid, signal.SIGKILL)
-        child.communicate()
+        # A process that hangs inside a driver cannot be ended; it is left behind.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.communicate(timeout=_PATIENCE)
 
 
 def _death(status: int, said: str) -> str:

@@ -22,6 +22,14 @@ ARCHITECTURE_WITHOUT_GPU: Final = 89
 _LIMITS: Final = {"L0": 300.0, "L1": 300.0, "L2": 3600.0, "L3": 1200.0, "L4": 300.0, "L5": 120.0, "L6": 3600.0}
 
 
+_CURES: Final = {
+    "onnxruntime": "pip install onnxruntime",
+    "engine_packages": "pip install 'algm-trt[engine]'",
+    "tensorrt": "pip install 'algm-trt[tensorrt]'",
+}
+"""For probes whose message has none."""
+
+
 @dataclass(frozen=True)
 class Rung:
     """What became of one rung.
@@ -163,7 +171,10 @@ class Ladder:
 
     def _absent(self, probe: str) -> Obstacle | None:
         answer = self._machine.answers[probe]
-        return None if answer.ok else Obstacle(answer.error, broken=not answer.missing)
+        if answer.ok:
+            return None
+        cure = f": {_CURES[probe]}" if probe in _CURES and answer.missing else ""
+        return Obstacle(f"{answer.error}{cure}", broken=not answer.missing)
 
     def _no_torch(self) -> Obstacle | None:
         return None if package_version("torch") else Obstacle("torch is not installed; only algm-export needs it")
@@ -195,4 +206,8 @@ class Ladder:
         return Obstacle(f"the NVIDIA driver finds no GPU (error {driver.value['status']}): check nvidia-smi")
 
     def _no_cuda_python(self) -> Obstacle | None:
-        return None if package_version("cuda-bindings") else Obstacle("cuda-python is not installed")
+        return (
+            None
+            if package_version("cuda-bindings")
+            else Obstacle("cuda-python is not installed: pip install cuda-python")
+        )

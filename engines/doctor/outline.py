@@ -5,6 +5,7 @@ ONNX is protobuf: a message is a row of (field number, wire type, value). The nu
 
 from __future__ import annotations
 
+import mmap
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -71,9 +72,9 @@ def read_outline(path: Path) -> Outline:
         OutlineError: it is not ONNX, or it is cut off.
         OSError: it cannot be read.
     """
-    data = memoryview(path.read_bytes())
     try:
-        outline = _model(data)
+        with path.open("rb") as file:
+            outline = _model(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
     except (ValueError, IndexError, UnicodeDecodeError) as error:
         raise OutlineError(f"{path} is not an ONNX file, or a damaged one: export the checkpoint again") from error
     if not outline.opsets or not outline.nodes:
@@ -125,7 +126,8 @@ def _initializer(data: memoryview) -> tuple[str, int, int, float]:
     if dtype != FLOAT or fields.get(14) == _EXTERNAL or not raw.nbytes:
         return name, dtype, raw.nbytes, 0.0
     values = np.frombuffer(raw, "<f4")
-    return name, dtype, raw.nbytes, float(np.abs(values).max())
+    largest = float(np.abs(values).max())
+    return name, dtype, raw.nbytes, largest if np.isfinite(largest) else np.inf
 
 
 def _port(data: memoryview) -> Port:

@@ -17,6 +17,7 @@ from algm_trt.engines.doctor.facts import BREAKS, LACKS, Finding, cannot_tell, f
 from algm_trt.engines.doctor.machine import Machine, dotted
 from algm_trt.engines.doctor.model import Model
 from algm_trt.engines.doctor.outline import INT8, UINT8
+from algm_trt.plugins.library import LIBRARY_VARIABLE
 from algm_trt.runtime.cache_folder import cache_folder
 
 FLOAT16_MAX: Final = 65504.0
@@ -109,12 +110,12 @@ def _plugins(name: str, situation: Situation) -> Finding:
     if record is not None and (record.plugins is None or record.plugins.embedded):
         return not_found(name, "the plan needs no library beside it: trtexec, Triton and C++ programs load it as it is")
     if library.path is None:
-        if os.environ.get("ALGM_PLUGINS_LIB"):
-            return found(name, library.problem, "unset ALGM_PLUGINS_LIB, or let it name a library", BREAKS)
+        if os.environ.get(LIBRARY_VARIABLE):
+            cure = f"unset {LIBRARY_VARIABLE}, or let it name a library"
+            return found(name, library.problem, cure, BREAKS if model is None else 0)
         return not_found(name, "no plugin library; only building engines needs one, and algm-build-plugins makes it")
     if not library.usable:
-        code = LACKS if record is not None else 0 if model is not None else BREAKS
-        return found(name, library.problem, "make it again with algm-build-plugins", code)
+        return found(name, library.problem, "make it again with algm-build-plugins", BREAKS if model is None else 0)
     for gpu in machine.gpus:
         if library.architectures is not None and not library.architectures.serves(gpu.capability):
             evidence = f"{library.path} has no code for {gpu.name}: {library.architectures}"
@@ -229,7 +230,7 @@ def _no_faster(name: str, situation: Situation) -> Finding:
     slow = [gpu for gpu in machine.gpus if gpu.capability < TENSOR_CORES]
     if slow:
         evidence = f"{slow[0].name} (compute capability {dotted(slow[0].capability)}) has no tensor cores"
-        return found(name, evidence, "float16 pays from compute capability 7.0 on, the plugins need 8.0", LACKS)
+        return found(name, evidence, "float16 pays from compute capability 7.0 on, the plugins need 8.0")
     if machine.gpus and not has_cuda and not machine.version("tensorrt"):
         evidence = (
             f"{machine.gpus[0].name} is here, and neither TensorRT nor onnxruntime for CUDA: models run on the CPU"

@@ -1,0 +1,86 @@
+"""Architectures of a library, read from the file: made-up ELF files, damaged ones, and the plugin library itself."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from algm_trt.engines.doctor.fatbin import Architectures, FatbinError, architectures
+
+PTX, MACHINE_CODE, OTHER = 1, 2, 9
+
+
+def container(*entries: tuple[int, int, int]) -> bytes:
+    """A container of (kind, capability, bytes of code)."""
+    body = b"".join(
+        struct.pack("<HHIQIIII", kind, 0, 64, size, 0, 0, 0, capability) + bytes(64 - 32 + size)
+        for kind, capability, size in entries
+    )
+    return struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(body)) + body
+
+
+def elf(section: bytes | None) -> bytes:
+    """A 64-bit ELF file with a section of names and, if given, `.nv_fatbin`."""
+    names = b"\0.names\0.nv_fatbin\0"
+    section_bytes = section or b""
+    at = 64 + len(names)
+    headers = [struct.pack("<IIQQQQIIQQ", 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)]
+    headers.append(struct.pack("<IIQQQQIIQQ", 1, 3, 0, 0, 64, len(names), 0, 0, 1, 0))
+    if section is not None:
+        headers.append(struct.pack("<IIQQQQIIQQ", 8, 1, 0, 0, at, len(section_bytes), 0, 0, 8, 0))
+    header = (
+        b"\x7fELF\x02\x01"
+        + bytes(10)
+        + struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 0, at + len(section_bytes), 0, 64, 0, 0, 64, len(headers), 1)
+    )
+    return header + names + section_bytes + b"".join(headers)
+
+
+def test_entries_of_all_containers_count(tmp_path: Path) -> None:
+    library = tmp_path / "library.so"
+    first = container((MACHINE_CODE, 80, 40), (MACHINE_CODE, 120, 8), (PTX, 120, 24))
+    library.write_bytes(elf(first + bytes(24) + container((MACHINE_CODE, 89, 16), (OTHER, 75, 8))))
+    assert architectures(library) == Architectures(binary=(80, 89, 120), ptx=(120,))
+
+
+def test_a_library_without_device_code(tmp_path: Path) -> None:
+    library = tmp_path / "library.so"
+    library.write_bytes(elf(None))
+    assert architectures(library) == Architectures((), ())
+    assert str(architectures(library)) == "no machine code"
+
+
+@pytest.mark.parametrize("length", [0, 3, 16, 63, 70, 120])
+def test_a_damaged_library_is_named(tmp_path: Path, length: int) -> None:
+    library = tmp_path / "library.so"
+    library.write_bytes(elf(container((MACHINE_CODE, 80, 40)))[:length])
+    with pytest.raises(FatbinError, match=r"library.so is no whole ELF library"):
+        architectures(library)
+
+
+def test_text_and_32_bit_libraries_are_refused(tmp_path: Path) -> None:
+    for content in (b"not a library", b"\x7fELF\x01\x01" + bytes(80)):
+        (tmp_path / "x").write_bytes(content)
+        with pytest.raises(FatbinError):
+            architectures(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("capability", "served"), [(75, False), (80, True), (86, True), (87, True), (89, True), (90, True), (120, True)]
+)
+def test_which_gpus_are_served(capability: int, served: bool) -> None:
+    assert Architectures(binary=(80, 86), ptx=(86,)).serves(capability) is served
+
+
+def test_machine_code_does_not_serve_older_or_other_generations() -> None:
+    without_ptx = Architectures(binary=(86, 90), ptx=())
+    assert [number for number in (80, 86, 89, 90, 100, 120) if without_ptx.serves(number)] == [86, 89, 90]
+
+
+def test_the_plugin_library(plugin_library: Path) -> None:
+    found = architectures(plugin_library)
+    assert found.binary
+    assert found.ptx == (max(found.binary),)
+    assert str(found).startswith(f"sm_{found.binary[0]}")
