@@ -1,7 +1,8 @@
 """Times of the kernels on a GPU against floors: `python benchmarks/kernels.py [--json FILE] [--batch 32]`.
 
 FP16, a batch of unlike images (30 to 90 % of the tokens kept, 60 % on average), ViT-S and ViT-B widths, 512 x 512 and
-768 x 768. Each time is the median over runs between CUDA events, with the L2 cache overwritten before each run.
+768 x 768. The slide mode's kernels take one picture of as many windows as the batch has images. Each time is the median
+over runs between CUDA events, with the L2 cache overwritten before each run.
 
 Floors: bytes that must be read and written once, over the bandwidth that a device copy reaches here; for attention and
 the similarity product, PyTorch on the same lengths (`torch.nn.attention.varlen`, cuBLAS by `torch.bmm` at the mean

@@ -1,7 +1,7 @@
 // The C interface of the operators' CUDA kernels: device pointers, sizes, workspace and stream in, a status out.
 //
-// Semantics are those of plugins/spec.py; the two functions of the runtime's slide mode at the end have theirs here. The
-// rules that hold for every function:
+// Semantics are those of plugins/spec.py; the two functions of the runtime's slide mode, at the end, have theirs here.
+// The rules that hold for every function:
 //   - All tensors are dense, row-major, in device memory. Activations (type "x") are what `dtype` says and lie on a
 //     16-byte boundary; int32 and float32 tensors on a 4-byte one.
 //   - Nothing is allocated, nothing synchronises with the host; work is queued on `stream` and launch errors are
@@ -256,7 +256,7 @@ ALGM_API AlgmStatus algm_slide_labels(const AlgmSlideLabelsParams* params,
                                       const int32_t* column_supports,  // (Tx) int32
                                       const int32_t* column_nodes,     // (Tx, Sx) int32 in 0 .. windows_across*gw - 1
                                       const float* column_shares,      // (W0, Sx) float32
-                                      void* labels,  // (H0, W0) uint8 up to 256 classes, else uint16
+                                      void* labels,                    // (H0, W0) uint8 up to 256 classes, else uint16
                                       void* workspace, size_t workspace_bytes, cudaStream_t stream);
 
 #ifdef __cplusplus

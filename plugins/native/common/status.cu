@@ -21,8 +21,8 @@ extern "C" const char* algm_status_string(AlgmStatus status) {
     case ALGM_INVALID_ARGUMENT:
       return "invalid argument: a pointer is NULL or misaligned, or a size or attribute is out of range (see algm.h)";
     case ALGM_UNSUPPORTED:
-      return "no kernel for this head dimension (attention takes 32, 48, 64, 80, 96 and 128 channels per head) or support "
-             "(slide labels take 32768 nodes per tile and axis)";
+      return "no kernel for this head dimension or support: attention takes 32, 48, 64, 80, 96 and 128 channels per "
+             "head, slide labels up to 32768 nodes per tile and axis";
     case ALGM_WORKSPACE_TOO_SMALL:
       return "workspace too small: give the bytes that the algm_*_workspace query answers";
     case ALGM_CUDA_ERROR:

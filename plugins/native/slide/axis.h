@@ -32,9 +32,7 @@ struct SlideAxis {
 
   ALGM_HD int support(int tile) const { return clampIndex(supports[tile], 1, width); }
 
-  ALGM_HD int node(int tile, int i) const {
-    return clampIndex(nodes[int64_t(tile) * width + i], 0, mosaicLength - 1);
-  }
+  ALGM_HD int node(int tile, int i) const { return clampIndex(nodes[int64_t(tile) * width + i], 0, mosaicLength - 1); }
 
   ALGM_HD float share(int position, int i) const { return shares[int64_t(position) * width + i]; }
 };

@@ -1,5 +1,4 @@
-// Which classes can win somewhere in a tile: a block of threads keeps those whose interval of logits at the tile's nodes
-// reaches up to the best lower end.
+// Which classes can win somewhere in a tile.
 //
 // A value in the tile is a mean of the logits at its nodes, so it lies between the class's lowest and highest logit
 // there. A class whose highest is below another class's lowest wins nowhere.
@@ -74,8 +73,7 @@ __device__ __forceinline__ float blockMaximum(float value, float (&shared)[kSlid
 
 // The value that a class must reach to win somewhere: the best lower end of all classes.
 template <typename T>
-__device__ __forceinline__ float valueToReach(const Tile& tile, const Mosaic<T>& mosaic,
-                                              float (&shared)[kSlideWarps]) {
+__device__ __forceinline__ float valueToReach(const Tile& tile, const Mosaic<T>& mosaic, float (&shared)[kSlideWarps]) {
   float reached = -INFINITY;
   for (int id = threadIdx.x; id < mosaic.classes; id += kSlideThreads) {
     reached = fmaxf(reached, valuesOf(tile, mosaic, id).low);

@@ -25,10 +25,6 @@ struct CutShape {
   ALGM_HD int pieces() const { return ceilDiv(rowBytes(), kBytes) + 1; }
 };
 
-__device__ __forceinline__ const uint32_t* wordsAt(uintptr_t address) {
-  return reinterpret_cast<const uint32_t*>(address);
-}
-
 // Reads 16 bytes at any address by whole words, all of which must lie in begin .. end; false if they do not.
 __device__ __forceinline__ bool loadPiece(uintptr_t source, uintptr_t begin, uintptr_t end, uint4& piece) {
   if (source % kBytes == 0 && source + kBytes <= end) {
@@ -37,7 +33,7 @@ __device__ __forceinline__ bool loadPiece(uintptr_t source, uintptr_t begin, uin
   }
   const uintptr_t first = source / 4 * 4;
   if (first < begin || first + kBytes + 4 > end) return false;
-  const uint32_t* words = wordsAt(first);
+  const uint32_t* words = reinterpret_cast<const uint32_t*>(first);
   const unsigned shift = unsigned(source - first) * 8;
   piece = make_uint4(__funnelshift_r(words[0], words[1], shift), __funnelshift_r(words[1], words[2], shift),
                      __funnelshift_r(words[2], words[3], shift), __funnelshift_r(words[3], words[4], shift));
@@ -61,9 +57,9 @@ __global__ void __launch_bounds__(kThreads)
     const int from = begin < 0 ? 0 : begin;
     const int to = begin + kBytes < shape.rowBytes() ? begin + kBytes : shape.rowBytes();
     const uintptr_t canvasBegin = reinterpret_cast<uintptr_t>(canvas);
+    const uintptr_t canvasEnd = canvasBegin + shape.canvasBytes();
     uint4 piece;
-    if (to - from == kBytes && loadPiece(reinterpret_cast<uintptr_t>(source) + from, canvasBegin,
-                                         canvasBegin + shape.canvasBytes(), piece)) {
+    if (to - from == kBytes && loadPiece(reinterpret_cast<uintptr_t>(source + from), canvasBegin, canvasEnd, piece)) {
       *reinterpret_cast<uint4*>(target + from) = piece;
     } else {
       for (int i = from; i < to; ++i) target[i] = source[i];

@@ -1,12 +1,12 @@
 // algm_slide_labels: from the logits of all windows of a picture to its labels, without full-size logits.
 //
-// Two passes. The first (mosaic.cuh) arranges the logits so that the classes of a node lie next to each other, and finds
-// each node's winner. The second gives a block to each tile of the source. If one class wins at all of the tile's nodes,
-// it wins at every pixel, for a mean cannot overtake a class that leads everywhere: the block only fills the tile. Else
-// it drops the classes that can win nowhere (contest.cuh) and computes the rest, kGroup classes at a time: first the sums
-// along the rows' nodes into shared memory, one for each row, column node and class, then each thread sums along the
-// column nodes for its pixel. Column nodes come kAcross at a time and tiles in strips of one pixel a thread, so that no
-// size of support or tile needs more shared memory or registers.
+// Two passes. The first (mosaic.cuh) arranges the logits so that the classes of a node lie next to each other, and
+// finds each node's winner. The second gives a block to each tile of the source. If one class wins at all of the tile's
+// nodes, it wins at every pixel, for a mean cannot overtake a class that leads everywhere: the block only fills the
+// tile. Else it drops the classes that can win nowhere (contest.cuh) and computes the rest, kGroup classes at a time:
+// first the sums along the rows' nodes into shared memory, one for each row, column node and class, then each thread
+// sums along the column nodes for its pixel. Column nodes come kAcross at a time and tiles in strips of one pixel a
+// thread, so that no size of support or tile needs more shared memory or registers.
 //
 // Traffic: logits read once and written once by the first pass, then read from L2 for the tiles with more than one
 // winner; labels written once. Floor: logits read once, labels written once.
@@ -32,16 +32,20 @@ struct alignas(16) Tall {
   float values[kTileSide][kAcross * kGroup + 4];
 };
 
-template <typename Label>
-struct Picture {
-  Label* labels;
-  Run rows, columns;
-  int width;
+// Pixels of a tile from `start`, one a thread. Threads beyond the last pixel have its place.
+struct Strip {
+  int firstRow, rows;  // of the source
+  int row, x;          // of the thread's pixel: row within the strip, source column
 
-  __device__ __forceinline__ int pixels() const { return rows.count * columns.count; }
-  __device__ __forceinline__ void write(int pixel, int label) const {
-    const int y = rows.first + pixel / columns.count, x = columns.first + pixel % columns.count;
-    labels[int64_t(y) * width + x] = Label(label);
+  __device__ __forceinline__ Strip(const Run& tileRows, const Run& tileColumns, int start) {
+    const int width = tileColumns.count, last = tileRows.count * width - 1;
+    const int end = start + kSlideThreads - 1 < last ? start + kSlideThreads - 1 : last;
+    const int pixel = start + int(threadIdx.x) < end ? start + int(threadIdx.x) : end;
+    const int above = start / width;
+    firstRow = tileRows.first + above;
+    rows = end / width - above + 1;
+    row = pixel / width - above;
+    x = tileColumns.first + pixel % width;
   }
 };
 
@@ -90,46 +94,52 @@ __device__ __forceinline__ void sumColumns(const SlideAxis& axis, int x, int fir
   }
 }
 
+// Values of up to kGroup classes at the thread's pixel of a strip.
+template <typename T>
+__device__ __forceinline__ void valuesAt(const Tile& tile, const Mosaic<T>& mosaic, const Strip& strip,
+                                         Tall (&talls)[2], int& turn, const uint16_t* ids, int classes,
+                                         float (&values)[kGroup]) {
+  for (int first = 0; first < tile.columnSupport; first += kAcross) {
+    const int across = tile.columnSupport - first < kAcross ? tile.columnSupport - first : kAcross;
+    // Two buffers in turn: who writes one knows by the last barrier that all have read it.
+    Tall& tall = talls[turn];
+    turn ^= 1;
+    sumRows(tile, mosaic, tall, strip.firstRow, strip.rows, first, across, ids, classes);
+    __syncthreads();
+    sumColumns(tile.across, strip.x, first, across, tall.values[strip.row], values);
+  }
+}
+
 template <typename T, typename Label>
-__global__ void __launch_bounds__(kSlideThreads, 4)
+__global__ void __launch_bounds__(kSlideThreads, 3)
     slideLabelsKernel(SlideAxis down, SlideAxis across, Mosaic<T> mosaic, Label* __restrict__ labels) {
   __shared__ Tall talls[2];
   __shared__ Candidates candidates;
   __shared__ float maxima[kSlideWarps];
   const Tile tile(down, across, blockIdx.x);
-  const Picture<Label> picture{labels, down.run(tile.row), across.run(tile.column), across.length};
-  const int pixels = picture.pixels(), tileWidth = picture.columns.count;
+  const Run rows = down.run(tile.row), columns = across.run(tile.column);
+  const int pixels = rows.count * columns.count;
 
   int winner;
   if (hasOneWinner(tile, mosaic, winner)) {
-    for (int pixel = threadIdx.x; pixel < pixels; pixel += kSlideThreads) picture.write(pixel, winner);
+    for (int pixel = threadIdx.x; pixel < pixels; pixel += kSlideThreads) {
+      const int y = rows.first + pixel / columns.count, x = columns.first + pixel % columns.count;
+      labels[int64_t(y) * across.length + x] = Label(winner);
+    }
     return;
   }
   const float toReach = valueToReach(tile, mosaic, maxima);
   int count = 0, turn = 0;
-  for (int strip = 0; strip < pixels; strip += kSlideThreads) {
-    const int pixel = strip + threadIdx.x, last = (strip + kSlideThreads < pixels ? strip + kSlideThreads : pixels) - 1;
-    const int firstRow = strip / tileWidth, rows = last / tileWidth - firstRow + 1;
-    const bool exists = pixel < pixels;
-    const int row = exists ? pixel / tileWidth - firstRow : 0;
-    const int x = picture.columns.first + (exists ? pixel % tileWidth : 0);
+  for (int start = 0; start < pixels; start += kSlideThreads) {
+    const Strip strip(rows, columns, start);
     float best = -INFINITY;
     int label = 0;
     for (int firstClass = 0; firstClass < mosaic.classes; firstClass += kSlideThreads) {
       // One round of classes lasts for all strips.
-      if (strip == 0 || mosaic.classes > kSlideThreads) count = candidates.select(tile, mosaic, firstClass, toReach);
+      if (start == 0 || mosaic.classes > kSlideThreads) count = candidates.select(tile, mosaic, firstClass, toReach);
       for (int first = 0; first < count; first += kGroup) {
         float values[kGroup] = {};
-        for (int node = 0; node < tile.columnSupport; node += kAcross) {
-          const int nodes = tile.columnSupport - node < kAcross ? tile.columnSupport - node : kAcross;
-          // Two buffers in turn: who writes one knows by the last barrier that all have read it.
-          Tall& tall = talls[turn];
-          turn ^= 1;
-          sumRows(tile, mosaic, tall, picture.rows.first + firstRow, rows, node, nodes, candidates.ids + first,
-                  count - first);
-          __syncthreads();
-          sumColumns(tile.across, x, node, nodes, tall.values[row], values);
-        }
+        valuesAt(tile, mosaic, strip, talls, turn, candidates.ids + first, count - first, values);
 #pragma unroll
         for (int i = 0; i < kGroup; ++i) {
           if (values[i] > best) {
@@ -139,7 +149,9 @@ __global__ void __launch_bounds__(kSlideThreads, 4)
         }
       }
     }
-    if (exists) picture.write(pixel, label);
+    if (start + int(threadIdx.x) < pixels) {
+      labels[int64_t(strip.firstRow + strip.row) * across.length + strip.x] = Label(label);
+    }
   }
 }
 
@@ -196,10 +208,10 @@ extern "C" size_t algm_slide_labels_workspace(const AlgmSlideLabelsParams* param
 
 extern "C" AlgmStatus algm_slide_labels(const AlgmSlideLabelsParams* params, const void* logits,
                                         const int32_t* row_starts, const int32_t* row_supports,
-                                        const int32_t* row_nodes, const float* row_shares,
-                                        const int32_t* column_starts, const int32_t* column_supports,
-                                        const int32_t* column_nodes, const float* column_shares, void* labels,
-                                        void* workspace, size_t workspace_bytes, cudaStream_t stream) {
+                                        const int32_t* row_nodes, const float* row_shares, const int32_t* column_starts,
+                                        const int32_t* column_supports, const int32_t* column_nodes,
+                                        const float* column_shares, void* labels, void* workspace,
+                                        size_t workspace_bytes, cudaStream_t stream) {
   using namespace algm;
   if (!isValid(params) || !isUsable(logits)) return ALGM_INVALID_ARGUMENT;
   for (const void* array : {static_cast<const void*>(row_starts), static_cast<const void*>(row_supports),
