@@ -155,6 +155,7 @@ class Device:
         with self.current():
             self._memory = Stream(self)
             self._pool = self._make_pool()
+        self._closed = False
 
     def call(self, name: str, *arguments: Any, what: str = "") -> Any:
         """See `Bindings.call`."""
@@ -268,9 +269,12 @@ class Device:
         return pool
 
     def close(self) -> None:
-        """Give back what the device object itself holds; buffers must have been released before."""
+        """Give back what the device object itself holds; buffers that are left can still be released."""
+        if self._closed:
+            return
+        self._closed = True
         if self._pool is not None:
-            self.call("cudaMemPoolDestroy", self._pool)
+            self.call("cudaMemPoolDestroy", self._pool)  # lives on until its last buffer is freed
             self._pool = None
         self._memory.close()
 

@@ -7,6 +7,7 @@ that have nothing else. No package is imported for it and nothing is copied. Arr
 from __future__ import annotations
 
 import ctypes
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -92,7 +93,7 @@ def as_array(images: Any, device: Device, consumer: Stream) -> NDArray[Any] | De
         raise UsageError(
             f"images must be a NumPy array or a CUDA array of torch, cupy or PyCUDA, got {type(images).__name__}"
         )
-    if array.address and (owner := device.owner_of(array.address)) != device.ordinal:
+    if math.prod(array.shape) and (owner := device.owner_of(array.address)) != device.ordinal:
         where = "not in the memory of a GPU" if owner is None else f"on GPU {owner}"
         raise UsageError(f"the images lie {where}, the engine runs on GPU {device.ordinal}: move them there")
     return array

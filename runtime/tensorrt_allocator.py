@@ -13,12 +13,12 @@ class PoolAllocations:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._refused = False
+        self._error: AlgmError | None = None
 
-    def refused(self) -> bool:
-        """Whether a request could not be served since the last time this was asked."""
-        refused, self._refused = self._refused, False
-        return refused
+    def take_error(self) -> AlgmError | None:
+        """Why a request could not be served since the last time this was asked, or None."""
+        error, self._error = self._error, None
+        return error
 
     def allocate(self, size: int, stream: int) -> int:
         """Address of `size` bytes in the order of a stream, or 0 if there are none."""
@@ -26,8 +26,8 @@ class PoolAllocations:
             return 0
         try:
             return self._device.allocate_on(size, stream, "TensorRT's temporary memory")
-        except AlgmError:
-            self._refused = True
+        except AlgmError as error:
+            self._error = error
             return 0
 
     def free(self, address: int, stream: int) -> bool:

@@ -47,7 +47,7 @@ class TensorRTEngine:
 
         Args:
             path: the plan; its record lies beside it.
-            device: that runs it; None takes the first that CUDA_VISIBLE_DEVICES leaves visible.
+            device: that runs it and is closed with it; None takes the first that CUDA_VISIBLE_DEVICES leaves visible.
             lanes: execution contexts on streams of their own.
 
         Raises:

@@ -153,10 +153,9 @@ class Lane:
         messages = self._plan.messages
         said = messages.summary() or "it does not say why"
         messages.errors.clear()
-        if self._allocations.refused():
-            raise OutOfDeviceMemoryError(what)
+        refused = self._allocations.take_error()
         self.stream.synchronize()  # a lost device says so here
-        if "out of memory" in said.lower() or "outofmemory" in said.lower():
+        if isinstance(refused, OutOfDeviceMemoryError) or "out of memory" in said.lower() or "outofmemory" in said.lower():
             raise OutOfDeviceMemoryError(what)
         raise EngineError(f"{self._plan.tensorrt.name} failed on {what}: {said}")
 

@@ -213,6 +213,7 @@ class _Context:
             temporary = self.temporary_allocator.allocate_async(TEMPORARY_BYTES, 256, stream, 0)
             if not temporary or number in trt.fail_at:
                 self._engine.logger.log(_Severity.ERROR, trt.say)
+                assert self.temporary_allocator.deallocate_async(temporary, stream)
                 return False
             shape, addresses = self._shape, dict(self._addresses)
             cuda.queue(stream, lambda: self._run(shape, addresses))

@@ -167,9 +167,7 @@ def test_plans_without_code_are_opened_without_permission(opening: Opening) -> N
 
 
 def test_a_plan_that_tensorrt_cannot_open(opening: Opening) -> None:
-    with pytest.raises(
-        EngineError, match=r"opened by TensorRT 10\.16\.1\.11: magic tag does not match; build"
-    ):
+    with pytest.raises(EngineError, match=r"opened by TensorRT 10\.16\.1\.11: magic tag does not match; build"):
         opening(b"what is this")
 
 
