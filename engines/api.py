@@ -1,4 +1,4 @@
-"""Every name of TensorRT's Python interface that the builder uses: data for the test that looks each of them up.
+"""Every name of TensorRT's Python interface that builder and runtime use: data for the test that looks each of them up.
 
 The test looks in TensorRT-RTX, which is installed where tests run, and in lists of names that were read from NVIDIA's
 wheels of TensorRT 10.9, 10.16 and 11.4 (`tests/engines/tensorrt_names.json`), so that a name which does not exist is
@@ -62,10 +62,36 @@ TENSORRT: Final[Names] = {
 """What only the target tensorrt uses."""
 
 RUNTIME: Final[Names] = {
+    "": ("Runtime",),
+    "ILogger": ("Severity", "log"),
+    "ILogger.Severity": ("ERROR", "INTERNAL_ERROR", "WARNING"),
     "Runtime": ("engine_host_code_allowed", "get_plugin_registry", "deserialize_cuda_engine"),
-    "ICudaEngine": ("create_engine_inspector",),
+    "IPluginRegistry": ("all_creators", "load_library"),
+    "ICudaEngine": (
+        "create_engine_inspector",
+        "create_execution_context",
+        "device_memory_size_v2",
+        "get_tensor_dtype",
+        "get_tensor_location",
+        "get_tensor_name",
+        "get_tensor_shape",
+        "num_io_tensors",
+        "num_optimization_profiles",
+    ),
+    "ExecutionContextAllocationStrategy": ("USER_MANAGED",),
+    "TensorLocation": ("DEVICE",),
+    "DataType": ("FLOAT", "INT32", "UINT8"),
+    "IExecutionContext": (
+        "execute_async_v3",
+        "set_device_memory",
+        "set_input_shape",
+        "set_optimization_profile_async",
+        "set_tensor_address",
+        "temporary_allocator",
+    ),
+    "IGpuAsyncAllocator": ("allocate_async", "deallocate_async", "reallocate"),
 }
-"""What `--dump-layers` uses to open a plan; the lean runtime has it as well."""
+"""What runs a plan, here and for `--dump-layers`; the lean runtime has it as well."""
 
 INSPECTOR: Final[Names] = {
     "EngineInspector": ("get_engine_information",),

@@ -155,7 +155,8 @@ class Lane:
         messages.errors.clear()
         refused = self._allocations.take_error()
         self.stream.synchronize()  # a lost device says so here
-        if isinstance(refused, OutOfDeviceMemoryError) or "out of memory" in said.lower() or "outofmemory" in said.lower():
+        no_memory = "outofmemory" in said.lower().replace(" ", "")
+        if isinstance(refused, OutOfDeviceMemoryError) or no_memory:
             raise OutOfDeviceMemoryError(what)
         raise EngineError(f"{self._plan.tensorrt.name} failed on {what}: {said}")
 

@@ -1,10 +1,10 @@
-"""No name of TensorRT is misspelt: what the builder uses exists in every version, and the table holds all of it."""
+"""No name of TensorRT is misspelt: what builder and runtime use exists in every version, and the table has it all."""
 
 from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -34,11 +34,18 @@ CLASSES = {
     "engine": "ICudaEngine",
     "inspector": "EngineInspector",
 }
+# The same for the runtime, where a profile is one of our own.
+RUNTIME_CLASSES = {
+    "runtime": "Runtime",
+    "engine": "ICudaEngine",
+    "context": "IExecutionContext",
+    "severity": "ILogger.Severity",
+}
 ENGINES, RUNTIME_PACKAGE = (Path(file).parent for file in (api.__file__, tensorrt_log.__file__))
-CALLING = (
-    *(ENGINES / name for name in ("network.py", "progress.py", "timing_cache.py")),
-    *(RUNTIME_PACKAGE / name for name in ("tensorrt_log.py",)),
-)
+CALLING = {
+    **{ENGINES / name: CLASSES for name in ("network.py", "progress.py", "timing_cache.py")},
+    **{RUNTIME_PACKAGE / f"tensorrt_{name}.py": RUNTIME_CLASSES for name in ("allocator", "lane", "log", "plan")},
+}
 
 
 def missing(table: Names, found: dict[str, list[str]]) -> list[str]:
@@ -76,7 +83,7 @@ def test_names_exist_in_tensorrt_rtx(table: Names) -> None:
     assert missing(table, {name: dir(holder(name)) for name in table}) == []
 
 
-def used(file: Path) -> Iterator[tuple[str, str]]:
+def used(file: Path, classes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """(class, member) of every attribute in a file whose holder is known by its name."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Attribute):
@@ -86,8 +93,8 @@ def used(file: Path) -> Iterator[tuple[str, str]]:
             yield "", node.attr
         elif chain.startswith("trt."):
             yield chain.removeprefix("trt."), node.attr
-        elif chain in CLASSES:
-            yield CLASSES[chain], node.attr
+        elif chain in classes:
+            yield classes[chain], node.attr
 
 
 def test_the_table_holds_every_name_that_is_used() -> None:
@@ -95,8 +102,8 @@ def test_the_table_holds_every_name_that_is_used() -> None:
     known = {(holder, name) for table in tables for holder, names in table.items() for name in names}
     # A class is known by its members; these are names of variables of ours.
     known |= {("", holder.split(".")[0]) for table in tables for holder in table}
-    found = {(file.name, *pair) for file in CALLING for pair in used(file)}
-    assert len(found) > 50
+    found = {(file.name, *pair) for file, classes in CALLING.items() for pair in used(file, classes)}
+    assert len(found) > 65
     assert sorted(item for item in found if item[1:] not in known) == []
 
 
