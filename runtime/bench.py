@@ -2,6 +2,10 @@
 
 All variants take turns in one process (see `timing`). A variant has two kinds of turns, which take part in the same
 rounds: the model alone, on windows that lie in memory, and the whole job of algm-infer, from files to files.
+
+    report = run_bench(BenchOptions(("dense.onnx", "merged.onnx"), batches=(1, 8), thresholds=(0.8, 0.9)))
+    report.results[0].model.images_per_second.median
+    report.to_dict()  # every figure and raw time
 """
 
 from __future__ import annotations

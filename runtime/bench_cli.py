@@ -95,6 +95,8 @@ def _options(arguments: argparse.Namespace) -> BenchOptions:
     if arguments.labels and not arguments.data:
         raise UsageError("--labels names the ground truth of --data: give both")
     dataset = arguments.dataset or ("folder" if arguments.labels else None)
+    if dataset is None and (arguments.split or arguments.limit):
+        raise UsageError("--split and --limit are for pictures with ground truth: give --dataset or --labels")
     images = arguments.data if arguments.labels and not arguments.dataset else None
     return BenchOptions(
         models=tuple(arguments.models),

@@ -63,7 +63,7 @@ def _speed_columns(report: BenchReport) -> list[Column]:
         columns.append(("GPU events", "images/s [quartiles]", [_device(row) for row in rows]))
     if any(row.job for row in rows):
         values = [_spread(row.job.images_per_second) if row.job else _NONE for row in rows]
-        columns.append(("whole job", "images/s [quartiles]", values))
+        columns.append(("whole job", "pictures/s [quartiles]", values))
         columns.append(("times", "as fast", [_times_job(report, row) for row in rows]))
     if any(row.quality for row in rows):
         columns.append(("", "mIoU", [_NONE if row.mean_iou is None else f"{100 * row.mean_iou:.2f}" for row in rows]))
@@ -107,7 +107,8 @@ def _meaning(report: BenchReport) -> list[str]:
     if any(result.job for result in report.results):
         kinds = ",".join(report.options.job.kinds)
         lines.append(
-            f"Whole job: from picture files to the files of --save {kinds}. Work: seconds in all threads; they overlap."
+            f"Whole job: from picture files to the files of --save {kinds}. Work: share of the seconds in all threads, "
+            "which overlap; cut is the resizing."
         )
     lines.append("Padding avoided: share of a batch padded to its longest window, after the last merge.")
     return lines

@@ -108,6 +108,7 @@ def test_left_out_is_exit_code_5(opened: Opened, folder: Path, capsys: pytest.Ca
         (("--synthetic", "--data", "."), "leave one of them out"),
         (("--labels", "."), "--labels names the ground truth of --data"),
         (("--dataset", "camvid"), "needs --data"),
+        (("--limit", "2"), "for pictures with ground truth"),
         (("--data", "nowhere"), "nowhere"),
         (("--plot", "x.jpg"), "must end in .png, .svg, .pdf"),
         (("--save", "nothing"), "cannot save nothing"),

@@ -1,0 +1,55 @@
+"""Facts about the machine: never an error, whatever the machine lacks."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from algm_trt.runtime import bench_machine
+from algm_trt.runtime.bench_machine import load_average, machine, peak_memory_mib, usable_cores, versions
+
+
+def fake_nvidia_smi(folder: Path, script: str) -> None:
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+
+
+def test_this_machine() -> None:
+    found = machine()
+    assert json.loads(json.dumps(found)) == found
+    assert 1 <= found["usable_cores"] == usable_cores() <= found["cores"]
+    assert found["processor"] == found["processor"].strip()
+    assert load_average() is None or load_average() >= 0
+    assert peak_memory_mib() > 10
+    assert versions()["numpy"] == np.__version__
+    assert all(versions().values())
+
+
+def test_gpus_are_those_of_nvidia_smi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    fake_nvidia_smi(tmp_path, "echo 'NVIDIA L4, 23034 MiB, 570.1'; echo; echo 'NVIDIA L4, 23034 MiB, 570.1'")
+    assert machine()["gpus"] == ["NVIDIA L4, 23034 MiB, 570.1"] * 2
+
+
+@pytest.mark.parametrize("script", ["exit 9", "exec sleep 60"])
+def test_no_gpu_where_nvidia_smi_fails_or_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str) -> None:
+    monkeypatch.setattr(bench_machine, "_PATIENCE", 0.5)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    fake_nvidia_smi(tmp_path, script)
+    assert machine()["gpus"] == []
+
+
+def test_a_system_that_tells_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.delattr(os, "getloadavg")
+    monkeypatch.setattr(bench_machine, "_lines", lambda *_: [])
+    monkeypatch.setenv("PATH", "")
+    found = machine()
+    assert (found["memory_gib"], found["gpus"]) == (None, [])
+    assert load_average() is None
+    assert usable_cores() == os.cpu_count()
