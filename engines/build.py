@@ -20,7 +20,7 @@ from algm_trt.engines.agreement import (
     LABELS_GATE,
     TOKENS_GATE,
     Agreement,
-    compare_precisions,
+    fit_float16,
 )
 from algm_trt.engines.bindings import load_tensorrt
 from algm_trt.engines.cache import locked
@@ -41,7 +41,6 @@ from algm_trt.engines.precision import to_float16
 from algm_trt.engines.progress import BuildProgress
 from algm_trt.engines.source import (
     SourceModel,
-    card_of,
     plugin_nodes,
     read_model,
     with_functions_inlined,
@@ -174,6 +173,7 @@ def _build(job: _Job, record: EngineRecord) -> BuildReport:
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         plan_sha256=hashlib.sha256(content).hexdigest(),
         plan_bytes=content.nbytes,
+        refinements=agreement.refinements if agreement is not None else (),
     )
     extras: dict[Path, bytes] = {}
     notes = [cache.note] if cache is not None and cache.note else []
@@ -236,10 +236,18 @@ def _planned_record(job: _Job) -> EngineRecord:
             "workspace_mib": options.workspace_mib,
             "hardware_compatibility": options.hardware_compatibility,
             "version_compatible": options.version_compatible,
+            "verified_on": _verified_on(job),
         },
         onnx_sha256=source.sha256,
         tool_version=version("algm-trt"),
     )
+
+
+def _verified_on(job: _Job) -> str | None:
+    """The pictures that a float16 graph is fitted on, which decide how much of it stays float32."""
+    if job.precision == job.source.card.precision or not job.options.verify:
+        return None
+    return str(job.options.verify_images or "drawn pictures")
 
 
 def _standing_record(plan: Path, options: BuildOptions) -> EngineRecord | None:
@@ -270,13 +278,11 @@ def _in_precision(job: _Job) -> tuple[onnx.ModelProto, Agreement | None]:
     source, options, progress = job.source, job.options, job.progress
     if job.precision == source.card.precision:
         return source.proto, None
-    half = to_float16(source.proto)
     if not options.verify:
-        return half, None
-    card = card_of(half) or source.card
-    pictures = check_pictures(options.verify_images, card)
+        return to_float16(source.proto), None
+    pictures = check_pictures(options.verify_images, source.card)
     progress.start("Comparing float16 with float32", None, 1)
-    agreement = compare_precisions(source.proto, half, card, pictures)
+    half, agreement = fit_float16(source.proto, source.card, pictures)
     progress.finish("Comparing float16 with float32")
     if not agreement.passed:
         raise VerificationError(

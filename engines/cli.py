@@ -151,8 +151,8 @@ def _parser() -> argparse.ArgumentParser:
         help="put the plugin library into the plan (default: yes)",
     )
     _add_tuning(parser)
-    add("--verify-images", type=Path, metavar="DIR", help="compare float16 on the pictures of this folder")
-    add("--no-verify", action="store_true", help="leave the comparison of float16 with float32 out")
+    add("--verify-images", type=Path, metavar="DIR", help="fit float16 on the pictures of this folder (default: drawn ones)")
+    add("--no-verify", action="store_true", help="plain float16, neither compared with float32 nor fitted")
     add("--save-onnx", action="store_true", help="keep the float16 graph as MODEL.fp16.onnx beside the plan")
     add("--dump-layers", type=Path, metavar="FILE", help="write the layers as JSON")
     add("--force", action="store_true", help="build even if an equal plan is there; overwrite any file")

@@ -58,6 +58,7 @@ class EngineRecord:
         date: of the build, UTC, ISO 8601.
         plan_sha256: of the plan.
         plan_bytes: its size.
+        refinements: parts of a float16 model that were kept in float32 beyond the usual ones.
         format_version: of this record.
     """
 
@@ -74,6 +75,7 @@ class EngineRecord:
     date: str = ""
     plan_sha256: str = ""
     plan_bytes: int = 0
+    refinements: tuple[str, ...] = ()
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -85,7 +87,10 @@ class EngineRecord:
 
     def same_build(self, other: EngineRecord) -> bool:
         """Whether another record tells of the same build, whenever it was made."""
-        mine, theirs = (dataclasses.replace(r, date="", plan_sha256="", plan_bytes=0) for r in (self, other))
+        mine, theirs = (
+            dataclasses.replace(record, date="", plan_sha256="", plan_bytes=0, refinements=())
+            for record in (self, other)
+        )
         return mine == theirs
 
     def to_json(self) -> str:
@@ -104,6 +109,7 @@ class EngineRecord:
             data["card"] = ModelCard.from_json(json.dumps(data["card"]))
             data["plugins"] = data["plugins"] and PluginRecord(**data["plugins"])
             data["compute_capabilities"] = tuple(data["compute_capabilities"])
+            data["refinements"] = tuple(data.get("refinements", ()))
             data["profiles"] = tuple(_triple(profile) for profile in data["profiles"])
             return cls(**data)
         except (ValueError, KeyError, TypeError) as error:

@@ -31,6 +31,7 @@ def record() -> EngineRecord:
         date="2026-01-01T00:00:00+00:00",
         plan_sha256="ef",
         plan_bytes=7,
+        refinements=("merged stream",),
     )
 
 
@@ -41,7 +42,7 @@ def test_json_and_back(record: EngineRecord) -> None:
 
 
 def test_same_build_whenever_it_was_made(record: EngineRecord) -> None:
-    assert record.same_build(replace(record, date="", plan_sha256="", plan_bytes=0))
+    assert record.same_build(replace(record, date="", plan_sha256="", plan_bytes=0, refinements=()))
 
 
 @pytest.mark.parametrize(
