@@ -22,7 +22,10 @@ MAY_IMPORT = {
 }
 THIRD_PARTY = {
     "plugins": {"numpy", "tensorrt", "tensorrt_rtx"},
-    "runtime": {"numpy", "cv2", "PIL", "onnxruntime", "tqdm", "cuda"},
+    "runtime": {
+        *("numpy", "cv2", "PIL", "tqdm", "matplotlib"),
+        *("onnxruntime", "openvino", "onnx", "google", "cuda"),
+    },
     "engines": {
         *("numpy", "onnx", "google", "onnx_graphsurgeon", "onnxruntime", "tqdm"),
         *("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"),
@@ -30,7 +33,10 @@ THIRD_PARTY = {
     "exporter": {"numpy", "torch", "onnx", "onnxscript", "yaml"},
 }
 # These come in only inside the function that needs them: the package must import without them.
-LAZY_ONLY = {"tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "onnxruntime", "cuda"}
+LAZY_ONLY = {
+    *("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "onnxruntime", "openvino", "cuda"),
+    "matplotlib",
+}
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:
