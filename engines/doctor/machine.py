@@ -64,7 +64,7 @@ class Machine:
     """What was found.
 
     Attributes:
-        answers: of every probe, by its name in `probes`.
+        answers: of every probe, by its name in `probes`; `onnxruntime_on_cuda` only where it was worth asking.
         library: the plugin library.
         onnxruntime_packages: installed packages that all bring the module onnxruntime.
         memory_mib: free memory, as far as this process may use it; None if the system does not say.
@@ -86,6 +86,14 @@ class Machine:
         """Execution providers of ONNX Runtime; none if it cannot be imported."""
         answer = self.answers["onnxruntime"]
         return list(answer.value["providers"]) if answer.ok else []
+
+    @property
+    def driver_is_older(self) -> str:
+        """In words, if the driver serves an older CUDA than cuda-python is for; "" otherwise."""
+        answer, bindings = self.answers["driver"], package_version("cuda-bindings")
+        if not answer.ok or not bindings or int(answer.value["cuda"].split(".")[0]) >= int(bindings.split(".")[0]):
+            return ""
+        return f"the NVIDIA driver serves CUDA {answer.value['cuda']}, and cuda-python {bindings} needs a newer one"
 
     def version(self, name: str) -> str:
         """Version of tensorrt, tensorrt_lean, tensorrt_rtx, ...; "" if it cannot be used."""
@@ -116,8 +124,14 @@ def examine(limit: float = 60.0) -> Machine:
         library = pool.submit(_library, limit)
         asked = {name: pool.submit(call, probe, limit=limit) for name, probe in PROBES.items()}
         answers = {name: future.result() for name, future in asked.items()}
-    packages = tuple(name for name in _ONNXRUNTIME_PACKAGES if package_version(name))
-    return Machine(answers, library.result(), packages, free_memory_mib())
+    machine = Machine(answers, library.result(), _onnxruntime_packages(), free_memory_mib())
+    if machine.gpus and "CUDAExecutionProvider" in machine.providers:
+        answers["onnxruntime_on_cuda"] = call(probes.onnxruntime_on_cuda, limit=limit)
+    return machine
+
+
+def _onnxruntime_packages() -> tuple[str, ...]:
+    return tuple(name for name in _ONNXRUNTIME_PACKAGES if package_version(name))
 
 
 def _library(limit: float) -> Library:

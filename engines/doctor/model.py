@@ -161,6 +161,9 @@ def _examine_plan(path: Path, machine: Machine) -> Model:
         else:
             text = "a plan runs on an NVIDIA GPU only, and this machine has none that CUDA can use; for a CPU take the "
             problems.append(Problem("environment", f"{text}.onnx it was built from", LACKS))
+        if machine.driver_is_older:
+            text = f"{machine.driver_is_older}: update the driver, or install the cuda-python of its CUDA version"
+            problems.append(Problem("environment", text, LACKS))
         if not package_version("cuda-bindings"):
             text = "cuda-python is not installed, and plans run through it: pip install cuda-python"
             problems.append(Problem("environment", text, LACKS))

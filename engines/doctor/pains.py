@@ -223,6 +223,14 @@ def _no_faster(name: str, situation: Situation) -> Finding:
     if has_cuda and not machine.gpus:
         evidence = "onnxruntime was made for CUDA, and no GPU can be used: it runs on the CPU"
         return found(name, evidence, "check nvidia-smi and CUDA_VISIBLE_DEVICES, or take --device cpu knowingly")
+    on_cuda = machine.answers.get("onnxruntime_on_cuda")
+    if on_cuda is not None and not on_cuda.ok:
+        evidence = f"onnxruntime was made for CUDA and does not run there: {on_cuda.error}"
+        return found(
+            name, evidence, "install the CUDA and cuDNN that it wants: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        )
+    if machine.driver_is_older:
+        return found(name, machine.driver_is_older, "update the driver, or install the cuda-python of its CUDA version")
     half = model is not None and model.kind == "onnx" and model.card is not None and model.card.precision == "fp16"
     if half and not has_cuda:
         evidence = "a float16 model on ONNX Runtime's CPU: it has no float16 arithmetic and converts all the time"

@@ -114,6 +114,20 @@ def onnxruntime() -> dict[str, Any]:
     return {"version": str(module.__version__), "providers": list(module.get_available_providers())}
 
 
+def onnxruntime_on_cuda() -> dict[str, Any]:
+    """Run the sample model on ONNX Runtime's CUDA provider, which falls back to the CPU in silence when it cannot.
+
+    Raises:
+        MissingDependencyError: it fell back.
+    """
+    from algm_trt.engines.sample import SAMPLE_MODEL, recorded
+    from algm_trt.runtime.onnxruntime_engine import OnnxRuntimeEngine
+
+    engine = OnnxRuntimeEngine(SAMPLE_MODEL, device="cuda")
+    engine.run(recorded().images[:1])
+    return {"description": engine.description}
+
+
 def openvino() -> dict[str, Any]:
     """OpenVINO and its devices."""
     module = importlib.import_module("openvino")

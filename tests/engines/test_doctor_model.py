@@ -210,6 +210,13 @@ def test_no_gpu_no_tensorrt_no_cuda_python(
     assert problems(plan(), machine()) == [("environment", LACKS)] * 3
 
 
+def test_a_driver_that_is_older_than_cuda_python(
+    plan: Callable[..., Path], answers: Callable[[Answer], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("algm_trt.engines.doctor.machine.package_version", lambda name: "14.0.1")
+    assert problems(plan()) == [("environment", LACKS)]
+
+
 def test_another_version_of_tensorrt(plan: Callable[..., Path], answers: Callable[[Answer], None]) -> None:
     answers(BROKEN)
     assert problems(plan()) == [("portability", BREAKS)]

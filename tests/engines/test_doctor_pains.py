@@ -72,6 +72,7 @@ def images(*shape: int | str, dtype: int = 2) -> tuple[Port, ...]:
 LIBRARY = with_library(machine())
 TWO_ONNXRUNTIMES = machine(onnxruntime_packages=("onnxruntime", "onnxruntime-gpu"))
 FOR_CUDA = gives(version="1.30.0", providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
+FALLS_BACK = with_answers(with_gpu(machine()), onnxruntime=FOR_CUDA, onnxruntime_on_cuda=BROKEN)
 WITH_TENSORRT = with_answers(with_gpu(machine()), tensorrt=gives(version="10.16.1.11", module="tensorrt", builder=True))
 OTHER_GPU = Problem("portability", "built for compute capability 8.0, this NVIDIA L4 has 8.9", BREAKS)
 OTHER_PLUGINS = Problem("plugins", "plugins of version 0, this version has 1", BREAKS)
@@ -107,6 +108,7 @@ FOUND = [
     ("free picture sizes", None, onnx_with(inputs=images("b", "h", "w", 3)), 0, "('h', 'w', 3)"),
     ("float16 no faster", TWO_ONNXRUNTIMES, None, 0, "onnxruntime and onnxruntime-gpu"),
     ("float16 no faster", with_answers(machine(), onnxruntime=FOR_CUDA), None, 0, "it runs on the CPU"),
+    ("float16 no faster", FALLS_BACK, None, 0, "does not run there: it cannot be loaded"),
     ("float16 no faster", None, card_with(precision="fp16"), 0, "no float16 arithmetic"),
     ("float16 no faster", with_gpu(machine(), 61, "GTX 1080"), None, 0, "GTX 1080 (compute capability 6.1)"),
     ("float16 no faster", with_gpu(machine()), None, 0, "neither TensorRT nor onnxruntime for CUDA"),
@@ -145,6 +147,15 @@ def test_precision_of_a_plan_shows_on_pictures_only() -> None:
     assert "--selftest" in finding.evidence
     full = replace(PLAN, card=CARD, record=replace(RECORD, card=CARD))
     assert look("float16 degrades the model", WITH_TENSORRT, full).state == "not found"
+
+
+def test_a_driver_that_is_older_than_cuda_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = gives(version="550.1", cuda="12.4", status=0, gpus=[{"name": "L4", "capability": 89, "memory_mib": 1}])
+    monkeypatch.setattr("algm_trt.engines.doctor.machine.package_version", lambda name: "13.0.1")
+    finding = look("float16 no faster", with_answers(machine(), driver=old))
+    assert (finding.state, finding.exit_code) == ("found", 0)
+    assert "serves CUDA 12.4, and cuda-python 13.0.1" in finding.evidence
+    assert with_gpu(machine()).driver_is_older == ""
 
 
 def test_what_needs_a_model_says_so() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -215,6 +216,14 @@ def test_an_engine_without_a_gpu_fails_and_says_so(plugin_library: Path) -> None
     answer = call(rungs.build_and_run, "rtx", "fp16", 89, limit=300.0)
     assert not answer.ok
     assert "NVIDIA" in answer.error
+
+
+def test_names_of_the_registry_exist_in_every_tensorrt() -> None:
+    recorded_names = json.loads(Path(__file__).with_name("tensorrt_names.json").read_text())
+    module = {"get_plugin_registry", "PluginField", "PluginFieldCollection", "PluginFieldType", "TensorRTPhase"}
+    for names in recorded_names.values():
+        assert module <= set(names[""])
+        assert "get_creator" in names["IPluginRegistry"]
 
 
 def test_the_registry_of_the_lean_runtime(plugin_library: Path) -> None:

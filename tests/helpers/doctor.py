@@ -46,7 +46,7 @@ def with_answers(at: Machine, **answers: Answer) -> Machine:
 def with_gpu(at: Machine, capability: int = 89, name: str = "NVIDIA L4") -> Machine:
     """A machine with one GPU."""
     gpu = {"name": name, "capability": capability, "memory_mib": 23034}
-    return with_answers(at, driver=gives(version="580.65", cuda="13.0", status=0, gpus=[gpu]))
+    return with_answers(at, driver=gives(version="580.65", cuda="99.0", status=0, gpus=[gpu]))
 
 
 def with_library(at: Machine, path: Path = Path("/lib/libalgm_plugins.so"), problem: str = "") -> Machine:
