@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import onnx
 import onnxruntime as ort
-from networks import BACKBONES, CLASSES, MERGE, random_config, random_segmenter
+from networks import BACKBONES, CLASSES, MERGE, halfway_threshold, random_config, random_segmenter
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from record import write_record
@@ -76,17 +76,6 @@ def labels_only(graph: onnx.ModelProto) -> onnx.ModelProto:
     return cut
 
 
-def halfway_threshold(model: Model, images: list[NDArray[np.uint8]]) -> float:
-    """Threshold at which half of all windows merge."""
-    low, high = -1.0, 1.0
-    tokens_at_half = 1 + WINDOWS // 2 + (WINDOWS - WINDOWS // 2) * 4
-    for _ in range(16):
-        middle = (low + high) / 2
-        left = statistics.fmean(int(model.run(image, middle)["token_counts"][0, 1]) for image in images)
-        low, high = (middle, high) if left < tokens_at_half else (low, middle)
-    return (low + high) / 2
-
-
 def pictures(folder: Path | None, count: int) -> list[NDArray[np.uint8]]:
     """Pictures of the model's size: drawn, or the first of a folder."""
     if folder is None:
@@ -118,7 +107,11 @@ def main() -> None:
     graph = build_graph(random_segmenter(config, MERGE), SIZE)
     dense_graph = build_graph(random_segmenter(config, None), SIZE)
     merged, dense, head = (Model(proto, arguments.threads) for proto in (graph, dense_graph, labels_only(graph)))
-    threshold = halfway_threshold(merged, images)
+
+    def local_tokens(threshold: float) -> float:
+        return statistics.fmean(int(merged.run(image, threshold)["token_counts"][0, 1]) for image in images)
+
+    threshold = halfway_threshold(local_tokens, config)
     times: dict[str, list[float]] = {"merged": [], "dense": [], "labels in model": [], "labels in runtime": []}
     for _ in range(arguments.rounds):
         for image in images:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from algm_trt.exporter.config import SegmenterConfig
@@ -40,3 +42,20 @@ def random_segmenter(config: SegmenterConfig, merge: MergeSettings | None) -> Se
         elif parameter.dim() > 1:
             torch.nn.init.trunc_normal_(parameter, std=0.02)
     return model
+
+
+def halfway_threshold(local_tokens: Callable[[float], float], config: SegmenterConfig) -> float:
+    """Threshold at which half of the windows of some pictures merge.
+
+    Args:
+        local_tokens: mean tokens of a picture after the local merge, at a threshold.
+        config: of the network, which merges windows of `MERGE.window`.
+    """
+    members = MERGE.window[0] * MERGE.window[1]
+    patches = config.grid[0] * config.grid[1]
+    at_half = config.extra_tokens + patches - patches // members // 2 * (members - 1)
+    low, high = -1.0, 1.0
+    for _ in range(16):
+        middle = (low + high) / 2
+        low, high = (middle, high) if local_tokens(middle) < at_half else (low, middle)
+    return (low + high) / 2

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-import yaml
 from numpy.typing import NDArray
+from official_format import Training, write_checkpoint
 
 from algm_trt.exporter.config import SegmenterConfig
 from algm_trt.exporter.segmenter import Segmenter, full_size_logits, normalise
@@ -161,49 +161,15 @@ def evaluate(checkpoint: Path, merge: bool, threshold: float) -> dict[str, float
     }
 
 
-def variant(steps: int) -> dict[str, object]:
-    """The description that official training writes beside the weights."""
-    return {
-        "algorithm_kwargs": {"batch_size": BATCH, "eval_freq": 1, "num_epochs": 1, "start_epoch": 0},
-        "amp": False,
-        "dataset_kwargs": {
-            "batch_size": BATCH,
-            "crop_size": CROP,
-            "dataset": "drawn_scenes",
-            "image_size": CROP,
-            "merging_window_size": MERGE.window,
-            "normalization": CONFIG.normalization,
-            "num_workers": 0,
-            "patch_type": "algm",
-            "selected_layers": MERGE.layers,
-            "split": "train",
-            "threshold": MERGE.threshold,
-        },
-        "inference_kwargs": {"im_size": CROP, "window_size": CROP, "window_stride": CROP - 32},
-        "log_dir": "sample",
-        "net_kwargs": {
-            "backbone": CONFIG.backbone,
-            "d_model": CONFIG.d_model,
-            "decoder": {
-                "drop_path_rate": 0.0,
-                "dropout": 0.0,
-                "n_cls": CONFIG.n_cls,
-                "n_layers": CONFIG.decoder_layers,
-                "name": CONFIG.decoder,
-            },
-            "distilled": CONFIG.distilled,
-            "drop_path_rate": 0.0,
-            "dropout": 0.0,
-            "image_size": CONFIG.image_size,
-            "n_cls": CONFIG.n_cls,
-            "n_heads": CONFIG.n_heads,
-            "n_layers": CONFIG.n_layers,
-            "normalization": CONFIG.normalization,
-            "patch_size": CONFIG.patch_size,
-        },
-        "optimizer_kwargs": {
+def training(steps: int) -> Training:
+    """How the network was trained, for its `variant.yml`."""
+    return Training(
+        dataset="drawn_scenes",
+        crop=CROP,
+        batch_size=BATCH,
+        log_dir="sample",
+        optimizer={
             "clip_grad": 1.0,
-            "epochs": 1,
             "iter_max": steps,
             "iter_warmup": float(WARM_UP),
             "lr": LEARNING_RATE,
@@ -211,17 +177,12 @@ def variant(steps: int) -> dict[str, object]:
             "sched": "cosine",
             "weight_decay": 0.02,
         },
-        "resume": False,
-        "version": "normal",
-        "world_batch_size": BATCH,
-    }
+    )
 
 
 def write(model: Segmenter, steps: int, folder: Path) -> None:
     """The checkpoint in the official format, and the names and colours of the classes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": model.state_dict(), "n_cls": CONFIG.n_cls, "epoch": 0}, folder / "checkpoint.pth")
-    (folder / "variant.yml").write_text(yaml.dump(variant(steps)), encoding="utf-8")
+    write_checkpoint(folder, model, MERGE, training(steps))
     lines = (",".join(map(str, (name, *colour))) for name, colour in zip(CLASSES, PALETTE, strict=True))
     (folder / "classes.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -1,0 +1,131 @@
+"""Tables of README.md from the recorded results, so that no figure is typed by hand.
+
+    python benchmarks/tables.py            # print the table of every recorded result
+    python benchmarks/tables.py --write    # put them into benchmarks/README.md
+
+In README.md a table stands between `<!-- table: FILE.json -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+HERE: Final = Path(__file__).parent
+README: Final = HERE / "README.md"
+RESULTS: Final = HERE / "results"
+BLOCK: Final = re.compile(r"(?<=<!-- table: )([\w.]+)( -->\n)(.*?)(?=<!-- end -->)", re.DOTALL)
+MISSING: Final = "Not recorded yet.\n"
+
+Record = dict[str, Any]
+
+
+def cpu_table(record: Record) -> str:
+    """Of `cpu_table.py`: milliseconds of every way of running each network, and the ratios."""
+    parts = []
+    for run in record["runs"]:
+        merged = run["windows_merged"]
+        threads = "one thread" if run["threads"] == 1 else f"{run['threads']} threads"
+        parts.append(
+            f"{run['model']}, {threads}, {run['pictures']}, "
+            f"{100 * sum(merged) / len(merged):.0f} % of the windows merged:\n"
+        )
+        by_key = {(row["name"], row["kind"]): row for row in run["variants"]}
+        names = list(dict.fromkeys(row["name"] for row in run["variants"]))
+        rows = []
+        for name in names:
+            dense, both = by_key.get((name, "dense")), by_key.get((name, "merged"))
+            if dense and both:
+                ratio = run["ratios"][f"{name}, merged over {name}, dense"]["times_as_fast"]["median"]
+                equal = min(dense["labels_equal_to_fp32"], both["labels_equal_to_fp32"])
+                cells = [_ms(dense), _ms(both), f"{ratio:.2f}x", _tokens(both), _percent(equal)]
+                rows.append([name, *cells])
+        head = ["", "dense, ms", "merged, ms", "merged over dense", "tokens left", "labels equal to FP32"]
+        parts.append(markdown(head, rows))
+        parts.append(_promises(run["ratios"]))
+        parts.extend(f"Left out: {name} ({reason})\n" for name, reason in run["not_run"].items())
+    parts.extend(
+        f"OpenVINO bf16 on the trained network `{row['checkpoint']}` ({row['pictures']}): "
+        f"{_percent(row['labels_equal'])} of the labels equal to ONNX Runtime's in FP32, {_holds(row)}.\n"
+        for row in record["trained"]
+        if "labels_equal" in row
+    )
+    return "\n".join(parts)
+
+
+def _promises(ratios: Record) -> str:
+    rows = []
+    for name, row in ratios.items():
+        if "least" in row or not _same_way(name):
+            least = f">= {row['least']:g}x, {_holds(row)}" if "least" in row else ""
+            rows.append([name, _spread(row["times_as_fast"], "x"), least])
+    return markdown(["times as fast", "median [quartiles]", "must be"], rows)
+
+
+def _same_way(name: str) -> bool:
+    one, other = name.split(" over ")
+    return one.rsplit(",", 1)[0] == other.rsplit(",", 1)[0]
+
+
+def _ms(row: Record) -> str:
+    return f"{row['ms']['median']:.0f}"
+
+
+def _tokens(row: Record) -> str:
+    counts = [count for count in row["tokens_at_the_end"] if count is not None]
+    return f"{sum(counts) / len(counts):.0f}" if counts else ""
+
+
+def _percent(value: float, digits: int = 2) -> str:
+    return f"{100 * value:.{digits}f} %"
+
+
+def _holds(row: Record) -> str:
+    return "holds" if row["holds"] else "**does not hold**"
+
+
+def _spread(spread: Record, unit: str = "", digits: int = 2) -> str:
+    values = (spread[name] for name in ("median", "lower_quartile", "upper_quartile"))
+    median, lower, upper = (f"{value:.{digits}f}" for value in values)
+    return f"{median}{unit} [{lower} {upper}]"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; numbers in the first column are names, the others are right-aligned."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+TABLES: Final[dict[str, Callable[[Record], str]]] = {"cpu_table.json": cpu_table}
+
+
+def table(name: str) -> str:
+    """The table of a result by its file name; a line that says so where it is not recorded."""
+    file = RESULTS / name
+    return TABLES[name](json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else MISSING
+
+
+def filled(text: str) -> str:
+    """A text with the tables of all its blocks."""
+    return BLOCK.sub(lambda block: f"{block[1]}{block[2]}\n{table(block[1])}\n", text)
+
+
+def main() -> int:
+    """Print or write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="write benchmarks/README.md")
+    if parser.parse_args().write:
+        README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+        return 0
+    for name in TABLES:
+        if (RESULTS / name).is_file():
+            print(f"{name}\n\n{table(name)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
