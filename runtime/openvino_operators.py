@@ -1,0 +1,315 @@
+"""The operators of domain `algm` for one picture, made of OpenVINO's own: what the OpenVINO backend converts with.
+
+The function bodies that a model carries serve batches: they pad, mask and pack. One picture needs none of that: its
+tokens are the rows of one matrix, `cu_seqlens` is [0, rows], and what depends on the grid alone is computed here, in
+NumPy. Semantics are those of `algm_trt.plugins.spec`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from algm_trt.plugins import spec
+from algm_trt.plugins.reference import window_members
+from algm_trt.runtime.engine import EngineError
+
+if TYPE_CHECKING:
+    from openvino import Output
+
+END: Final = np.iinfo(np.int64).max
+SMALLEST_LENGTH: Final = 1e-12
+BELOW_ANY_SIMILARITY: Final = -4.0
+FEW_CLASSES: Final = 4
+"""Classes that may win between four neighbouring patches, at most cells of a picture; measured with 2 to 6."""
+
+
+def local_merge(x: Output, threshold: Output, *, grid: Sequence[int], window: Sequence[int], extra: int) -> list[Any]:
+    """AlgmLocalMerge: x (1, E+N0, C) to y (T1, C), sizes (T1), cu_seqlens (2), token_map (1, N0), count ()."""
+    from openvino import opset15 as op
+
+    members = window_members((grid[0], grid[1]), (window[0], window[1]))
+    windows, size = members.shape
+    x = op.squeeze(x, _longs([0]))
+    rows = op.gather(op.convert(x, "f32"), _longs(extra + members), _long(0))
+    total = op.reduce_sum(_units(rows), _long(1))
+    squares = op.reduce_sum(op.multiply(total, total), _long(1))
+    similarity = op.divide(op.add(squares, _float(-size)), _float(size * (size - 1)))
+    merges = op.greater_equal(similarity, threshold)
+
+    # Merged windows by descending similarity, lower windows first among equals; the others sort behind them.
+    key = op.select(merges, similarity, _float(BELOW_ANY_SIMILARITY))
+    order = op.topk(key, _long(windows), 0, "max", "value", "i32", stable=True).output(1)
+    numbers = _ints(np.arange(windows))
+    rank = op.scatter_elements_update(numbers, order, numbers, _long(0))
+    merged = op.reduce_sum(op.convert(merges, "i32"), _long(0), True)
+    position = op.select(merges, op.add(rank, _int(extra)), _int(-1))
+    position_of_patch = op.gather(position, _longs(_window_of_patch(members)), _long(0))
+    single = op.less(position_of_patch, _int(0))
+    singles_before = op.cumsum(op.convert(single, "i32"), _long(0), exclusive=True)
+    behind = op.add(op.add(singles_before, merged), _int(extra))
+    token_map = op.select(single, behind, position_of_patch)
+
+    # The pool holds the extra tokens, the means of all windows, and all patches.
+    means = op.convert_like(op.divide(op.reduce_sum(rows, _long(1)), _float(size)), x)
+    pool = op.concat([_rows(x, 0, extra), means, _rows(x, extra, END)], 0)
+    lead = _ints(np.arange(extra))
+    chosen = op.add(_rows(order, 0, merged), _int(extra))
+    patches = op.add(_where(single), _int(extra + windows))
+    source = op.concat([lead, chosen, patches], 0)
+    y = op.gather(pool, source, _long(0))
+    sizes = op.gather(_ints(np.repeat([1, size, 1], [extra, windows, windows * size])), source, _long(0))
+    return [y, sizes, _cu_seqlens(y), op.unsqueeze(token_map, _longs([0])), _count(y)]
+
+
+def global_merge(x: Output, sizes: Output, _: Output, token_map: Output, *, layer: int, extra: int) -> list[Any]:
+    """AlgmGlobalMerge: x (T1, C), sizes (T1) and token_map (1, N0) to y (T2, C) and its own; A even rows, B odd."""
+    from openvino import opset15 as op
+
+    rows = op.convert(x, "f32")
+    units = _units(rows)
+    similarity = op.matmul(_rows(units, 0, END, 2), _rows(units, 1, END, 2), False, True)
+    a, b = _every_second(x, 0), _every_second(x, 1)
+    can_receive = op.greater_equal(op.unsqueeze(b, _longs([0])), _int(extra - 1))
+    similarity = op.select(can_receive, similarity, _float(BELOW_ANY_SIMILARITY))
+    best = op.reduce_max(similarity, _long(1), True)
+    # The lowest index among the best; one that is not a number has none.
+    is_best = op.equal(similarity, best)
+    choice = op.reduce_min(op.select(is_best, op.unsqueeze(b, _longs([0])), _int(spec.MAX_TOKENS)), _long(1))
+    best = op.squeeze(best, _longs([1]))
+
+    # The picture's own threshold: mean + std / layer over A without the class token.
+    candidates = _rows(best, 1, END)
+    count = op.convert(op.shape_of(candidates, "i32"), "f32")
+    mean = op.divide(op.reduce_sum(candidates, _long(0), True), op.maximum(count, _float(1)))
+    deviation = op.subtract(candidates, mean)
+    squares = op.reduce_sum(op.multiply(deviation, deviation), _long(0), True)
+    variance = op.divide(squares, op.maximum(op.subtract(count, _float(1)), _float(1)))
+    limit = op.add(mean, op.divide(op.sqrt(variance), _float(layer)))
+    enough = op.logical_and(op.greater(count, _float(1)), op.greater(op.shape_of(b, "i32"), _ints([extra - 1])))
+    may_merge = op.logical_and(op.greater(a, _int(0)), enough)
+    merges = op.logical_and(may_merge, op.greater_equal(best, limit))
+
+    # New positions: extra tokens, A that stay, B.
+    keeps = op.logical_not(merges)
+    kept = op.reduce_sum(op.convert(keeps, "i32"), _long(0), True)
+    kept_before = op.cumsum(op.convert(keeps, "i32"), _long(0), exclusive=True)
+    behind_first = op.select(op.greater(a, _int(0)), _int(extra - 1), _int(0))
+    position_a = op.select(merges, op.add(kept, choice), op.add(kept_before, behind_first))
+    position_b = op.select(op.less(b, _int(extra - 1)), op.add(b, _int(1)), op.add(kept, b))
+
+    # Size-weighted means: a matrix of ones and zeros adds every source to its destination.
+    weights = op.unsqueeze(op.convert(sizes, "f32"), _longs([1]))
+    goes_to = op.select(merges, choice, _int(-1))
+    joins = op.convert(op.equal(op.unsqueeze(b, _longs([1])), op.unsqueeze(goes_to, _longs([0]))), "f32")
+    rows_a, rows_b = _rows(rows, 0, END, 2), _rows(rows, 1, END, 2)
+    weights_a, weights_b = _rows(weights, 0, END, 2), _rows(weights, 1, END, 2)
+    arrived_weight = op.matmul(joins, weights_a, False, False)
+    new_weights_b = op.add(arrived_weight, weights_b)
+    sums = op.add(op.multiply(rows_b, weights_b), op.matmul(joins, op.multiply(rows_a, weights_a), False, False))
+    new_rows_b = op.select(op.greater(arrived_weight, _float(0)), op.divide(sums, new_weights_b), rows_b)
+
+    # The pool holds all of A, then all of B.
+    length_a = op.shape_of(a, "i32")
+    staying, second = _where(keeps), op.add(b, length_a)
+    lead = [_rows(staying, 0, 1), _rows(second, 0, extra - 1)]
+    source = op.concat([*lead, _rows(staying, 1, END), _rows(second, extra - 1, END)], 0)
+    y = op.convert_like(op.gather(op.concat([rows_a, new_rows_b], 0), source, _long(0)), x)
+    pool_weights = op.squeeze(op.concat([weights_a, new_weights_b], 0), _longs([1]))
+    new_sizes = op.convert(op.gather(pool_weights, source, _long(0)), "i32")
+    in_pool = op.add(op.multiply(op.mod(token_map, _int(2)), length_a), op.divide(token_map, _int(2)))
+    new_map = op.gather(op.concat([position_a, position_b], 0), in_pool, _long(0))
+    return [y, new_sizes, _cu_seqlens(y), new_map, _count(y)]
+
+
+def packed_attention(qkv: Output, _: Output, *, heads: int) -> list[Any]:
+    """AlgmPackedAttention: qkv (T, 3C) to (T, C), in the form that OpenVINO fuses."""
+    from openvino import opset15 as op
+
+    split = op.reshape(qkv, _longs([1, -1, 3, heads, _static(qkv, 1) // 3 // heads]), False)
+    by_head = op.transpose(split, _longs([2, 0, 3, 1, 4]))
+    q, k, v = (op.squeeze(part, _longs([0])) for part in op.split(by_head, _long(0), 3).outputs())
+    depth = _static(qkv, 1) // 3 // heads
+    scale = op.convert_like(_float(depth**-0.5), qkv)
+    scores = op.matmul(op.multiply(q, scale), k, False, True)
+    mixed = op.matmul(op.softmax(scores, -1), v, False, False)
+    return [op.reshape(op.transpose(mixed, _longs([0, 2, 1, 3])), _longs([-1, heads * depth]), False)]
+
+
+def append_tokens(x: Output, _: Output, tokens: Output, *, drop: int) -> list[Any]:
+    """AlgmAppendTokens: x (T, C) and tokens (K, C) to (T - drop + K, C) and its cu_seqlens."""
+    from openvino import opset15 as op
+
+    y = op.concat([_rows(op.convert_like(x, tokens), drop, END), tokens], 0)
+    return [y, _cu_seqlens(y)]
+
+
+def unmerge(x: Output, _: Output, token_map: Output, *, appended: int, drop: int) -> list[Any]:
+    """AlgmUnmerge: x (T, C) to the grid (1, N0, C), and to the last `appended` tokens (1, appended, C) if any."""
+    from openvino import opset15 as op
+
+    grid = op.gather(x, op.add(token_map, _int(-drop)), _long(0))
+    return [grid, op.unsqueeze(_rows(x, -appended, END), _longs([0]))] if appended else [grid]
+
+
+def labels(logits: Output, *, size: Sequence[int]) -> list[Any]:
+    """AlgmLabels: logits (1, h, w, K) to labels (1, H, W) int32; H and W are the same whole multiple of h and w."""
+    from openvino import opset15 as op
+
+    height, width, classes = (_static(logits, axis) for axis in (1, 2, 3))
+    patch = size[0] // height
+    if [height * patch, width * patch] != list(size):
+        raise EngineError(f"labels of {size[0]}x{size[1]} on a grid of {height}x{width}: patches are not square")
+    # The pixels between four neighbouring patches are a cell, `patch` a side; those at the border reach beyond the
+    # picture by `before` pixels. A cell's corners are four rows of the scores.
+    before = (patch + 1) // 2
+    scores = op.reshape(op.convert(logits, "f32"), _longs([-1, classes]), False)
+    corners = op.gather(scores, _longs(_corner_rows(height, width)), _long(0))
+    weights = op.constant(_corner_weights(patch, before))
+
+    # The weights of a pixel add up to one: a class whose best corner is below another class's worst one cannot win in
+    # the cell. Few classes can in most cells; the other cells are done again.
+    to_beat = op.reduce_max(op.reduce_min(corners, _long(1)), _long(1), True)
+    able = op.greater_equal(op.reduce_max(corners, _long(1)), to_beat)
+    able_count = op.reduce_sum(op.convert(able, "i32"), _long(1))
+    few = min(FEW_CLASSES, classes)
+    winners = _cell_winners(corners, able, _long(few), weights)
+    crowded = _where(op.greater(able_count, _int(few)))
+    most = op.maximum(op.reduce_max(able_count, _long(0)), _int(1))
+    rows = [op.gather(values, crowded, _long(0)) for values in (corners, able)]
+    winners = op.scatter_update(winners, crowded, _cell_winners(rows[0], rows[1], most, weights), _long(0))
+
+    by_cell = op.reshape(winners, _longs([height + 1, width + 1, patch, patch]), False)
+    padded_size = _longs([1, (height + 1) * patch, (width + 1) * patch])
+    padded = op.reshape(op.transpose(by_cell, _longs([0, 2, 1, 3])), padded_size, False)
+    stop = _longs([before + size[0], before + size[1]])
+    return [op.slice(padded, _longs([before, before]), stop, _longs([1, 1]), _longs([1, 2]))]
+
+
+def _cell_winners(corners: Any, able: Any, slots: Any, weights: Any) -> Any:
+    """Best class of every pixel of cells, (n, pixels) int32, if at most `slots` classes are able to win in each.
+
+    Slots that a cell does not need hold classes that cannot win there.
+    """
+    from openvino import opset15 as op
+
+    candidates = op.topk(op.convert(able, "f32"), slots, 1, "max", "index", "i32").output(1)
+    kept = op.gather(corners, candidates, _long(2), batch_dims=1)
+    values = op.matmul(op.transpose(kept, _longs([0, 2, 1])), weights, False, False)
+    winner = op.topk(values, _long(1), 1, "max", "value", "i32", stable=True).output(1)
+    return op.gather(candidates, op.squeeze(winner, _longs([1])), _long(1), batch_dims=1)
+
+
+CONVERTERS: Final[Mapping[str, tuple[Callable[..., list[Any]], Mapping[str, str]]]] = {
+    spec.LOCAL_MERGE.name: (local_merge, {"grid": "grid", "window": "window", "extra": "extra_tokens"}),
+    spec.GLOBAL_MERGE.name: (global_merge, {"layer": "layer", "extra": "extra_tokens"}),
+    spec.PACKED_ATTENTION.name: (packed_attention, {"heads": "heads"}),
+    spec.APPEND_TOKENS.name: (append_tokens, {"drop": "drop"}),
+    spec.UNMERGE.name: (unmerge, {"appended": "appended", "drop": "drop"}),
+    spec.LABELS.name: (labels, {"size": "size"}),
+}
+"""The builder of every operator, and its arguments with the attributes that they are."""
+
+
+def _units(rows: Any) -> Any:
+    """Rows divided by their lengths."""
+    from openvino import opset15 as op
+
+    lengths = op.maximum(op.reduce_l2(rows, _longs([-1]), True), _float(SMALLEST_LENGTH))
+    return op.divide(rows, lengths)
+
+
+def _rows(x: Any, start: int, stop: Any, step: int = 1) -> Any:
+    """Rows of x as a Python slice takes them; `stop` may be a node of shape (1)."""
+    from openvino import opset15 as op
+
+    end = _longs([stop]) if isinstance(stop, int) else stop
+    return op.slice(x, _longs([start]), end, _longs([step]), _longs([0]))
+
+
+def _every_second(x: Any, first: int) -> Any:
+    """0, 1, 2, ...: one number for every second row of x, from row `first` on."""
+    from openvino import opset15 as op
+
+    rows = op.gather(op.shape_of(x, "i32"), _long(0), _long(0))
+    return op.range(_int(0), op.divide(op.add(rows, _int(1 - first)), _int(2)), _int(1), "i32")
+
+
+def _where(condition: Any) -> Any:
+    """Ascending indices at which a vector is true."""
+    from openvino import opset15 as op
+
+    return op.squeeze(op.non_zero(condition, "i32"), _longs([0]))
+
+
+def _cu_seqlens(y: Any) -> Any:
+    from openvino import opset15 as op
+
+    return op.concat([_ints([0]), op.slice(op.shape_of(y, "i32"), _longs([0]), _longs([1]), _longs([1]))], 0)
+
+
+def _count(y: Any) -> Any:
+    from openvino import opset15 as op
+
+    return op.gather(op.shape_of(y, "i32"), _long(0), _long(0))
+
+
+def _window_of_patch(members: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Window that each patch of the grid lies in."""
+    window = np.empty(members.size, np.int64)
+    window[members] = np.arange(len(members))[:, None]
+    return window
+
+
+def _corner_rows(height: int, width: int) -> NDArray[np.int64]:
+    """Patches at the corners of every cell, (cells, 4): the border repeats."""
+    below, right = np.arange(height + 1), np.arange(width + 1)
+    rows = np.stack([below - 1, below]).clip(0, height - 1)
+    columns = np.stack([right - 1, right]).clip(0, width - 1)
+    corners = rows[:, None, :, None] * width + columns[None, :, None, :]
+    return np.asarray(corners.reshape(4, -1).T, np.int64)
+
+
+def _corner_weights(patch: int, before: int) -> NDArray[np.float32]:
+    """Weights (4, patch * patch) of a cell's corners for its pixels, corners as in `_corner_rows`."""
+    far = ((np.arange(patch) - before + 0.5) / patch + 0.5).astype(np.float32)
+    axis = np.stack([1 - far, far])
+    return (axis[:, None, :, None] * axis[None, :, None, :]).reshape(4, -1)
+
+
+def _static(value: Any, axis: int) -> int:
+    """A dimension that the model fixes."""
+    return int(value.get_partial_shape()[axis].get_length())
+
+
+def _float(value: float) -> Any:
+    from openvino import opset15 as op
+
+    return op.constant(np.float32(value))
+
+
+def _int(value: int) -> Any:
+    from openvino import opset15 as op
+
+    return op.constant(np.int32(value))
+
+
+def _long(value: int) -> Any:
+    from openvino import opset15 as op
+
+    return op.constant(np.int64(value))
+
+
+def _ints(values: Any) -> Any:
+    from openvino import opset15 as op
+
+    return op.constant(np.asarray(values, np.int32))
+
+
+def _longs(values: Any) -> Any:
+    from openvino import opset15 as op
+
+    return op.constant(np.asarray(values, np.int64))
