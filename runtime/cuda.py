@@ -237,7 +237,7 @@ class Device:
         with self.current():
             address = int(self.call("cudaHostAlloc", max(1, size), 0, what="page-locked memory of the host"))
         memory = (ctypes.c_uint8 * size).from_address(address)
-        weakref.finalize(memory, _free_pinned, self.bindings, address)
+        weakref.finalize(memory, _free_pinned, self.bindings, address).atexit = False
         array: NDArray[Any] = np.ctypeslib.as_array(memory).view(kind).reshape(shape)
         return array
 

@@ -100,8 +100,9 @@ class TensorRTEngine:
     def window_runner(self, batch_size: int) -> WindowRunner:
         """See `algm_trt.runtime.window_runner.EngineWithRunner`."""
         if self._kernels is None:
-            return HostCutWindowRunner(self.card, self._lanes)
-        return DeviceWindowRunner(SlideParts(self.card, self._device, self._transfers, self._kernels), self._lanes)
+            return HostCutWindowRunner(self.card, self._lanes, batch_size)
+        parts = SlideParts(self.card, self._device, self._transfers, self._kernels)
+        return DeviceWindowRunner(parts, self._lanes, batch_size)
 
     def close(self) -> None:
         """Wait for what is running and free everything."""

@@ -133,20 +133,24 @@ class Lane:
     def _context(self, profile: int) -> Any:
         """The context of a profile; all of a lane share the memory for activations, since one runs at a time."""
         if profile not in self._contexts:
-            trt, engine = self._plan.tensorrt.module, self._plan.engine
             if self._activations is None:
-                size = max(1, engine.device_memory_size_v2)
+                size = max(1, self._plan.engine.device_memory_size_v2)
                 self._activations = self._device.allocate(size, "TensorRT's activations")
-            context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-            if context is None:
-                self._raise_failure("an execution context")
-            context.temporary_allocator = self._allocator
-            if not context.set_optimization_profile_async(profile, self.stream.handle):
-                self._raise_failure(f"profile {profile}")
-            context.set_device_memory(self._activations.address, self._activations.size)
-            self.stream.synchronize()
-            self._contexts[profile] = context
+            with self._plan.making:
+                self._contexts[profile] = self._make_context(profile, self._activations)
         return self._contexts[profile]
+
+    def _make_context(self, profile: int, activations: DeviceBuffer) -> Any:
+        trt, engine = self._plan.tensorrt.module, self._plan.engine
+        context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if context is None:
+            self._raise_failure("an execution context")
+        context.temporary_allocator = self._allocator
+        if not context.set_optimization_profile_async(profile, self.stream.handle):
+            self._raise_failure(f"profile {profile}")
+        context.set_device_memory(activations.address, activations.size)
+        self.stream.synchronize()
+        return context
 
     def _raise_failure(self, what: str) -> None:
         """Say why TensorRT refused: no memory, a lost device, or its own words."""

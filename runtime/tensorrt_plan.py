@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,6 +66,7 @@ class OpenPlan:
         messages: what TensorRT says.
         logger: fills them.
         tensors: inputs and outputs by name.
+        making: held while something is made from the engine: its contexts have threads of their own, it has not.
     """
 
     record: EngineRecord
@@ -74,6 +76,7 @@ class OpenPlan:
     messages: Messages
     logger: Any
     tensors: dict[str, Tensor]
+    making: threading.Lock = field(default_factory=threading.Lock)
 
 
 def read_plan(path: Path) -> tuple[EngineRecord, bytes]:

@@ -114,10 +114,11 @@ class DeviceWindowRunner:
         lanes: of the engine.
     """
 
-    def __init__(self, parts: SlideParts, lanes: Lanes) -> None:
+    def __init__(self, parts: SlideParts, lanes: Lanes, batch_size: int) -> None:
         self.lanes = lanes.count
         self._parts = parts
         self._lanes = lanes
+        self._capacity = lanes.capacity(batch_size)
 
     def place(self, canvas: NDArray[np.uint8], plan: WindowPlan) -> DeviceCanvas:
         """See `WindowRunner.place`.
@@ -142,7 +143,7 @@ class DeviceWindowRunner:
         limit = checked_threshold(threshold, self._parts.card)
         found = []
         with self._lanes.lane() as lane:
-            lane.reserve(self._lanes.capacity(len(requests)))
+            lane.reserve(self._capacity)
             for piece in self._lanes.pieces(len(requests)):
                 part = requests[piece.start : piece.stop]
                 self._cut(lane, part)
@@ -180,10 +181,11 @@ class HostCutWindowRunner:
         lanes: of the engine.
     """
 
-    def __init__(self, card: ModelCard, lanes: Lanes) -> None:
+    def __init__(self, card: ModelCard, lanes: Lanes, batch_size: int) -> None:
         self.lanes = lanes.count
         self._card = card
         self._lanes = lanes
+        self._capacity = lanes.capacity(batch_size)
         self._turn = threading.Lock()
 
     def place(self, canvas: NDArray[np.uint8], plan: WindowPlan) -> NDArray[np.uint8]:
@@ -201,7 +203,7 @@ class HostCutWindowRunner:
         limit = checked_threshold(threshold, self._card)
         found = []
         with self._lanes.lane() as lane:
-            lane.reserve(self._lanes.capacity(len(requests)))
+            lane.reserve(self._capacity)
             for piece in self._lanes.pieces(len(requests)):
                 part = requests[piece.start : piece.stop]
                 images = lane.pinned("images")[: piece.count]
