@@ -116,7 +116,8 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_inference_imports_without_torch_and_onnx() -> None:
-    modules = [f"algm_trt.runtime.{file.stem}" for file in files("runtime") if file.stem != "__init__"]
+    parts = [file.relative_to(ROOT).with_suffix("").parts for file in files("runtime") if file.stem != "__init__"]
+    modules = [".".join(("algm_trt", *part)) for part in parts]
     done = run("import importlib\n" + "\n".join(f"importlib.import_module('{name}')" for name in modules))
     assert done.stderr == ""
     assert done.returncode == 0

@@ -21,7 +21,9 @@ def marked(name: str) -> Matches:
 RUNGS: dict[str, Matches] = {
     "L0 NumPy = PyTorch operators": in_files("exporter/test_ops", "plugins/test_reference"),
     "L1 ONNX Runtime = PyTorch = official code": in_files("test_functions", "test_graph", "test_golden"),
-    "L2 kernels compile, and run on the CPU twin": in_files("test_cpu_twin", "test_library", "test_plugin_enqueue"),
+    "L2 kernels compile, and run on the CPU twin": in_files(
+        "test_cpu_twin", "test_slide_kernels", "test_library", "test_plugin_enqueue"
+    ),
     "L3 TensorRT-RTX builds with the plugins": marked("rtx"),
     "L4 kernels on a GPU": marked("gpu"),
     "L5 TensorRT's own plugin registry": in_files("test_plugin_registry", "test_plugins_gpu"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from algm_trt.runtime.bench_figures import JobFigures, ModelFigures, TokenFigures, ratio
+from algm_trt.runtime.bench.figures import JobFigures, ModelFigures, TokenFigures, ratio
 from algm_trt.runtime.timing import Samples, Spread
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from algm_trt.runtime import bench_machine
-from algm_trt.runtime.bench_machine import load_average, machine, peak_memory_mib, usable_cores, versions
+from algm_trt.runtime.bench import machine as bench_machine
+from algm_trt.runtime.bench.machine import load_average, machine, peak_memory_mib, usable_cores, versions
 
 
 def fake_nvidia_smi(folder: Path, script: str) -> None:

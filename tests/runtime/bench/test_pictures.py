@@ -10,7 +10,7 @@ from helpers.fake_engine import color_picture, make_card
 from PIL import Image
 
 from algm_trt.plugins.errors import UsageError
-from algm_trt.runtime.bench_pictures import (
+from algm_trt.runtime.bench.pictures import (
     MOST_WINDOWS,
     drawn_files,
     drawn_pictures,

@@ -14,9 +14,9 @@ from helpers.fake_engine import FakeEngine, color_picture
 from PIL import Image
 
 from algm_trt.plugins.errors import AlgmError, UsageError
-from algm_trt.runtime import bench
-from algm_trt.runtime.bench import run_bench
-from algm_trt.runtime.bench_report import BenchOptions, BenchReport
+from algm_trt.runtime.bench import run as bench
+from algm_trt.runtime.bench.report import BenchOptions, BenchReport
+from algm_trt.runtime.bench.run import run_bench
 from algm_trt.runtime.engine import EngineOutput
 from algm_trt.runtime.evaluate import EvaluationOptions
 from algm_trt.runtime.evaluation_job import EvaluationJob, run_evaluation

@@ -9,9 +9,9 @@ from helpers.bench import install
 from PIL import Image
 
 from algm_trt.plugins.errors import UsageError
-from algm_trt.runtime.bench import run_bench
-from algm_trt.runtime.bench_plot import check_plot, draw_plot
-from algm_trt.runtime.bench_report import BenchOptions, BenchReport
+from algm_trt.runtime.bench.plot import check_plot, draw_plot
+from algm_trt.runtime.bench.report import BenchOptions, BenchReport
+from algm_trt.runtime.bench.run import run_bench
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from helpers.bench import Opened, install
 from helpers.fake_engine import color_picture
 from PIL import Image
 
-from algm_trt.runtime import bench, bench_machine
-from algm_trt.runtime.bench_cli import _DATASETS, main
-from algm_trt.runtime.bench_machine import busy_warning, usable_cores
+from algm_trt.runtime.bench import machine as bench_machine
+from algm_trt.runtime.bench import run as bench
+from algm_trt.runtime.bench.cli import _DATASETS, main
+from algm_trt.runtime.bench.machine import busy_warning, usable_cores
 from algm_trt.runtime.evaluation_sets import DATASETS
 
 FAST = ("--rounds", "1", "--pictures", "2")

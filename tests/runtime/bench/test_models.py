@@ -9,7 +9,7 @@ import pytest
 from helpers.bench import install
 
 from algm_trt.plugins.errors import UsageError
-from algm_trt.runtime.bench_models import ModelArgument, open_contenders
+from algm_trt.runtime.bench.models import ModelArgument, open_contenders
 from algm_trt.runtime.engine_options import EngineOptions
 
 DEFAULTS = EngineOptions(threads=3, cpu_precision="bf16")

@@ -1,0 +1,193 @@
+"""The command algm-bench: speed of models, thresholds, batch sizes and backends, measured against each other."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from algm_trt.plugins.errors import PartialFailureError, UsageError
+from algm_trt.runtime.command import INTERRUPTED, VersionAction, positive_int, run_command
+from algm_trt.runtime.engine_arguments import add_engine_arguments, engine_options
+
+if TYPE_CHECKING:
+    from algm_trt.runtime.bench.report import BenchOptions, BenchReport
+
+_DATASETS = ("ade20k", "cityscapes", "pascal_context", "coco_stuff", "coco_panoptic", "camvid", "folder")
+_PROBLEMS_SHOWN = 20
+_EPILOG = """\
+models: [BACKEND[-DEVICE][-PRECISION]:]MODEL
+  model.onnx, model.plan         with --backend, --device and --cpu-precision
+  onnxruntime:model.onnx         with a backend of its own, to compare backends in one table;
+  openvino-bf16:model.onnx       a prefix replaces these three options: onnxruntime-cpu, onnxruntime-cuda, openvino,
+                                 openvino-bf16, tensorrt
+  checkpoint.pth, checkpoint.pth:dense   in PyTorch, as trained or without merging
+
+pictures: unlike ones, since pictures merge unlike numbers of tokens
+  (default)                      drawn scenes of the model's size, busy and calm
+  --data FOLDER                  photographs
+  --data FOLDER --labels DIR     with ground truth: files of equal names, values are the model's class ids
+  --data ROOT --dataset NAME     a data set as in algm-eval: mean IoU over all of it, speed on its first pictures
+  --repeat-one                   the first picture stands for all: the official way of measuring, and marked as such
+
+Every model, threshold and batch size takes its turn in every round, in one process; figures are medians and quartiles
+over rounds. The model alone runs on windows in memory (at most 64 of them, or one batch), the whole job from picture
+files to files written in a temporary folder. --plot draws images/s of the model alone at the largest batch against the
+mean IoU, or without ground truth against the tokens kept.
+
+exit codes: 0 measured; 1 failed; 2 wrong usage; 4 the machine lacks something that is asked for; 5 some variants or
+pictures were left out: they are named; 130 interrupted, with the figures so far if there are any.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    interrupted = "interrupted before anything was measured"
+    return run_command("algm-bench", lambda: _bench(arguments), interrupted=interrupted)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    # Imported here: --help and usage errors need none of it.
+    from algm_trt.runtime.bench.machine import busy_warning, load_average
+    from algm_trt.runtime.bench.plot import check_plot, draw_plot
+    from algm_trt.runtime.bench.run import run_bench
+    from algm_trt.runtime.bench.table import report_lines
+
+    options = _options(arguments)
+    if arguments.plot:
+        check_plot(arguments.plot)
+    warning = busy_warning(load_average())
+    if warning and not arguments.quiet:
+        _say(sys.stderr, f"algm-bench: {warning}")
+    report = run_bench(options)
+    if arguments.json:
+        _write_json(report, arguments.json)
+    if not arguments.quiet:
+        _say(sys.stdout, "\n".join(report_lines(report)))
+    if arguments.plot:
+        draw_plot(report, arguments.plot)
+    for problem in report.problems[:_PROBLEMS_SHOWN]:
+        _say(sys.stderr, f"algm-bench: {problem}")
+    if report.interrupted:
+        _say(sys.stderr, "algm-bench: interrupted; the figures are of the turns before")
+        return INTERRUPTED
+    return PartialFailureError.exit_code if report.problems else 0
+
+
+def _options(arguments: argparse.Namespace) -> BenchOptions:
+    """What the arguments ask for.
+
+    Raises:
+        UsageError: arguments that exclude each other.
+    """
+    from algm_trt.runtime.bench.report import BenchOptions
+    from algm_trt.runtime.evaluation_sets import Places
+    from algm_trt.runtime.job import JobOptions
+    from algm_trt.runtime.pipeline import PipelineOptions
+    from algm_trt.runtime.writers import parse_kinds
+
+    if arguments.synthetic and arguments.data:
+        raise UsageError("--synthetic draws pictures, --data takes them from a folder: leave one of them out")
+    if arguments.labels and not arguments.data:
+        raise UsageError("--labels names the ground truth of --data: give both")
+    dataset = arguments.dataset or ("folder" if arguments.labels else None)
+    if dataset is None and (arguments.split or arguments.limit):
+        raise UsageError("--split and --limit are for pictures with ground truth: give --dataset or --labels")
+    images = arguments.data if arguments.labels and not arguments.dataset else None
+    return BenchOptions(
+        models=tuple(arguments.models),
+        data=arguments.data,
+        dataset=dataset,
+        places=Places(split=arguments.split, images=images, labels=arguments.labels),
+        limit=arguments.limit,
+        pictures=arguments.pictures,
+        batches=arguments.batch,
+        thresholds=arguments.thresholds,
+        repeat_one=arguments.repeat_one,
+        rounds=arguments.rounds,
+        warmup=arguments.warmup,
+        seed=arguments.seed,
+        whole_job=not arguments.no_job,
+        job=JobOptions(
+            pipeline=PipelineOptions(arguments.mode, arguments.stride, workers=arguments.workers),
+            kinds=parse_kinds(arguments.save),
+            max_pixels=arguments.max_pixels,
+            quiet=True,
+        ),
+        engine=engine_options(arguments),
+        quiet=arguments.quiet,
+    )
+
+
+def _write_json(report: BenchReport, path: Path) -> None:
+    from algm_trt.runtime.files import renamed_together
+
+    with renamed_together() as temporary:
+        temporary(path).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+
+def _say(stream: TextIO, text: str) -> None:
+    """Print on any terminal: what its encoding lacks is escaped."""
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """An argument such as 0.8,0.9."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be numbers with commas between, got {text!r}") from error
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """An argument such as 1,8,32."""
+    try:
+        return tuple(positive_int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be whole numbers with commas between, got {text!r}") from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="algm-bench",
+        description="Measure models against each other: images/s, latency, tokens, and where the time goes.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("models", nargs="+", metavar="MODEL", help="model.onnx, an engine file, or checkpoint.pth[:dense]; see below")
+    _add_pictures(parser)
+    add("--batch", type=_counts, default=(1,), metavar="B,...", help="windows that a model gets at a time (default: 1)")
+    add("--thresholds", type=_numbers, default=(), metavar="T,...", help="merging similarities (default: the model's)")
+    add("--rounds", type=positive_int, default=5, metavar="N", help="turns of each variant (default: 5)")
+    add("--warmup", type=positive_int, default=1, metavar="N", help="turns of each before, not timed (default: 1)")
+    add("--seed", type=int, default=0, metavar="N", help="of the order within the rounds (default: 0)")
+    add("--no-job", action="store_true", help="measure the model alone, not the whole job")
+    add("--save", default="labels,overlay", metavar="KINDS", help="files of the whole job (default: labels,overlay)")
+    add("--mode", choices=("slide", "whole"), default="slide", help="windows over the picture, or the picture resized")
+    add("--stride", type=positive_int, metavar="N", help="step of the windows in pixels (default: the model's)")
+    add("--workers", type=positive_int, metavar="N", help="threads that read, and that write (default: as algm-infer)")
+    add_engine_arguments(parser)
+    add("--json", type=Path, metavar="FILE", help="write all figures and raw times as JSON")
+    add("--plot", type=Path, metavar="FILE", help="draw the trade-off as .png, .svg or .pdf; needs matplotlib")
+    add("-q", "--quiet", action="store_true", help="print errors only")
+    add("--version", action=VersionAction, nargs=0, help="print the version")
+    return parser
+
+
+def _add_pictures(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--data", type=Path, metavar="FOLDER", help="pictures, or the root of --dataset")
+    add("--synthetic", action="store_true", help="drawn scenes (the default without --data)")
+    add("--dataset", choices=_DATASETS, help="layout of --data with ground truth, as in algm-eval")
+    add("--labels", type=Path, metavar="DIR", help="folder of the label files of --data")
+    add("--split", metavar="NAME", help="part of the data set")
+    add("--limit", type=positive_int, metavar="N", help="mean IoU over the first N pictures only")
+    add("--pictures", type=positive_int, metavar="N", help="of a whole job (default: 16, or the largest batch)")
+    add("--max-pixels", type=positive_int, default=100_000_000, metavar="N", help="leave out larger pictures")
+    add("--repeat-one", action="store_true", help="one picture stands for all: the official way of measuring")

@@ -1,0 +1,99 @@
+"""The machine that a measurement ran on: what has to stand beside its figures."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+PACKAGES: Final = (
+    "algm-trt",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "torch",
+    "opencv-python-headless",
+    "pillow",
+)
+BUSY_SHARE: Final = 0.25
+"""Load per core above which a machine counts as busy."""
+
+_NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+_PATIENCE = 10.0  # seconds that nvidia-smi may take
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory, GPUs and system, for JSON."""
+    memory = _lines("/proc/meminfo", "MemTotal")
+    return {
+        "processor": (_lines("/proc/cpuinfo", "model name") or [platform.processor()])[0],
+        "cores": os.cpu_count(),
+        "usable_cores": usable_cores(),
+        "memory_gib": round(int(memory[0].split()[0]) / 2**20, 1) if memory else None,
+        "gpus": _gpus(),
+        "system": platform.platform(terse=True),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the installed packages that figures depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load_average() -> float | None:
+    """Processes that ran or wanted to run, mean of the last minute; None where the system does not tell."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def busy_warning(load: float | None) -> str | None:
+    """What to say about a load before measuring; None on an idle machine."""
+    cores = usable_cores()
+    if load is None or load <= BUSY_SHARE * cores:
+        return None
+    return (
+        f"the load is {load:g} on {cores} cores: something else is running or has just run. Ratios hold better than "
+        "times, since all variants take turns; for figures to keep, measure on an idle machine"
+    )
+
+
+def peak_memory_mib() -> float:
+    """Most memory that this process has held so far, in MiB."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+
+
+def _gpus() -> list[str]:
+    """Name, memory and driver of each NVIDIA GPU."""
+    if shutil.which(_NVIDIA_SMI[0]) is None:
+        return []
+    try:
+        done = subprocess.run(_NVIDIA_SMI, capture_output=True, text=True, timeout=_PATIENCE, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+
+
+def _lines(file: str, key: str) -> list[str]:
+    """Values of a key in a file of `key : value` lines."""
+    path = Path(file)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [value.strip() for name, _, value in (line.partition(":") for line in lines) if name.strip() == key]

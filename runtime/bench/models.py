@@ -1,0 +1,156 @@
+"""Models that algm-bench measures: a file and what runs it in one argument, such as `openvino-bf16:model.onnx`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from algm_trt.plugins.errors import UsageError
+from algm_trt.runtime.card import ModelCard
+from algm_trt.runtime.checkpoint_adapter import DENSE, is_checkpoint, open_model
+from algm_trt.runtime.engine import Engine
+from algm_trt.runtime.engine_options import BACKENDS, CPU_PRECISIONS, DEVICES, EngineOptions
+
+_NAMED_DEVICES = [name for name in DEVICES if name != "auto"]
+_PREFIX = re.compile(
+    rf"(?P<backend>{'|'.join(BACKENDS)})"
+    rf"(?:-(?P<device>{'|'.join(_NAMED_DEVICES)}))?"
+    rf"(?:-(?P<precision>{'|'.join(CPU_PRECISIONS)}))?"
+    r":(?P<model>.+)"
+)
+
+
+@runtime_checkable
+class EngineWithDeviceClock(Protocol):
+    """An engine that times itself on its device.
+
+    Attributes:
+        device_seconds: between events around the last `run` on the GPU: copies to and from it, and the model.
+    """
+
+    device_seconds: float
+
+
+@dataclass(frozen=True)
+class ModelArgument:
+    """One model of the command line.
+
+    Attributes:
+        text: as it was given.
+        model: path without the prefix; a checkpoint may end in ":dense".
+        options: what runs it, and where.
+    """
+
+    text: str
+    model: str
+    options: EngineOptions
+
+    @classmethod
+    def parse(cls, text: str, options: EngineOptions) -> ModelArgument:
+        """Read `[BACKEND[-DEVICE][-PRECISION]:]MODEL`.
+
+        Args:
+            text: the argument. A file whose name begins like a prefix is named with a folder, as in ./openvino:x.onnx.
+            options: of models without a prefix; a prefix takes nothing but the threads from them.
+
+        Raises:
+            UsageError: a prefix that contradicts itself, or one in front of a checkpoint.
+        """
+        match = _PREFIX.fullmatch(text)
+        if match is None:
+            return cls(text, text, options)
+        if is_checkpoint(match["model"]):
+            raise UsageError(f"{text}: a checkpoint runs in PyTorch; leave out {match['backend']}")
+        chosen = EngineOptions(
+            match["backend"], match["device"] or "auto", options.threads, match["precision"] or "fp32"
+        )
+        return cls(text, match["model"], chosen)
+
+    @property
+    def file(self) -> Path:
+        """The file of the model or of the checkpoint."""
+        path = Path(self.model.removesuffix(DENSE))
+        return path / "checkpoint.pth" if path.is_dir() else path
+
+    @property
+    def short(self) -> str:
+        """As given, without folders."""
+        prefix = self.text.removesuffix(self.model)
+        return prefix + (Path(self.model).name or self.model)
+
+
+@dataclass(frozen=True, eq=False)
+class Contender:
+    """A model ready to be measured.
+
+    Attributes:
+        name: short name that no other model has.
+        argument: where it came from.
+        engine: open.
+    """
+
+    name: str
+    argument: ModelArgument
+    engine: Engine
+
+    @property
+    def card(self) -> ModelCard:
+        """The model's card."""
+        return self.engine.card
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it merges nothing."""
+        return self.card.merge is None
+
+    def thresholds(self, asked: Sequence[float]) -> tuple[float | None, ...]:
+        """The thresholds to measure it at: those asked for, else its own; None for a dense model."""
+        if self.card.merge is None:
+            return (None,)
+        return tuple(asked) or (self.card.merge.threshold,)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; the hash tells models of one name apart."""
+        return {
+            "name": self.name,
+            "backend": self.engine.description,
+            "threads": self.argument.options.threads,
+            "architecture": self.card.architecture,
+            "precision": self.card.precision,
+            "size": list(self.card.size),
+            "classes": len(self.card.classes),
+            "merge_layers": list(self.card.merge.layers) if self.card.merge else None,
+            "threshold": self.card.merge.threshold if self.card.merge else None,
+            "sha256": _digest(self.argument.file),
+            "device_clock": isinstance(self.engine, EngineWithDeviceClock),
+        }
+
+
+def open_contenders(models: Sequence[str], options: EngineOptions, stack: ExitStack) -> list[Contender]:
+    """Open all models; the stack closes them.
+
+    Raises:
+        AlgmError: a model that cannot be opened; the message says which and why.
+        UsageError: a model given twice, or a prefix that makes no sense.
+    """
+    arguments = [ModelArgument.parse(text, options) for text in models]
+    if len({argument.text for argument in arguments}) < len(arguments):
+        raise UsageError("a model is given twice")
+    short = [argument.short for argument in arguments]
+    names = short if len(set(short)) == len(short) else [argument.text for argument in arguments]
+    contenders = []
+    for name, argument in zip(names, arguments, strict=True):
+        engine = open_model(argument.model, argument.options)
+        stack.callback(engine.close)
+        contenders.append(Contender(name, argument, engine))
+    return contenders
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,132 @@
+"""The picture of a trade-off: speed against accuracy or tokens, a curve over thresholds per model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from algm_trt.plugins.errors import MissingDependencyError, UsageError
+from algm_trt.runtime.bench.report import BenchReport, BenchResult
+from algm_trt.runtime.files import renamed_together
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SUFFIXES: Final = (".png", ".svg", ".pdf")
+
+# Okabe and Ito's colours, told apart with any kind of colour vision, without the yellow that paper hides.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_SIZE_INCHES = (5.2, 3.6)
+_DOTS_PER_INCH = 200
+_STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "algm-bench",
+}
+
+
+def check_plot(path: Path) -> None:
+    """Find out before anything is measured whether the plot can be drawn.
+
+    Raises:
+        UsageError: a suffix that says no known format.
+        MissingDependencyError: matplotlib is not installed.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"--plot {path}: the name must end in {', '.join(SUFFIXES)}")
+    try:
+        import_module("matplotlib.figure")
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"--plot needs matplotlib, which cannot be imported ({error}): pip install 'algm-trt[plot]'"
+        ) from error
+
+
+def draw_plot(report: BenchReport, path: Path) -> None:
+    """Draw images per second of the model alone, of each model at the largest batch that it was measured with.
+
+    Args:
+        report: against the mean IoU where all results have one, else against the share of tokens kept.
+        path: PNG, SVG or PDF by its suffix.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    models = [_at_largest_batch(list(group)) for _, group in groupby(report.results, key=lambda r: r.variant.model)]
+    batches = {results[0].variant.batch for results in models}
+    against_quality = all(result.mean_iou is not None for results in models for result in results)
+    sizes = {"x".join(map(str, model["size"])) for model in report.contenders}
+    size = f"{sizes.pop()}, " if len(sizes) == 1 else ""
+    batch = f"batch of {batches.pop()}, " if len(batches) == 1 else ""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+        axes = figure.add_subplot()
+        for number, results in enumerate(models):
+            _draw_model(axes, results, number, against_quality, title=_title(results, with_batch=not batch))
+        axes.set_xlabel("mean IoU (%)" if against_quality else "tokens kept (%)")
+        axes.set_ylabel(f"images/s, model alone\n({size}{batch}{report.pictures.kind})")
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.12)
+        axes.legend(frameon=False, fontsize=8)
+        with renamed_together() as temporary:
+            figure.savefig(temporary(path), dpi=_DOTS_PER_INCH, metadata=_metadata(path))
+
+
+def _at_largest_batch(results: Sequence[BenchResult]) -> list[BenchResult]:
+    batch = max(result.variant.batch for result in results)
+    return [result for result in results if result.variant.batch == batch]
+
+
+def _title(results: Sequence[BenchResult], *, with_batch: bool) -> str:
+    variant = results[0].variant
+    remarks = ["dense"] if variant.threshold is None else []
+    remarks += [f"batch of {variant.batch}"] if with_batch else []
+    return f"{variant.model} ({', '.join(remarks)})" if remarks else variant.model
+
+
+def _draw_model(axes: Axes, results: Sequence[BenchResult], number: int, against_quality: bool, title: str) -> None:
+    """A curve over thresholds, or the point of a dense model; bars are the quartiles over rounds."""
+    ordered = sorted(results, key=lambda result: result.variant.threshold or 0.0)
+    across = [100 * _across(result, against_quality) for result in ordered]
+    spreads = [result.model.images_per_second for result in ordered]
+    rates = [spread.median for spread in spreads]
+    bars = [[spread.median - spread.lower for spread in spreads], [spread.upper - spread.median for spread in spreads]]
+    dense = ordered[0].variant.threshold is None
+    axes.errorbar(
+        across,
+        rates,
+        yerr=bars,
+        color=_COLOURS[number % len(_COLOURS)],
+        marker="*" if dense else _MARKERS[number % len(_MARKERS)],
+        markersize=11 if dense else 5,
+        linestyle="none" if dense else "-",
+        linewidth=1.2,
+        elinewidth=0.8,
+        capsize=2,
+        label=title,
+    )
+    for x, y, result in zip(across, rates, ordered, strict=True):
+        if result.variant.threshold is not None:
+            axes.annotate(f"{result.variant.threshold:g}", (x, y), (4, 4), textcoords="offset points", fontsize=7)
+
+
+def _across(result: BenchResult, against_quality: bool) -> float:
+    quality = result.mean_iou
+    return quality if against_quality and quality is not None else result.tokens.kept
+
+
+def _metadata(path: Path) -> dict[str, str | None]:
+    """Without the date, so that equal figures make equal files."""
+    return {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower(), {})

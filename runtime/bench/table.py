@@ -1,0 +1,170 @@
+"""What algm-bench says on the screen: two tables, and what their columns mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from algm_trt.runtime.bench.figures import PERCENTILES, ratio
+from algm_trt.runtime.bench.report import BenchReport, BenchResult
+from algm_trt.runtime.job import STAGES
+from algm_trt.runtime.timing import Spread
+
+_NONE = "-"
+
+
+def report_lines(report: BenchReport) -> list[str]:
+    """All that a run says at its end."""
+    return [
+        *_setting(report),
+        "",
+        *_table(_speed_columns(report)),
+        "",
+        *_table(_batch_columns(report)),
+        "",
+        *_meaning(report),
+        *(f"Note: {note}" for note in report.notes),
+    ]
+
+
+def _setting(report: BenchReport) -> list[str]:
+    """What was measured, where."""
+    options, found = report.options, report.environment["machine"]
+    load = report.environment["load_average"]
+    processors = "; ".join([f"{found['processor']}, usable cores: {found['usable_cores']}", *found["gpus"]])
+    lines = [
+        f"{report.pictures.described}; rounds in which all variants take turns: {options.rounds}, "
+        f"for warming up: {options.warmup}",
+        f"{processors}; load {_number(load['before'])} before, {_number(load['after'])} after",
+    ]
+    for model in report.contenders:
+        size = "x".join(map(str, model["size"]))
+        threads = f", threads: {model['threads']}" if model["threads"] else ""
+        lines.append(f"{model['name']}: {model['backend']}{threads}, {size}, {model['precision']}")
+    if report.interrupted:
+        lines.append("INTERRUPTED: the figures come from fewer rounds than asked for")
+    return lines
+
+
+Column = tuple[str, str, list[str]]
+"""Two lines of head, and a value per row."""
+
+
+def _speed_columns(report: BenchReport) -> list[Column]:
+    """Speed of the model alone and of the whole job."""
+    rows = report.results
+    columns = [
+        *_names(rows),
+        ("tokens", "kept", [f"{row.tokens.kept:.1%}" for row in rows]),
+        ("model alone", "images/s [quartiles]", [_spread(row.model.images_per_second) for row in rows]),
+        ("times", "as fast", [_times_model(report, row) for row in rows]),
+    ]
+    columns += [("batch", f"p{percent} ms", [_milliseconds(row, percent) for row in rows]) for percent in PERCENTILES]
+    if any(row.model.device for row in rows):
+        columns.append(("GPU events", "images/s [quartiles]", [_device(row) for row in rows]))
+    if any(row.job for row in rows):
+        values = [_spread(row.job.images_per_second) if row.job else _NONE for row in rows]
+        columns.append(("whole job", "pictures/s [quartiles]", values))
+        columns.append(("times", "as fast", [_times_job(report, row) for row in rows]))
+    if any(row.quality for row in rows):
+        columns.append(("", "mIoU", [_NONE if row.mean_iou is None else f"{100 * row.mean_iou:.2f}" for row in rows]))
+    return columns + _pictures(report)
+
+
+def _batch_columns(report: BenchReport) -> list[Column]:
+    """How well batches were filled and packed, and where the time of the whole job goes."""
+    rows = report.results
+    means = [" > ".join(f"{mean:.0f}" for mean in row.tokens.means) for row in rows]
+    columns = [
+        *_names(rows),
+        ("tokens per window", "before > local > last", means),
+        ("padding", "avoided", [f"{row.tokens.padding(row.variant.batch):.1%}" for row in rows]),
+        ("filled", "model", [f"{row.model.filled:.0%}" for row in rows]),
+    ]
+    if any(row.job for row in rows):
+        columns.append(("filled", "job", [f"{row.job.filled:.0%}" if row.job else _NONE for row in rows]))
+        for stage in STAGES:
+            shares = [f"{row.job.shares[stage]:.1%}" if row.job else _NONE for row in rows]
+            columns.append(("work", stage, shares))
+    return columns + _pictures(report)
+
+
+def _meaning(report: BenchReport) -> list[str]:
+    lines = []
+    if report.pictures.repeated:
+        lines.append(
+            "ONE PICTURE REPEATED (--repeat-one), the official way of measuring: every figure is of batches whose "
+            "windows are all alike. Unlike pictures merge unlike numbers of tokens; measure without it to see that."
+        )
+    if len(report.results) > 1:
+        lines.append(f"Times as fast: as {report.baseline} at the same batch; paired by round, median.")
+    clocks = {model["device_clock"] for model in report.contenders}
+    where = {
+        frozenset({True}): "host clock, and events on the GPU",
+        frozenset({False}): "host clock, from the call until the results are in memory",
+        frozenset({True, False}): "host clock, and events on the GPU where the backend has them",
+    }[frozenset(clocks)]
+    lines.append(f"Model alone: an image is one window of the model's size, in memory. Times: {where}.")
+    if any(result.job for result in report.results):
+        kinds = ",".join(report.options.job.kinds)
+        lines.append(
+            f"Whole job: from picture files to the files of --save {kinds}. Work: share of the seconds in all threads, "
+            "which overlap; cut is the resizing."
+        )
+    lines.append("Padding avoided: share of a batch padded to its longest window, after the last merge.")
+    return lines
+
+
+def _names(rows: Sequence[BenchResult]) -> list[Column]:
+    titles = [row.variant.title for row in rows]
+    return [("", "model @ threshold", titles), ("", "batch", [str(row.variant.batch) for row in rows])]
+
+
+def _pictures(report: BenchReport) -> list[Column]:
+    """The words that stand beside every figure that is not of unlike pictures."""
+    return [("", "measured on", [report.pictures.kind] * len(report.results))] if report.pictures.repeated else []
+
+
+def _times_model(report: BenchReport, row: BenchResult) -> str:
+    base = report.base_of(row)
+    return _NONE if base is None else f"{ratio(row.model.rates, base.model.rates).median:.2f}"
+
+
+def _times_job(report: BenchReport, row: BenchResult) -> str:
+    base = report.base_of(row)
+    if base is None or base.job is None or row.job is None:
+        return _NONE
+    return f"{ratio(row.job.rates, base.job.rates).median:.2f}"
+
+
+def _milliseconds(row: BenchResult, percent: float) -> str:
+    return f"{1e3 * row.model.latency(percent):.1f}"
+
+
+def _device(row: BenchResult) -> str:
+    spread = row.model.device_images_per_second
+    return _NONE if spread is None else _spread(spread)
+
+
+def _spread(spread: Spread) -> str:
+    lower, median, upper = (_rate(value) for value in (spread.lower, spread.median, spread.upper))
+    return f"{median} [{lower}, {upper}]"
+
+
+def _rate(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:g}"
+
+
+def _table(columns: Sequence[Column]) -> list[str]:
+    """Lines of a table; the first column is set left, the others right."""
+    cells = [[first, second, *values] for first, second, values in columns]
+    widths = [max(map(len, column)) for column in cells]
+    lines = []
+    for row in zip(*cells, strict=True):
+        left, *right = zip(row, widths, strict=True)
+        texts = [f"{left[0]:<{left[1]}}", *(f"{text:>{width}}" for text, width in right)]
+        lines.append("  ".join(texts).rstrip())
+    return lines

@@ -1,0 +1,181 @@
+"""What a variant does when it is its turn: the model alone on batches in memory, or a whole job on files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from algm_trt.plugins.errors import AlgmError
+from algm_trt.runtime.bench.figures import JobFigures, ModelFigures, TokenFigures
+from algm_trt.runtime.bench.models import Contender, EngineWithDeviceClock
+from algm_trt.runtime.engine import Engine, EngineOutput
+from algm_trt.runtime.job import STAGES, JobOptions, JobReport, run_job
+from algm_trt.runtime.segmenter import Segmenter
+from algm_trt.runtime.sources import Source
+from algm_trt.runtime.timing import Call, Samples
+from algm_trt.runtime.window_runner import PictureScores, WindowRequest, WindowRunner, runner_for
+from algm_trt.runtime.windows import WindowPlan
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is measured against the others.
+
+    Attributes:
+        model: name of the contender.
+        threshold: similarity it merges at; None for a dense model.
+        batch: windows that the model gets at a time.
+    """
+
+    model: str
+    threshold: float | None
+    batch: int
+
+    @property
+    def title(self) -> str:
+        """Model and threshold."""
+        return self.model if self.threshold is None else f"{self.model} @ {self.threshold:g}"
+
+
+class ModelTurn:
+    """The model alone: all windows once, in batches.
+
+    Attributes:
+        calls: one per batch.
+        tokens: of the windows; known after `probe`.
+    """
+
+    def __init__(self, contender: Contender, variant: Variant, windows: NDArray[np.uint8]):
+        self._engine = contender.engine
+        self._threshold = variant.threshold
+        self._batch = variant.batch
+        starts = range(0, len(windows), variant.batch)
+        self._batches = [windows[start : start + variant.batch] for start in starts]
+        self._device: list[tuple[float, ...]] = []
+        self._device_turn: list[float] = []
+        self._rounds: list[tuple[float, ...]] = []
+        self.calls: list[Call] = [partial(self._timed_run, batch) for batch in self._batches]
+        self.tokens: TokenFigures | None = None
+
+    def probe(self) -> None:
+        """Run all batches once without a clock, and note the tokens."""
+        self.tokens = TokenFigures(np.concatenate([self._run(batch).token_counts for batch in self._batches]))
+
+    def add(self, seconds: tuple[float, ...]) -> None:
+        """Take the times of a turn."""
+        self._rounds.append(seconds)
+        if self._device_turn:
+            self._device.append(tuple(self._device_turn))
+            self._device_turn.clear()
+
+    def figures(self) -> ModelFigures | None:
+        """Of all turns so far; None before the first."""
+        if not self._rounds:
+            return None
+        sizes = tuple(len(batch) for batch in self._batches)
+        device = Samples(tuple(self._device)) if self._device else None
+        return ModelFigures(self._batch, Samples(tuple(self._rounds)), sizes, device)
+
+    def _timed_run(self, batch: NDArray[np.uint8]) -> None:
+        self._run(batch)
+        if isinstance(self._engine, EngineWithDeviceClock):
+            self._device_turn.append(self._engine.device_seconds)
+
+    def _run(self, batch: NDArray[np.uint8]) -> EngineOutput:
+        return self._engine.run(batch, threshold=self._threshold)
+
+
+class JobTurn:
+    """The whole job: picture files through the model to files, in a folder that is removed afterwards."""
+
+    def __init__(
+        self, contender: Contender, variant: Variant, sources: Sequence[Source], folder: Path, options: JobOptions
+    ):
+        self._contender = contender
+        self._batch = variant.batch
+        self._sources = sources
+        self._folder = folder
+        pipeline = replace(options.pipeline, threshold=variant.threshold, batch_size=variant.batch)
+        self._options = replace(options, pipeline=pipeline, quiet=True)
+        self._sizes: tuple[int, ...] = ()
+        self._last: JobReport | None = None
+        self._seconds: list[float] = []
+        self._stages = dict.fromkeys(STAGES, 0.0)
+
+    def __call__(self) -> None:
+        """One job; `add` takes its times, which leave out the folder's making and removal."""
+        self._run(self._contender.engine)
+
+    def probe(self) -> None:
+        """One job without a clock, to note the sizes of its batches; they are the same every time."""
+        counting = _CountingEngine(self._contender.engine)
+        self._run(counting)
+        self._sizes = tuple(counting.sizes)
+
+    def add(self) -> None:
+        """Take the times of the last job."""
+        assert self._last is not None
+        self._seconds.append(self._last.seconds)
+        for stage, seconds in self._last.stages.items():
+            self._stages[stage] += seconds
+
+    def figures(self) -> JobFigures | None:
+        """Of all jobs taken so far; None before the first."""
+        if not self._seconds:
+            return None
+        return JobFigures(self._batch, len(self._sources), self._sizes, tuple(self._seconds), dict(self._stages))
+
+    def _run(self, engine: Engine) -> None:
+        with TemporaryDirectory(dir=self._folder) as target:
+            file = self._contender.argument.file
+            report = run_job(Segmenter(engine), file, self._sources, Path(target), self._options)
+            if report.failures:
+                raise AlgmError(f"{self._contender.name}: {report.failures} pictures failed while being measured")
+        self._last = report
+
+
+class _CountingEngine:
+    """An engine whose runner notes the size of every batch."""
+
+    def __init__(self, engine: Engine):
+        self._engine = engine
+        self.card = engine.card
+        self.description = engine.description
+        self.sizes: list[int] = []
+
+    def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
+        return self._engine.run(images, threshold=threshold)
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def window_runner(self, batch_size: int) -> WindowRunner:
+        return _CountingRunner(runner_for(self._engine, batch_size), self.sizes)
+
+
+class _CountingRunner:
+    """A runner that notes the size of every batch."""
+
+    def __init__(self, runner: WindowRunner, sizes: list[int]):
+        self._runner = runner
+        self._sizes = sizes
+        self.lanes = runner.lanes
+
+    def place(self, canvas: NDArray[np.uint8], plan: WindowPlan) -> Any:
+        return self._runner.place(canvas, plan)
+
+    def room(self, plan: WindowPlan) -> PictureScores:
+        return self._runner.room(plan)
+
+    def run(
+        self, requests: Sequence[WindowRequest], threshold: float | None
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        self._sizes.append(len(requests))
+        return self._runner.run(requests, threshold)
