@@ -68,14 +68,18 @@ class DeviceMemory:
         """See `Memory.put`."""
         buffer = self._device.allocate(max(1, array.nbytes), "a check of the kernels")
         self._buffers.append(buffer)
-        self._stream.upload(np.ascontiguousarray(array), buffer.address)
+        staged = self._device.pinned(array.shape, array.dtype)
+        staged[...] = array
+        self._stream.upload(staged, buffer.address)
         self._stream.synchronize()
         return buffer.address
 
     def get(self, address: int, array: Array) -> None:
         """See `Memory.get`."""
-        self._stream.download(address, array)
+        staged = self._device.pinned(array.shape, array.dtype)
+        self._stream.download(address, staged)
         self._stream.synchronize()
+        array[...] = staged
 
 
 def run_case(library: ctypes.CDLL, memory: Memory, case: Case, dtype: str) -> tuple[Array, ...]:
