@@ -108,7 +108,7 @@ def _plugins(name: str, situation: Situation) -> Finding:
     if model is not None and (problems := model.about("plugins")):
         return found(name, problems[0].text, "algm-build-plugins, then build the engine again", problems[0].exit_code)
     if record is not None and (record.plugins is None or record.plugins.embedded):
-        return not_found(name, "the plan needs no library beside it: trtexec, Triton and C++ programs load it as it is")
+        return not_found(name, "the plan carries its operators: no library has to lie beside it or be preloaded")
     if library.path is None:
         if os.environ.get(LIBRARY_VARIABLE):
             cure = f"unset {LIBRARY_VARIABLE}, or let it name a library"
