@@ -57,6 +57,37 @@ def cpu_table(record: Record) -> str:
     return "\n".join(parts)
 
 
+def camvid_cpu(record: Record) -> str:
+    """Of `camvid_cpu.py`: accuracy dense and over thresholds, and the distances that must be small."""
+    rows = [_accuracy(row, row["model"]) for row in (*record["curve"], record["backends"][0], record["fp16"][1])]
+    head = ["model", "threshold", "mIoU", "pixel accuracy", "boundary F", "tokens kept", "frames"]
+    claims = [
+        [name, f"{100 * row['miou_difference']:+.4f}", f"{100 * row['limit']:g}, {_holds(row)}"]
+        for name, row in record["claims"].items()
+    ]
+    return markdown(head, rows) + "\n" + markdown(["mIoU of", "difference", "at most"], claims)
+
+
+def _accuracy(row: Record, name: str) -> list[str]:
+    values = (row["mean_iou"], row["pixel_accuracy"], row["boundary_f_score"])
+    threshold = "" if row["threshold"] is None else f"{row['threshold']:g}"
+    scores = [f"{100 * value:.2f}" for value in values]
+    return [f"{name}, {row['backend']}", threshold, *scores, _percent(row["tokens_kept"], 1), str(row["pictures"])]
+
+
+def camvid_tradeoff(record: Record) -> str:
+    """Of `camvid_tradeoff.py`: speed and accuracy over thresholds."""
+    rows = []
+    for row in record["curve"]:
+        trained = row["threshold"] is not None and row["threshold"] == record["training_threshold"]
+        name = "dense" if row["threshold"] is None else f"{row['threshold']:g}{' (training)' if trained else ''}"
+        speed = [_spread(row["images_per_second"], digits=1), _spread(row["times_as_fast_as_dense"], "x")]
+        rows.append([name, f"{100 * row['mean_iou']:.2f}", _percent(row["tokens_kept"], 1), *speed])
+    head = ["threshold", "mIoU", "tokens kept", "images/s [quartiles]", "times as fast as dense [quartiles]"]
+    what = f"{record['what']}, {record['backend']}, {record['threads']} threads, {record['frames']} frames:\n\n"
+    return what + markdown(head, rows)
+
+
 def _promises(ratios: Record) -> str:
     rows = []
     for name, row in ratios.items():
@@ -100,7 +131,11 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-TABLES: Final[dict[str, Callable[[Record], str]]] = {"cpu_table.json": cpu_table}
+TABLES: Final[dict[str, Callable[[Record], str]]] = {
+    "cpu_table.json": cpu_table,
+    "camvid_cpu.json": camvid_cpu,
+    "camvid_tradeoff.json": camvid_tradeoff,
+}
 
 
 def table(name: str) -> str:

@@ -1,0 +1,152 @@
+"""The trade-off on the CamVid test frames: images/s against mIoU over thresholds, with the dense model as a point.
+
+    python benchmarks/camvid_tradeoff.py CHECKPOINT DATA [--json FILE] [--plot FILE.svg]
+
+CHECKPOINT and DATA as for `camvid_cpu.py`, whose recorded results tell the accuracy: this script measures the speed of
+the same models at the same thresholds. Dense and merged take turns in one process on the same frames, spread over the
+test set; a call is one frame, all its windows in one batch. About five minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from record import write_record
+from tables import camvid_tradeoff
+
+from algm_trt.exporter import ExportOptions, export_onnx
+from algm_trt.exporter.checkpoint import Checkpoint, load_checkpoint
+from algm_trt.runtime.card import ModelCard
+from algm_trt.runtime.decode import decode_image
+from algm_trt.runtime.engine import Engine, open_engine
+from algm_trt.runtime.engine_options import EngineOptions
+from algm_trt.runtime.evaluation_sets import open_set
+from algm_trt.runtime.timing import Samples, alternate
+from algm_trt.runtime.windows import canvas_image, crops, plan_slide
+
+Frame = NDArray[np.uint8]
+ACCURACY = Path(__file__).parent / "results" / "camvid_cpu.json"
+
+
+def curve_of(accuracy: Path, checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """Recorded accuracy of the dense model (first, threshold None) and of the merged one over thresholds."""
+    record = json.loads(accuracy.read_text(encoding="utf-8"))
+    if record["settings"]["checkpoint_sha256"] != checkpoint.sha256:
+        raise SystemExit(f"{accuracy} is about another checkpoint: run camvid_cpu.py on {checkpoint.path} first")
+    curve: list[dict[str, Any]] = record["curve"]
+    return curve
+
+
+def frames(data: Path, card: ModelCard, count: int) -> list[Frame]:
+    """Windows (n, H, W, 3) of each of some frames, taken at equal distances from the test set."""
+    samples = open_set("camvid", data, card).samples
+    chosen = [samples[int(index)] for index in np.linspace(0, len(samples) - 1, count).round()]
+    return [windows_of(decode_image(sample.image), card) for sample in chosen]
+
+
+def windows_of(image: NDArray[np.uint8], card: ModelCard) -> Frame:
+    """A picture's windows as algm-infer cuts them."""
+    plan = plan_slide((image.shape[0], image.shape[1]), card.size, card.stride)
+    return np.stack(list(crops(canvas_image(image, plan), plan)))
+
+
+def tokens_of(engine: Engine, pictures: Sequence[Frame], threshold: float | None) -> dict[str, Any]:
+    """Tokens per window before merging, after the local and after the last merge."""
+    counts = np.concatenate([engine.run(windows, threshold).token_counts for windows in pictures])
+    before, local, last = counts.mean(axis=0).tolist()
+    return {"tokens_kept": float(last / before), "tokens_per_window": [before, local, last]}
+
+
+def point(accuracy: dict[str, Any], tokens: dict[str, Any], times: Samples, dense: Samples) -> dict[str, Any]:
+    """One threshold's speed and accuracy."""
+    known = {name: accuracy[name] for name in ("threshold", "mean_iou", "pixel_accuracy", "boundary_f_score")}
+    spread = times.seconds
+    rates = {"lower_quartile": 1 / spread.upper, "median": 1 / spread.median, "upper_quartile": 1 / spread.lower}
+    return known | tokens | {"images_per_second": rates, "times_as_fast_as_dense": dense.over(times).to_dict()}
+
+
+def draw(points: Sequence[dict[str, Any]], what: str, path: Path) -> None:
+    """Images per second against mIoU: a curve over thresholds, the dense model as a star."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"}
+    with mpl.rc_context(style | {"svg.hashsalt": path.stem, "axes.grid": True, "grid.alpha": 0.25}):
+        figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        dense, merged = points[0], sorted(points[1:], key=lambda row: float(row["threshold"]))
+        across = [100 * row["mean_iou"] for row in merged]
+        upward = [row["images_per_second"]["median"] for row in merged]
+        axes.plot(across, upward, "o-", color="#0072B2", label="merged, by threshold")
+        for row, x, y in zip(merged, across, upward, strict=True):
+            axes.annotate(f"{row['threshold']:g}", (x, y), textcoords="offset points", xytext=(6, 4), fontsize=8)
+        rate = dense["images_per_second"]["median"]
+        axes.plot([100 * dense["mean_iou"]], [rate], "*", color="#D55E00", markersize=12, label="dense")
+        axes.set_xlabel("mIoU on the CamVid test frames (%)")
+        axes.set_ylabel("images/s")
+        axes.set_ylim(bottom=0)
+        axes.set_title(what, fontsize=9)
+        axes.legend(frameon=False)
+        metadata = {"Date": None} if path.suffix == ".svg" else None
+        figure.savefig(path, dpi=150, metadata=metadata)
+
+
+def main() -> None:
+    """Export, time, print, record, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--accuracy", type=Path, default=ACCURACY, help="recorded results of camvid_cpu.py")
+    parser.add_argument("--frames", type=int, default=24, help="test frames of a turn")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="file for the results")
+    parser.add_argument("--plot", type=Path, help="file for the picture: .svg or .png")
+    arguments = parser.parse_args()
+    checkpoint = load_checkpoint(arguments.checkpoint)
+    curve = curve_of(arguments.accuracy, checkpoint)
+    options = EngineOptions(backend="onnxruntime", device="cpu", threads=arguments.threads)
+    with TemporaryDirectory() as folder:
+        paths = {merge: Path(folder) / f"{'merged' if merge else 'dense'}.onnx" for merge in (False, True)}
+        for merge, path in paths.items():
+            export_onnx(checkpoint, path, ExportOptions(merge=merge, verify=False))
+        engines = {merge: open_engine(path, options) for merge, path in paths.items()}
+    pictures = frames(arguments.data, engines[True].card, arguments.frames)
+    runs = [(engines[row["threshold"] is not None], row["threshold"]) for row in curve]
+    turns = {
+        str(threshold): [partial(engine.run, windows, threshold) for windows in pictures] for engine, threshold in runs
+    }
+    times = alternate(turns, arguments.rounds)
+    points = [
+        point(row, tokens_of(engine, pictures, threshold), times[str(threshold)], times["None"])
+        for row, (engine, threshold) in zip(curve, runs, strict=True)
+    ]
+    results = {
+        "what": f"{checkpoint.config.describe()}, windows of {checkpoint.crop[0]}x{checkpoint.crop[1]}, model alone",
+        "backend": engines[True].description,
+        "threads": arguments.threads,
+        "frames": len(pictures),
+        "windows_per_frame": float(np.mean([len(windows) for windows in pictures])),
+        "rounds": arguments.rounds,
+        "checkpoint_sha256": checkpoint.sha256,
+        "training_threshold": checkpoint.merge.threshold if checkpoint.merge else None,
+        "accuracy_from": arguments.accuracy.name,
+        "curve": points,
+    }
+    print(camvid_tradeoff(results))
+    if arguments.json:
+        write_record(arguments.json, results)
+    if arguments.plot:
+        draw(points, f"{results['backend']}, {arguments.threads} threads", arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
