@@ -213,7 +213,7 @@ def test_no_gpu_no_tensorrt_no_cuda_python(
 def test_a_driver_that_is_older_than_cuda_python(
     plan: Callable[..., Path], answers: Callable[[Answer], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("algm_trt.engines.doctor.machine.package_version", lambda name: "14.0.1")
+    monkeypatch.setattr("algm_trt.engines.doctor.machine.package_version", lambda name: "100.0.1")
     assert problems(plan()) == [("environment", LACKS)]
 
 
