@@ -19,8 +19,8 @@ def marked(name: str) -> Matches:
 
 
 RUNGS: dict[str, Matches] = {
-    "L0 NumPy = PyTorch operators": in_files("exporter/test_ops", "plugins/test_reference"),
-    "L1 ONNX Runtime = PyTorch = official code": in_files("test_functions", "test_graph", "test_golden"),
+    "L0 NumPy = PyTorch operators": in_files("exporter/test_ops", "exporter/test_selfcheck", "plugins/test_reference"),
+    "L1 ONNX Runtime = PyTorch = official code": in_files("test_functions", "test_graph", "test_golden", "test_sample"),
     "L2 kernels compile, and run on the CPU twin": in_files(
         "test_cpu_twin", "test_slide_kernels", "test_library", "test_plugin_enqueue"
     ),
