@@ -88,6 +88,24 @@ def camvid_tradeoff(record: Record) -> str:
     return what + markdown(head, rows)
 
 
+def whole_job(record: Record) -> str:
+    """Of `whole_job.py`: pictures per second from files to files."""
+    parts = []
+    for model in record["models"]:
+        rows = []
+        for row in model["variants"]:
+            kept = _percent(row["tokens"]["share_kept"], 1) if row["tokens"] else "100.0 %"
+            speed = [_spread(row["images_per_second"]), _spread(row["times_as_fast_as_dense"], "x")]
+            rows.append([f"{row['backend']}, {row['kind']}", kept, str(row["windows"]), *speed])
+        first = model["variants"][0]
+        counted = f"{first['done']} pictures segmented, {first['failed']} of {first['inputs']} files refused"
+        parts.append(f"{model['model']}, {record['threads']} threads, {counted}:\n")
+        head = ["", "tokens kept", "windows", "images/s [quartiles]", "times as fast as dense [quartiles]"]
+        parts.append(markdown(head, rows))
+        parts.extend(f"Left out: {name} ({reason})\n" for name, reason in model["not_run"].items())
+    return "\n".join(parts)
+
+
 def _promises(ratios: Record) -> str:
     rows = []
     for name, row in ratios.items():
@@ -133,6 +151,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 TABLES: Final[dict[str, Callable[[Record], str]]] = {
     "cpu_table.json": cpu_table,
+    "whole_job.json": whole_job,
     "camvid_cpu.json": camvid_cpu,
     "camvid_tradeoff.json": camvid_tradeoff,
 }

@@ -1,0 +1,176 @@
+"""The whole job, from picture files to written files: `python benchmarks/whole_job.py PHOTOGRAPHS [--json FILE]`.
+
+What `algm-infer PHOTOGRAPHS` does (decoding, sliding windows, model, labels and overlays written as files), with each
+backend, dense and merged, for the sample checkpoint and for a ViT-S/16 of 512x512 with random weights of which half
+of the windows merge. Files that cannot be decoded are part of the job; they are counted, not hidden. All variants of a
+model take turns in one process; about twelve minutes for 65 photographs on two idle cores, two for the sample alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from cpu_variants import BACKENDS, SIZE, Training, write_checkpoint
+from gpu_pictures import load_pictures
+from networks import MERGE, halfway_threshold, random_config, random_segmenter
+from record import write_record
+from tables import whole_job
+
+from algm_trt.exporter import ExportOptions, export_onnx
+from algm_trt.exporter.checkpoint import Checkpoint, load_checkpoint
+from algm_trt.plugins.errors import AlgmError
+from algm_trt.runtime.engine import Engine, open_engine
+from algm_trt.runtime.engine_options import EngineOptions
+from algm_trt.runtime.job import JobOptions, JobReport, run_job
+from algm_trt.runtime.pipeline import PipelineOptions
+from algm_trt.runtime.segmenter import Segmenter
+from algm_trt.runtime.sources import Source, find_sources
+from algm_trt.runtime.timing import Samples, alternate
+
+SAMPLE: Final = Path(__file__).parents[1] / "examples" / "sample"
+MODELS: Final = ("sample", "vit_small", "tiny")
+
+
+@dataclass
+class Job:
+    """One way of doing the job: a model's engine, and what its last run reported."""
+
+    engine: Engine
+    model: Path
+    sources: Sequence[Source]
+    options: JobOptions
+    report: JobReport | None = None
+
+    def run(self) -> None:
+        """All pictures into a folder that is removed afterwards."""
+        with TemporaryDirectory() as folder:
+            self.report = run_job(Segmenter(self.engine), self.model, self.sources, Path(folder), self.options)
+
+
+def checkpoint_of(name: str, folder: Path) -> Checkpoint:
+    """The sample, or a network with random weights whose threshold lets half of the windows of drawn scenes merge."""
+    if name == "sample":
+        return load_checkpoint(SAMPLE)
+    config = random_config(name, SIZE)
+    training = Training(dataset="none", crop=SIZE, batch_size=1, log_dir="random")
+    written = write_checkpoint(folder / "random", random_segmenter(config, MERGE), MERGE, training)
+    return load_checkpoint(written)
+
+
+def with_half_merging(checkpoint: Checkpoint, model: Path, photographs: Sequence[Source]) -> Checkpoint:
+    """The checkpoint with the threshold at which half of the windows of some of the photographs merge."""
+    engine = open_engine(model, EngineOptions(backend="onnxruntime", device="cpu"))
+    images, _ = load_pictures(_most_common_folder(photographs), 8, SIZE)
+
+    def local_tokens(threshold: float) -> float:
+        return statistics.fmean(int(engine.run(image[None], threshold).token_counts[0, 1]) for image in images)
+
+    threshold = halfway_threshold(local_tokens, checkpoint.config)
+    assert checkpoint.merge is not None
+    return replace(checkpoint, merge=replace(checkpoint.merge, threshold=threshold))
+
+
+def _most_common_folder(photographs: Sequence[Source]) -> Path:
+    return Path(statistics.mode(str(source.path.parent) for source in photographs))
+
+
+def jobs(
+    models: dict[str, Path], sources: Sequence[Source], threads: int, not_run: dict[str, str]
+) -> Iterator[tuple[str, Job]]:
+    """A job for every backend and kind of model that works here; why the others do not goes to `not_run`."""
+    options = JobOptions(pipeline=PipelineOptions(), quiet=True)
+    for backend, (library, precision) in BACKENDS.items():
+        for kind, model in models.items():
+            name = f"{backend}, {kind}"
+            asked = EngineOptions(backend=library, device="cpu", threads=threads, cpu_precision=precision)
+            try:
+                engine = open_engine(model, asked)
+            except (AlgmError, ImportError) as error:
+                not_run[name] = str(error)
+                continue
+            yield name, Job(engine, model, sources, options)
+
+
+def measure(name: str, sources: Sequence[Source], threads: int, rounds: int) -> dict[str, Any]:
+    """One model with every backend, dense and merged."""
+    not_run: dict[str, str] = {}
+    with TemporaryDirectory() as text:
+        folder = Path(text)
+        checkpoint = checkpoint_of(name, folder)
+        models = {kind: folder / f"{kind}.onnx" for kind in ("dense", "merged")}
+        for kind, model in models.items():
+            export_onnx(checkpoint, model, ExportOptions(merge=kind == "merged", verify=False))
+        if name != "sample":
+            checkpoint = with_half_merging(checkpoint, models["merged"], sources)
+            export_onnx(checkpoint, models["merged"], ExportOptions(verify=False))
+        running = dict(jobs(models, sources, threads, not_run))
+        few = {key: replace(job, sources=sources[:4]) for key, job in running.items()}
+        for job in few.values():
+            job.run()
+        times = alternate({key: job.run for key, job in running.items()}, rounds, warmup=0)
+    return {
+        "model": f"{name}: {checkpoint.config.describe()}, {checkpoint.crop[0]}x{checkpoint.crop[1]}",
+        "threshold": checkpoint.merge.threshold if checkpoint.merge else None,
+        "variants": [row(key, job, times) for key, job in running.items()],
+        "not_run": not_run,
+    }
+
+
+def row(name: str, job: Job, times: dict[str, Samples]) -> dict[str, Any]:
+    """Figures of one way of doing the job."""
+    assert job.report is not None
+    summary, spread = job.report.summary, times[name].seconds
+    backend, kind = name.rsplit(", ", 1)
+    done = summary["ok"]
+    rates = {"lower_quartile": spread.upper, "median": spread.median, "upper_quartile": spread.lower}
+    dense = times[f"{backend}, dense"]
+    return {
+        "name": backend,
+        "kind": kind,
+        "backend": summary["backend"],
+        "images_per_second": {which: done / seconds for which, seconds in rates.items()},
+        "times_as_fast_as_dense": dense.over(times[name]).to_dict(),
+        "seconds_of_jobs": [turn[0] for turn in times[name].rounds],
+        "inputs": summary["inputs"],
+        "done": done,
+        "failed": summary["failed"],
+        "windows": summary["windows"],
+        "tokens": summary["tokens"],
+        "work_seconds": summary["work_seconds"],
+    }
+
+
+def main() -> None:
+    """Measure, print, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photographs", type=Path, help="folder; its subfolders too")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["sample", "vit_small"])
+    parser.add_argument("--limit", type=int, help="take the first N files only")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="file for the results")
+    arguments = parser.parse_args()
+    sources = find_sources([str(arguments.photographs)], recursive=True)
+    sources = [source for source in sources if source.kind == "image"][: arguments.limit]
+    results: dict[str, Any] = {
+        "what": "from picture files to labels and overlays on disk, sliding windows, one window at a time",
+        "files": len(sources),
+        "threads": arguments.threads,
+        "rounds": arguments.rounds,
+        "models": [],
+    }
+    for name in arguments.models:
+        results["models"].append(measure(name, sources, arguments.threads, arguments.rounds))
+        if arguments.json:
+            write_record(arguments.json, results)  # what is done is kept when the time is up
+    print(whole_job(results))
+
+
+if __name__ == "__main__":
+    main()
