@@ -194,8 +194,9 @@ class Device:
             self.call("cudaDeviceSynchronize")
             self.trim()
             address = self.allocate_on(size, self._memory.handle, what)
+        buffer = DeviceBuffer(self, address, size)
         self._memory.synchronize()
-        return DeviceBuffer(self, address, size)
+        return buffer
 
     def allocate_on(self, size: int, stream: int, what: str) -> int:
         """Address of memory that is there in the order of a stream; `free_on` takes it back.

@@ -52,8 +52,10 @@ class Lanes:
             with self._device.current():
                 yield lane
         finally:
-            lane.settle()
-            self._idle.put(lane)
+            try:
+                lane.settle()
+            finally:
+                self._idle.put(lane)
 
     def close(self) -> None:
         """Wait for all lanes and free them."""

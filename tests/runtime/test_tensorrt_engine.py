@@ -531,3 +531,31 @@ def test_copies_that_fail_leave_the_lane_usable(make: Make) -> None:
         with pytest.raises(CudaError, match="a copy failed on the GPU"):
             world.engine.run(images(4, seed=at))
         assert_equal(world.engine.run(images(4)), FakeEngine(CARD).run(images(4)))
+
+
+def test_memory_of_a_failed_picture_goes_when_the_device_is_done_with_it(make: Make) -> None:
+    world = make(lanes=1)
+    world.engine.run(images(2))
+    runner, plan = world.engine.window_runner(2), plan_slide((32, 56), CARD.size, 24)
+    canvas, scores = runner.place(color_picture(32, 56), plan), runner.room(plan)
+    world.cuda.fail("cudaStreamSynchronize", "cudaErrorInvalidValue")
+    with pytest.raises(CudaError, match="work failed"):
+        runner.run([WindowRequest(canvas, plan, index, scores) for index in range(2)], None)
+    scores.release()
+    del canvas
+    runner.room(plan).release()  # the pool hands out what was freed
+    assert_equal(world.engine.run(images(3)), FakeEngine(CARD).run(images(3)))
+
+
+@pytest.mark.parametrize("name", ["cudaMemcpyAsync", "cudaStreamSynchronize", "cudaEventRecord"])
+@pytest.mark.parametrize("at", [1, 2, 3, 5, 8, 13, 21, 34])
+def test_a_call_that_fails_anywhere_harms_one_batch(make: Make, name: str, at: int) -> None:
+    world = make()
+    world.cuda.fail(name, "cudaErrorInvalidValue", at=at)
+    outcomes = run_all(world.engine, PICTURES, batch_size=2)
+    for outcome, wanted in zip(outcomes, run_all(FakeEngine(CARD), PICTURES), strict=True):
+        if outcome.error is None:
+            np.testing.assert_array_equal(outcome.value["logits"], wanted.value["logits"])
+        else:
+            assert "failed on the GPU: cudaErrorInvalidValue" in str(outcome.error)
+    assert_equal(world.engine.run(images(3)), FakeEngine(CARD).run(images(3)))
