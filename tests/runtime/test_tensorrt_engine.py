@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.fake_engine import FakeEngine, color_picture, make_card
-from helpers.host_device import HostCuda, other_device
+from helpers.host_device import HostCuda, host_device, other_device
 from helpers.host_tensorrt import World, open_world
 from numpy.typing import NDArray
+from PIL import Image
 
 from algm_trt.plugins import interface
 from algm_trt.plugins.errors import UsageError
+from algm_trt.runtime import tensorrt_engine
+from algm_trt.runtime.cli import main
 from algm_trt.runtime.cuda import CudaError, DeviceLostError, OutOfDeviceMemoryError
 from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.engine import EngineError, EngineOutput
@@ -428,6 +431,19 @@ def test_the_sample_as_through_onnx_runtime(
         for name in ("logits", "counts", "maps"):
             np.testing.assert_array_equal(found.value[name], wanted.value[name], name)
         assert (found.value["labels"] == wanted.value["labels"]).mean() >= 0.9995
+
+
+def test_the_command_takes_a_plan(make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    world = make()
+    monkeypatch.setattr(tensorrt_engine, "Device", lambda: host_device(world.cuda))
+    names = [f"{number}.png" for number in range(len(PICTURES))]
+    for name, picture in zip(names, PICTURES, strict=True):
+        Image.fromarray(picture).save(tmp_path / name)
+    command = [*(str(tmp_path / name) for name in names), "--engine", str(tmp_path / "0" / "model.plan")]
+    assert main([*command, "-o", str(tmp_path / "masks"), "--save", "labels", "--batch-size", "4", "-q"]) == 0
+    for name, wanted in zip(names, run_all(FakeEngine(CARD), PICTURES), strict=True):
+        (file,) = (tmp_path / "masks").rglob(name)
+        assert (np.asarray(Image.open(file)) == wanted.value["labels"]).mean() > 0.999
 
 
 # Failures.
