@@ -159,11 +159,11 @@ def _load(
     try:
         with cached.open("rb") as file:
             card_bytes, blob_bytes = (int.from_bytes(file.read(LENGTH_BYTES), "little") for _ in range(2))
-            card, blob = file.read(card_bytes), file.read(blob_bytes)
+            if cached.stat().st_size != 2 * LENGTH_BYTES + card_bytes + blob_bytes:
+                return None
+            card, blob = file.read(card_bytes), file.read()
         cached.touch()
     except OSError:
-        return None
-    if len(blob) != blob_bytes:
         return None
     try:
         return core.import_model(io.BytesIO(blob), "CPU", dict(options)), ModelCard.from_json(card.decode())

@@ -38,7 +38,7 @@ def local_merge(x: Output, threshold: Output, *, grid: Sequence[int], window: Se
     total = op.reduce_sum(_units(rows), _long(1))
     squares = op.reduce_sum(op.multiply(total, total), _long(1))
     similarity = op.divide(op.add(squares, _float(-size)), _float(size * (size - 1)))
-    merges = op.greater_equal(similarity, threshold)
+    merges = _at_least(similarity, threshold)
 
     # Merged windows by descending similarity, lower windows first among equals; the others sort behind them.
     key = op.select(merges, similarity, _float(BELOW_ANY_SIMILARITY))
@@ -91,7 +91,7 @@ def global_merge(x: Output, sizes: Output, _: Output, token_map: Output, *, laye
     limit = op.add(mean, op.divide(op.sqrt(variance), _float(layer)))
     enough = op.logical_and(op.greater(count, _float(1)), op.greater(op.shape_of(b, "i32"), _ints([extra - 1])))
     may_merge = op.logical_and(op.greater(a, _int(0)), enough)
-    merges = op.logical_and(may_merge, op.greater_equal(best, limit))
+    merges = op.logical_and(may_merge, _at_least(best, limit))
 
     # New positions: extra tokens, A that stay, B.
     keeps = op.logical_not(merges)
@@ -126,7 +126,10 @@ def global_merge(x: Output, sizes: Output, _: Output, token_map: Output, *, laye
 
 
 def packed_attention(qkv: Output, _: Output, *, heads: int) -> list[Any]:
-    """AlgmPackedAttention: qkv (T, 3C) to (T, C), in the form that OpenVINO fuses."""
+    """AlgmPackedAttention: qkv (T, 3C) to (T, C), in the form that OpenVINO fuses; at least two rows.
+
+    Every picture has two tokens or more. After a run with a single row OpenVINO 2026.4 gives wrong results for others.
+    """
     from openvino import opset15 as op
 
     split = op.reshape(qkv, _longs([1, -1, 3, heads, _static(qkv, 1) // 3 // heads]), False)
@@ -173,7 +176,7 @@ def labels(logits: Output, *, size: Sequence[int]) -> list[Any]:
     # The weights of a pixel add up to one: a class whose best corner is below another class's worst one cannot win in
     # the cell. Few classes can in most cells; the other cells are done again.
     to_beat = op.reduce_max(op.reduce_min(corners, _long(1)), _long(1), True)
-    able = op.greater_equal(op.reduce_max(corners, _long(1)), to_beat)
+    able = _at_least(op.reduce_max(corners, _long(1)), to_beat)
     able_count = op.reduce_sum(op.convert(able, "i32"), _long(1))
     few = min(FEW_CLASSES, classes)
     winners = _cell_winners(corners, able, _long(few), weights)
@@ -220,6 +223,13 @@ def _units(rows: Any) -> Any:
 
     lengths = op.maximum(op.reduce_l2(rows, _longs([-1]), True), _float(SMALLEST_LENGTH))
     return op.divide(rows, lengths)
+
+
+def _at_least(values: Any, limit: Any) -> Any:
+    """Values >= limit, and not where either is not a number: OpenVINO's GreaterEqual is true there, LessEqual false."""
+    from openvino import opset15 as op
+
+    return op.less_equal(limit, values)
 
 
 def _rows(x: Any, start: int, stop: Any, step: int = 1) -> Any:
