@@ -18,21 +18,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from camvid_pictures import Frame, frames
 from record import write_record
 from tables import camvid_tradeoff
 
 from algm_trt.exporter import ExportOptions, export_onnx
 from algm_trt.exporter.checkpoint import Checkpoint, load_checkpoint
-from algm_trt.runtime.card import ModelCard
-from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.engine import Engine, open_engine
 from algm_trt.runtime.engine_options import EngineOptions
-from algm_trt.runtime.evaluation_sets import open_set
 from algm_trt.runtime.timing import Samples, alternate
-from algm_trt.runtime.windows import canvas_image, crops, plan_slide
 
-Frame = NDArray[np.uint8]
 ACCURACY = Path(__file__).parent / "results" / "camvid_cpu.json"
 
 
@@ -43,19 +38,6 @@ def curve_of(accuracy: Path, checkpoint: Checkpoint) -> list[dict[str, Any]]:
         raise SystemExit(f"{accuracy} is about another checkpoint: run camvid_cpu.py on {checkpoint.path} first")
     curve: list[dict[str, Any]] = record["curve"]
     return curve
-
-
-def frames(data: Path, card: ModelCard, count: int) -> list[Frame]:
-    """Windows (n, H, W, 3) of each of some frames, taken at equal distances from the test set."""
-    samples = open_set("camvid", data, card).samples
-    chosen = [samples[int(index)] for index in np.linspace(0, len(samples) - 1, count).round()]
-    return [windows_of(decode_image(sample.image), card) for sample in chosen]
-
-
-def windows_of(image: NDArray[np.uint8], card: ModelCard) -> Frame:
-    """A picture's windows as algm-infer cuts them."""
-    plan = plan_slide((image.shape[0], image.shape[1]), card.size, card.stride)
-    return np.stack(list(crops(canvas_image(image, plan), plan)))
 
 
 def tokens_of(engine: Engine, pictures: Sequence[Frame], threshold: float | None) -> dict[str, Any]:
@@ -78,8 +60,8 @@ def draw(points: Sequence[dict[str, Any]], what: str, path: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"}
-    with mpl.rc_context(style | {"svg.hashsalt": path.stem, "axes.grid": True, "grid.alpha": 0.25}):
+    style: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"}
+    with mpl.rc_context(style | {"svg.hashsalt": "camvid", "axes.grid": True, "grid.alpha": 0.25}):
         figure = Figure(figsize=(5.2, 3.6), layout="constrained")
         axes = figure.add_subplot()
         dense, merged = points[0], sorted(points[1:], key=lambda row: float(row["threshold"]))

@@ -63,10 +63,11 @@ class OfficialCode:
     def __init__(self, checkout: Path) -> None:
         self._modules: types.SimpleNamespace = import_official(checkout, "cpu")
         for name in MERGING:
-            setattr(self._modules.patch, name, torch.compiler.disable(getattr(self._modules.patch, name)))
+            eager: Any = torch.compiler.disable(getattr(self._modules.patch, name))  # type: ignore[no-untyped-call]
+            setattr(self._modules.patch, name, eager)
         torch._dynamo.config.recompile_limit = MOST_COMPILATIONS
         torch._dynamo.config.accumulated_recompile_limit = MOST_COMPILATIONS
-        torch._logging.set_logs(all=logging.ERROR)
+        torch._logging.set_logs(all=logging.ERROR)  # type: ignore[attr-defined]
 
     def variant(self, way: str, weights: Segmenter, merge: MergeSettings | None, threshold: float) -> OfficialVariant:
         """A variant with our weights, loaded strictly."""

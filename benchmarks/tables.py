@@ -106,6 +106,57 @@ def whole_job(record: Record) -> str:
     return "\n".join(parts)
 
 
+def golden(record: Record) -> str:
+    """Of `golden.py`: distance from the official code over all cases, by backend."""
+    forward = [row for row in record["rows"] if "max_score_difference" in row]
+    rows = []
+    for backend in dict.fromkeys(row["backend"] for row in forward):
+        mine = [row for row in forward if row["backend"] == backend]
+        worst, equal = max(row["max_score_difference"] for row in mine), min(row["labels_equal"] for row in mine)
+        moved = sum(row.get("patches_in_another_token", 0) for row in mine)
+        rows.append([backend, str(len(mine)), f"{worst:.1e}", _percent(equal, 3), str(moved)])
+    head = ["", "cases", "largest difference of a score", "least labels equal", "patches in another token"]
+    sliding = _percent(record["least_labels_equal_sliding"], 3)
+    return markdown(head, rows) + f"\nSliding windows over a whole picture: {sliding} of the labels equal.\n"
+
+
+def merging_cpu(record: Record) -> str:
+    """Of `merging_cpu.py`: merged against dense, and the cost of the labels."""
+    merged = record["windows_merged"]
+    rows = [[name, f"{value:.1f}"] for name, value in record["median_ms"].items()]
+    return (
+        f"{record['what']}, {len(merged)} pictures ({record['pictures']}), "
+        f"{100 * sum(merged) / len(merged):.0f} % of the windows merged:\n\n"
+        + markdown(["", "median, ms"], rows)
+        + f"\nMerged {record['speedup_merged_over_dense']:.2f}x as fast as dense; the labels take "
+        f"{_percent(record['labels_in_model_share'], 1)} of the merged model.\n"
+    )
+
+
+def train_camvid(record: Record) -> str:
+    """Of `train_camvid.py`: accuracy of both trainings, dense and merged, and the speed of the two ways to run."""
+    rows = [
+        [f"trained {'with ALGM' if name == 'algm' else 'dense'}, run {row['run']}", *_test(row)]
+        for name, training in record["trained"].items()
+        for row in training["test"]
+    ]
+    speed = record["speed"]
+    rates = speed["images_per_second"]
+    return (
+        f"{record['network']}, {record['steps']} steps of {record['batch']} crops from {record['start']} weights, "
+        f"merging at layers {' and '.join(map(str, record['layers']))} from a similarity of {record['threshold']:g}, "
+        f"{record['device']}:\n\n"
+        + markdown(["", "mIoU", "pixel accuracy", "tokens kept", "test frames"], rows)
+        + f"\n{speed['what']}: dense {rates['dense']:.1f} images/s, merged {rates['merged']:.1f} images/s, "
+        f"{_spread(speed['merged_times_as_fast'], 'x')}.\n"
+    )
+
+
+def _test(row: Record) -> list[str]:
+    scores = [f"{100 * row[name]:.2f}" for name in ("mean_iou", "pixel_accuracy")]
+    return [*scores, _percent(row["tokens_kept"], 1), str(row["pictures"])]
+
+
 def _promises(ratios: Record) -> str:
     rows = []
     for name, row in ratios.items():
@@ -140,7 +191,7 @@ def _holds(row: Record) -> str:
 def _spread(spread: Record, unit: str = "", digits: int = 2) -> str:
     values = (spread[name] for name in ("median", "lower_quartile", "upper_quartile"))
     median, lower, upper = (f"{value:.{digits}f}" for value in values)
-    return f"{median}{unit} [{lower} {upper}]"
+    return f"{median}{unit} [{lower} {upper}]" if lower != upper else f"{median}{unit}"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -152,8 +203,11 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 TABLES: Final[dict[str, Callable[[Record], str]]] = {
     "cpu_table.json": cpu_table,
     "whole_job.json": whole_job,
+    "merging_cpu.json": merging_cpu,
+    "golden.json": golden,
     "camvid_cpu.json": camvid_cpu,
     "camvid_tradeoff.json": camvid_tradeoff,
+    "train_camvid.json": train_camvid,
 }
 
 

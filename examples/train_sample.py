@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from first_weights import initialise
 from numpy.typing import NDArray
 from official_format import Training, write_checkpoint
 
@@ -54,30 +55,6 @@ HELD_OUT = range(1_000_000, 1_000_060)
 LEARNING_RATE = 2.5e-3
 WARM_UP = 50
 REPORT = 100
-
-
-def initialise(model: Segmenter) -> None:
-    """Random weights of a scale that suits the width: at 64 channels the usual 0.02 would learn slowly.
-
-    The class embeddings start far apart and the positional ones as waves, so that neither has to be told apart first.
-    """
-    for name, parameter in model.named_parameters():
-        if name == "encoder.pos_embed":
-            parameter.data[0, CONFIG.extra_tokens :] = 0.3 * waves(CONFIG.grid, CONFIG.d_model)
-        elif name in ("encoder.cls_token", "decoder.cls_emb"):
-            torch.nn.init.trunc_normal_(parameter, std=0.5)
-        elif parameter.dim() > 1:
-            std = parameter[0].numel() ** -0.5
-            torch.nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std)
-        elif name.endswith("bias"):
-            torch.nn.init.zeros_(parameter)
-
-
-def waves(grid: tuple[int, int], width: int) -> torch.Tensor:
-    """Sines and cosines of row and column at several wavelengths: (N0, C)."""
-    rows, columns = (axis.flatten()[:, None] for axis in torch.meshgrid(*map(torch.arange, grid), indexing="ij"))
-    rate = 100.0 ** -(torch.arange(width // 4) / (width // 4))
-    return torch.cat([wave(axis * rate) for axis in (rows, columns) for wave in (torch.sin, torch.cos)], dim=1)
 
 
 def batches(seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

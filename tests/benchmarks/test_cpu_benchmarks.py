@@ -1,0 +1,110 @@
+"""The CPU benchmarks at a small scale: they run, and their records say what they should."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import camvid_tradeoff
+import cpu_variants
+import networks
+import numpy as np
+import pytest
+import whole_job
+from cpu_variants import Plan, measure, ratios
+from official_format import Training, write_checkpoint
+
+from algm_trt.exporter.checkpoint import load_checkpoint
+from algm_trt.runtime.timing import Samples
+
+
+def test_halfway_threshold_is_where_half_of_the_windows_merge() -> None:
+    config = networks.random_config("tiny", 512)
+    similarities = np.random.default_rng(0).uniform(-1, 1, 256)
+    found = networks.halfway_threshold(lambda at: 1025 - 3 * float((similarities >= at).sum()), config)
+    assert (similarities >= found).sum() == pytest.approx(128, abs=1)
+
+
+def test_a_checkpoint_of_the_examples_is_read_as_it_was_written(tmp_path: Path) -> None:
+    config = networks.random_config("tiny", 64)
+    model = networks.random_segmenter(config, networks.MERGE)
+    training = Training(dataset="camvid", crop=64, batch_size=1, log_dir="test")
+    for merge in (None, networks.MERGE):
+        read = load_checkpoint(write_checkpoint(tmp_path, model, merge, training))
+        assert read.merge == merge
+        assert read.crop == (64, 64)
+        assert read.config.grid == config.grid
+
+
+@pytest.mark.heavy
+def test_variants_of_a_small_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_variants, "SIZE", 128)
+    found = measure(Plan("tiny", threads=1, rounds=2, pictures=None, count=2, official=None))
+    rows = {(row["name"], row["kind"]): row for row in found["variants"]}
+    assert ("our PyTorch FP32", "merged") in rows
+    assert rows["ONNX Runtime FP32", "dense"]["tokens_at_the_end"] == [65, 65]
+    assert rows["ONNX Runtime FP32", "merged"]["labels_equal_to_fp32"] > 0.999
+    assert np.mean(found["windows_merged"]) == pytest.approx(0.5, abs=0.1)
+    assert len(rows["ONNX Runtime FP32", "merged"]["ms_of_calls"]) == 2
+
+
+def test_ratios_take_the_fastest_official_variant() -> None:
+    def times(seconds: float) -> Samples:
+        return Samples(((seconds,), (seconds,)))
+
+    found = ratios(
+        {
+            ("official eager FP32", "dense"): times(4.0),
+            ("official eager FP32", "merged"): times(3.0),
+            ("official eager bf16", "merged"): times(2.0),
+            ("ONNX Runtime FP32", "dense"): times(3.0),
+            ("ONNX Runtime FP32", "merged"): times(1.5),
+            ("OpenVINO bf16", "merged"): times(1.1),
+        },
+        gated=True,
+    )
+    fastest = found["OpenVINO bf16, merged over official eager bf16, merged"]
+    assert fastest["times_as_fast"]["median"] == pytest.approx(2 / 1.1)
+    assert not fastest["holds"]
+    assert found["ONNX Runtime FP32, merged over ONNX Runtime FP32, dense"]["holds"]
+    assert found["ONNX Runtime FP32, merged over official eager FP32, merged"]["holds"]
+
+
+def test_whole_job_counts_what_cannot_be_read(
+    tmp_path: Path, drawn_camvid: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for picture in sorted((drawn_camvid / "images" / "test").iterdir()):
+        (photographs / picture.name).write_bytes(picture.read_bytes())
+    (photographs / "broken.jpg").write_bytes(b"\xff\xd8no picture")
+    record = tmp_path / "job.json"
+    only = ["--models", "sample", "--backends", "ONNX Runtime FP32", "--json", str(record)]
+    monkeypatch.setattr(sys, "argv", ["whole_job.py", str(photographs), *only])
+    whole_job.main()
+    dense, merged = json.loads(record.read_text())["models"][0]["variants"]
+    assert (dense["done"], dense["failed"], dense["inputs"]) == (3, 1, 4)
+    assert merged["tokens"]["share_kept"] < 1.0
+    assert merged["images_per_second"]["median"] > 0
+
+
+def test_tradeoff_needs_the_accuracy_of_the_same_checkpoint(tmp_path: Path, sample_checkpoint: Path) -> None:
+    accuracy = tmp_path / "camvid_cpu.json"
+    accuracy.write_text(json.dumps({"settings": {"checkpoint_sha256": "another"}, "curve": []}))
+    with pytest.raises(SystemExit, match="another checkpoint"):
+        camvid_tradeoff.curve_of(accuracy, load_checkpoint(sample_checkpoint))
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".png"])
+def test_tradeoff_is_drawn_the_same_every_time(tmp_path: Path, suffix: str) -> None:
+    pytest.importorskip("matplotlib", reason="the plot needs the extra plot")
+    points = [
+        {"threshold": threshold, "mean_iou": quality, "images_per_second": {"median": rate}}
+        for threshold, quality, rate in ((None, 0.32, 3.0), (0.9, 0.31, 6.0), (0.5, 0.29, 8.0))
+    ]
+    one, other = (tmp_path / f"{name}{suffix}" for name in "ab")
+    for path in (one, other):
+        camvid_tradeoff.draw(points, "backend", path)
+    assert one.stat().st_size > 1000
+    assert one.read_bytes() == other.read_bytes()

@@ -1,0 +1,148 @@
+"""The training script on drawn pictures in CamVid's layout: checkpoints, accuracy and speed of both networks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import train_camvid
+from camvid_pictures import load_split
+from networks import random_config
+from start_weights import load_start_weights
+
+from algm_trt.exporter.checkpoint import load_checkpoint
+from algm_trt.exporter.segmenter import Segmenter, segmenter_from_checkpoint
+
+TINY = ["--steps", "3", "--backbone", "tiny", "--crop", "64", "--batch", "2", "--rounds", "2", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def trained(drawn_camvid: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run of the script."""
+    folder = tmp_path_factory.mktemp("trained")
+    run(drawn_camvid, folder)
+    return folder
+
+
+def run(data: Path, folder: Path, *more: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        output = ["-o", str(folder), "--json", str(folder / "train.json")]
+        patch.setattr(sys, "argv", ["train_camvid.py", str(data), *output, *TINY, *more])
+        train_camvid.main()
+
+
+def test_checkpoints_are_official_and_say_how_they_were_trained(trained: Path) -> None:
+    dense, algm = (load_checkpoint(trained / name) for name in ("dense", "algm"))
+    assert dense.merge is None
+    assert algm.merge is not None
+    assert algm.merge.layers == (1, 5)
+    assert algm.merge.threshold == 0.88
+    assert dense.crop == algm.crop == (64, 64)
+    assert dense.dataset == "camvid"
+    assert segmenter_from_checkpoint(algm, algm.merge).config.n_cls == 11
+
+
+def test_both_are_evaluated_dense_and_merged_and_timed(trained: Path) -> None:
+    record = json.loads((trained / "train.json").read_text())
+    for name in ("dense", "algm"):
+        runs = record["trained"][name]["test"]
+        assert [row["run"] for row in runs] == ["dense", "merged"]
+        assert [row["pictures"] for row in runs] == [3, 3]
+        assert runs[0]["tokens_kept"] == 1.0
+        assert runs[1]["tokens_kept"] < 1.0
+    assert record["trained"]["dense"]["course"][-1]["tokens_kept"] == 1.0
+    assert record["trained"]["algm"]["course"][-1]["tokens_kept"] < 1.0
+    assert all(rate > 0 for rate in record["speed"]["images_per_second"].values())
+
+
+def test_the_seed_decides_the_weights(trained: Path, drawn_camvid: Path, tmp_path: Path) -> None:
+    run(drawn_camvid, tmp_path)
+    for name in ("dense", "algm"):
+        one, other = (load_checkpoint(folder / name).state for folder in (trained, tmp_path))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_training_goes_on_from_a_checkpoint(trained: Path, drawn_camvid: Path, tmp_path: Path) -> None:
+    run(drawn_camvid, tmp_path, "--weights", str(trained / "dense" / "checkpoint.pth"))
+    record = json.loads((tmp_path / "train.json").read_text())
+    assert record["start"] == "checkpoint.pth"
+    assert (tmp_path / "algm" / "variant.yml").read_text().count("opt: sgd") == 1
+
+
+def test_a_folder_that_is_no_camvid_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no pictures; DATA holds"):
+        load_split(tmp_path, "train")
+
+
+def network() -> Segmenter:
+    torch.manual_seed(0)
+    model = Segmenter(random_config("tiny", 64))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    return model
+
+
+def test_weights_of_timm_are_the_encoder(tmp_path: Path) -> None:
+    source, target = network(), Segmenter(random_config("tiny", 96))
+    file = tmp_path / "timm.pth"
+    weights = {name.removeprefix("encoder."): value for name, value in source.state_dict().items() if "encoder" in name}
+    torch.save(weights, file)
+    kept = load_start_weights(target, file)
+    assert all(name.startswith("decoder.") for name in kept)
+    loaded, given = target.state_dict(), source.state_dict()
+    assert torch.equal(loaded["encoder.blocks.5.attn.qkv.weight"], given["encoder.blocks.5.attn.qkv.weight"])
+    # Positions for 6x6 patches are those for 4x4, resized; the class token's stays.
+    assert torch.equal(loaded["encoder.pos_embed"][:, 0], given["encoder.pos_embed"][:, 0])
+    assert loaded["encoder.pos_embed"].shape == (1, 37, 64)
+
+
+def test_weights_of_google_are_the_encoder(tmp_path: Path) -> None:
+    source, target = network(), Segmenter(random_config("tiny", 64))
+    np.savez(tmp_path / "vit.npz", **google_arrays(source))
+    load_start_weights(target, tmp_path / "vit.npz")
+    loaded = target.state_dict()
+    for name, value in source.encoder.state_dict().items():
+        if not name.startswith("head."):
+            torch.testing.assert_close(loaded[f"encoder.{name}"], value, rtol=0, atol=0)
+
+
+def google_arrays(model: Segmenter) -> dict[str, np.ndarray]:
+    """The encoder as the JAX releases store it: kernels are (in, out), heads have an axis of their own."""
+    state = {name: value.numpy() for name, value in model.encoder.state_dict().items()}
+    arrays = {
+        "cls": state["cls_token"],
+        "Transformer/posembed_input/pos_embedding": state["pos_embed"],
+        "embedding/kernel": state["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
+        "embedding/bias": state["patch_embed.proj.bias"],
+        "Transformer/encoder_norm/scale": state["norm.weight"],
+        "Transformer/encoder_norm/bias": state["norm.bias"],
+    }
+    width, heads = model.config.d_model, model.config.n_heads
+    for layer in range(model.config.n_layers):
+        ours, theirs = f"blocks.{layer}", f"Transformer/encoderblock_{layer}"
+        attention = f"{theirs}/MultiHeadDotProductAttention_1"
+        for index, part in enumerate(("query", "key", "value")):
+            rows = slice(index * width, (index + 1) * width)
+            kernel = state[f"{ours}.attn.qkv.weight"][rows].T
+            arrays[f"{attention}/{part}/kernel"] = kernel.reshape(width, heads, -1)
+            arrays[f"{attention}/{part}/bias"] = state[f"{ours}.attn.qkv.bias"][rows].reshape(heads, -1)
+        arrays[f"{attention}/out/kernel"] = state[f"{ours}.attn.proj.weight"].T.reshape(heads, -1, width)
+        arrays[f"{attention}/out/bias"] = state[f"{ours}.attn.proj.bias"]
+        for norm, name in (("norm1", "LayerNorm_0"), ("norm2", "LayerNorm_2")):
+            arrays[f"{theirs}/{name}/scale"] = state[f"{ours}.{norm}.weight"]
+            arrays[f"{theirs}/{name}/bias"] = state[f"{ours}.{norm}.bias"]
+        for linear, name in (("fc1", "Dense_0"), ("fc2", "Dense_1")):
+            arrays[f"{theirs}/MlpBlock_3/{name}/kernel"] = state[f"{ours}.mlp.{linear}.weight"].T
+            arrays[f"{theirs}/MlpBlock_3/{name}/bias"] = state[f"{ours}.mlp.{linear}.bias"]
+    return arrays
+
+
+def test_weights_of_another_width_are_refused(tmp_path: Path) -> None:
+    torch.save(network().state_dict(), tmp_path / "other.pth")
+    with pytest.raises(SystemExit, match="does not fit"):
+        load_start_weights(Segmenter(random_config("vit_tiny", 64)), tmp_path / "other.pth")
