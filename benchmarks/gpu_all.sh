@@ -23,16 +23,18 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-readonly STEPS=(build kernels sanitizer plugins speed model)
+readonly STEPS=(build kernels sanitizer plugins runtime doctor speed model)
 declare -Ar WHAT=(
   [build]="plugin library for the GPU at hand, with nvcc"
   [kernels]="L4: kernels against the NumPy reference (tests/plugins/test_*kernels_gpu.py)"
   [sanitizer]="compute-sanitizer, memcheck and racecheck, on a part of these tests"
   [plugins]="L5: plugin objects, directly and through the registries of tensorrt-lean (tests/plugins/test_plugins_gpu.py)"
+  [runtime]="CUDA module, device arrays, slide mode; plans where TensorRT is (tests/runtime/test_tensorrt_gpu.py)"
+  [doctor]="algm-doctor --selftest: L0 to L6 as far as the machine goes"
   [speed]="kernels against their floors (benchmarks/kernels.py)"
   [model]="whole PyTorch model in FP16: speed, shares, agreement (benchmarks/gpu_model.py)"
 )
-declare -Ar LIMIT=([build]=300 [kernels]=200 [sanitizer]=150 [plugins]=150 [speed]=150 [model]=420)
+declare -Ar LIMIT=([build]=300 [kernels]=200 [sanitizer]=150 [plugins]=150 [runtime]=200 [doctor]=300 [speed]=150 [model]=420)
 # Small cases of every operator: the sanitizer is slow.
 readonly SANITIZED="test_local_merge_of_generic_tokens or (test_global_merge and lengths3) \
 or (test_attention and lengths1 and (64 or 80)) or (test_append_tokens_and_unmerge and lengths1 and 13) \
@@ -99,7 +101,7 @@ table=$work/steps.tsv
 
 # `algm_trt` importable without installing it.
 for package in exporter plugins engines runtime; do ln -sfn "$PWD/$package" "$work/site/algm_trt/$package"; done
-export PYTHONPATH=$work/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+export PYTHONPATH=$work/site:$PWD/.carry/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 
 # --- running a step ---------------------------------------------------------------------------------------------------
 
@@ -152,6 +154,21 @@ attempt() {
 readonly pytest=("$python" -m pytest -o minversion=7 -p no:cacheprovider -q)
 
 # --- the steps --------------------------------------------------------------------------------------------------------
+
+# lacks MODULES...: whether Python lacks some of them; which, in `missing`.
+lacks() {
+  missing=$("$python" - "$@" <<'PYTHON'
+import importlib, sys
+def there(name):
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+print(*(name for name in sys.argv[1:] if not there(name)))
+PYTHON
+  )
+  [ -n "$missing" ]
+}
 
 capability() { "$python" -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())' 2>>"$log"; }
 
@@ -215,6 +232,19 @@ plugins() {
   fi
   [ -n "$ALGM_TENSORRT_LIBS" ] && [ -n "$headers" ] ||
     note registries "not run" 0 "no tensorrt-lean library or no headers (ALGM_TENSORRT_LIBS, ALGM_TENSORRT_HEADERS)"
+}
+
+runtime() {
+  [ "$twin" = no ] || { note runtime "not run" 0 "needs a GPU"; return; }
+  lacks cuda.bindings cv2 PIL tqdm && { note runtime "not run" 0 "not installed: $missing"; return; }
+  attempt runtime runtime "${pytest[@]}" -m gpu tests/runtime/test_tensorrt_gpu.py
+}
+
+doctor() {
+  [ "$twin" = no ] || { note doctor "not run" 0 "needs a GPU"; return; }
+  lacks cv2 PIL tqdm && { note doctor "not run" 0 "not installed: $missing"; return; }
+  attempt doctor doctor "$python" -c 'import sys; from algm_trt.engines.doctor.cli import main; sys.exit(main())' \
+    --selftest --skip-build --json "$out/gpu_doctor.json"
 }
 
 speed() {

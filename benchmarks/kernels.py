@@ -226,7 +226,8 @@ def time_slide_labels(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[fl
     grids = len(plan.rows), len(plan.columns), CLASSES, shape.grid, shape.grid
     tiles, supports = zip(rows.nodes.shape, columns.nodes.shape, strict=True)
     params = interface.AlgmSlideLabelsParams(interface.FLOAT16, *grids, *plan.source, *tiles, *supports)
-    kernel = Kernel("algm_slide_labels", params, [logits, *uploaded(rows), *uploaded(columns), labels])
+    finite = torch.empty((), dtype=torch.int32, device="cuda")
+    kernel = Kernel("algm_slide_labels", params, [logits, *uploaded(rows), *uploaded(columns), labels, finite])
     return milliseconds(kernel, flush), logits.nbytes + labels.nbytes
 
 

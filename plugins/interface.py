@@ -91,7 +91,7 @@ FUNCTIONS: Final[dict[str, tuple[type[ctypes.Structure], int]]] = {
     "algm_unmerge": (AlgmUnmergeParams, 5),
     "algm_labels": (AlgmLabelsParams, 2),
     "algm_cut_windows": (AlgmCutWindowsParams, 3),
-    "algm_slide_labels": (AlgmSlideLabelsParams, 10),
+    "algm_slide_labels": (AlgmSlideLabelsParams, 11),
 }
 """Parameter struct of each function, and how many tensors it takes."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,12 +48,13 @@ def _infer(arguments: argparse.Namespace) -> int:
     from algm_trt.runtime.pipeline import PipelineOptions
     from algm_trt.runtime.segmenter import Segmenter
     from algm_trt.runtime.sources import find_sources, parse_shard, shard
+    from algm_trt.runtime.window_runner import usual_batch
     from algm_trt.runtime.writers import parse_kinds
 
     engine = engine_options(arguments)
     options = JobOptions(
         pipeline=PipelineOptions(
-            arguments.mode, arguments.stride, arguments.threshold, arguments.batch_size, arguments.workers
+            arguments.mode, arguments.stride, arguments.threshold, arguments.batch_size or 1, arguments.workers
         ),
         kinds=parse_kinds(arguments.save),
         resume=arguments.resume,
@@ -68,6 +70,9 @@ def _infer(arguments: argparse.Namespace) -> int:
         sources = shard(sources, *options.part)
     prepare_folder(arguments.output)
     with Segmenter(open_engine(arguments.engine, engine)) as segmenter:
+        if arguments.batch_size is None:
+            pipeline = replace(options.pipeline, batch_size=usual_batch(segmenter.engine))
+            options = replace(options, pipeline=pipeline)
         report = run_job(segmenter, arguments.engine, sources, arguments.output, options)
     if not arguments.quiet:
         _print(_closing_lines(report, options.kinds, arguments.output))
@@ -121,9 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--batch-size",
         type=positive_int,
-        default=1,
         metavar="N",
-        help="windows that the model gets at a time (default: 1)",
+        help="windows that the model gets at a time (default: what a plan was optimised for; else 1)",
     )
     add_engine_arguments(parser)
     add(

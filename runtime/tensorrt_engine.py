@@ -40,6 +40,7 @@ class TensorRTEngine:
     Attributes:
         card: what the model expects and means.
         description: backend and device, for people.
+        usual_batch: the largest batch that a profile was optimised for.
     """
 
     def __init__(self, path: Path, *, device: Device | None = None, lanes: int = LANES) -> None:
@@ -62,6 +63,7 @@ class TensorRTEngine:
         self._device = device or Device()
         check_gpu(path, record, self._device.name, self._device.compute_capability)
         self.card = record.card
+        self.usual_batch = max(usual for _, usual, _ in record.profiles)
         with self._device.current():
             self._lanes = Lanes(open_plan(path, record, content, tensorrt), self._device, lanes)
         self._transfers = Transfers(self._device)

@@ -17,6 +17,7 @@ from algm_trt.plugins.library import PluginLibraryError, load_ctypes
 from algm_trt.runtime.cuda import CudaError, Device
 from algm_trt.runtime.field import axis_operators
 from algm_trt.runtime.tensorrt_transfers import Link
+from algm_trt.runtime.window_runner import NotFiniteError
 from algm_trt.runtime.windows import WindowPlan
 
 
@@ -80,6 +81,7 @@ class SlideKernels:
             (H0, W0) uint8 up to 256 classes, else uint16; None if the kernel does not take this plan.
 
         Raises:
+            NotFiniteError: some logits are not finite numbers.
             CudaError: the kernel cannot be run.
         """
         rows, columns = axis_operators(plan, patch_size)
@@ -92,18 +94,23 @@ class SlideKernels:
         axes = [array for axis in (rows, columns) for array in (axis.starts, axis.supports, axis.nodes, axis.shares)]
         packed, offsets = _packed(axes)
         labels: NDArray[Any] = np.empty(plan.source, np.uint8 if classes <= 256 else np.uint16)
-        size = packed.nbytes + _padded(labels.nbytes)
+        finite = np.zeros((), np.int32)
+        size = packed.nbytes + _padded(finite.nbytes) + _padded(labels.nbytes)
         buffer = device.allocate(size + workspace_bytes, "labels")
-        result, workspace = buffer.address + packed.nbytes, buffer.address + size
+        flag, workspace = buffer.address + packed.nbytes, buffer.address + size
+        result = flag + _padded(finite.nbytes)
         try:
             link.upload(packed, buffer.address)
             status = self._library.algm_slide_labels(
-                *(ctypes.byref(params), logits, *(buffer.address + offset for offset in offsets), result),
+                *(ctypes.byref(params), logits, *(buffer.address + offset for offset in offsets), result, flag),
                 *(workspace, workspace_bytes, link.stream.handle),
             )
             if status == interface.STATUS_UNSUPPORTED:
                 return None
             self._check(status, "computing labels")
+            link.download(flag, finite)
+            if not finite:
+                raise NotFiniteError
             link.download(result, labels)
         finally:
             link.stream.synchronize()

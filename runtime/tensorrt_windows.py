@@ -71,8 +71,7 @@ class DeviceScores:
 
     def labels(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
         """See `PictureScores.labels`."""
-        self.logits()  # the kernel does not tell whether they are finite
-        parts, labels = self._parts, None
+        parts = self._parts
         with parts.device.current(), parts.transfers.link() as link:
             labels = parts.kernels.labels(
                 parts.device, link, self._plan, self.address(0), self._shape[1], parts.card.patch_size

@@ -109,7 +109,13 @@ class WindowRunner(Protocol):
 
 @runtime_checkable
 class EngineWithRunner(Protocol):
-    """An engine that runs windows in its own way."""
+    """An engine that runs windows in its own way.
+
+    Attributes:
+        usual_batch: windows that it runs best with at a time.
+    """
+
+    usual_batch: int
 
     def window_runner(self, batch_size: int) -> WindowRunner:
         """A runner for batches of up to `batch_size` windows."""
@@ -121,6 +127,11 @@ def runner_for(engine: Engine, batch_size: int) -> WindowRunner:
     if isinstance(engine, EngineWithRunner):
         return engine.window_runner(batch_size)
     return HostWindowRunner(engine, batch_size)
+
+
+def usual_batch(engine: Engine) -> int:
+    """Windows that an engine runs best with at a time: 1 where it runs them one by one anyway."""
+    return engine.usual_batch if isinstance(engine, EngineWithRunner) else 1
 
 
 class HostScores:

@@ -257,6 +257,7 @@ ALGM_API AlgmStatus algm_slide_labels(const AlgmSlideLabelsParams* params,
                                       const int32_t* column_nodes,     // (Tx, Sx) int32 in 0 .. windows_across*gw - 1
                                       const float* column_shares,      // (W0, Sx) float32
                                       void* labels,                    // (H0, W0) uint8 up to 256 classes, else uint16
+                                      int32_t* finite,                 // () int32: 1 if every logit is a finite number
                                       void* workspace, size_t workspace_bytes, cudaStream_t stream);
 
 #ifdef __cplusplus

@@ -174,8 +174,10 @@ class Kernels:
         shifts = (offsets[0], 0, offsets[1])
         return self._call("algm_cut_windows", params, [canvas, anchors], [windows], shifts)[0]
 
-    def slide_labels(self, logits: Array, windows_down: int, rows: AxisOperator, columns: AxisOperator) -> Array:
-        """Labels at the source; those of 8 bits end where their memory ends."""
+    def slide_labels(
+        self, logits: Array, windows_down: int, rows: AxisOperator, columns: AxisOperator
+    ) -> tuple[Array, Array]:
+        """Labels at the source, those of 8 bits ending where their memory ends; whether all logits are finite."""
         count, classes, *grid = logits.shape
         size = len(rows.shares), len(columns.shares)
         tiles = rows.nodes.shape[0], columns.nodes.shape[0]
@@ -185,8 +187,9 @@ class Kernels:
         )
         labels = _poisoned(size, np.uint8 if classes <= 256 else np.uint16)
         inputs = [logits, *(array for axis in (rows, columns) for array in _arrays(axis))]
-        shifts = (*(0 for _ in inputs), -labels.nbytes % 256 if labels.itemsize == 1 else 0)
-        return self._call("algm_slide_labels", params, inputs, [labels], shifts)[0]
+        shifts = (*(0 for _ in inputs), -labels.nbytes % 256 if labels.itemsize == 1 else 0, 0)
+        labels, finite = self._call("algm_slide_labels", params, inputs, [labels, _poisoned((), INT32)], shifts)
+        return labels, finite
 
     def _merge_outputs(self, dtype: Any, rows: int, channels: int, batch: int, patches: int) -> list[Array]:
         return [

@@ -82,8 +82,10 @@ def regions(rng: np.random.Generator, case: SlideCase, dtype: Any) -> Array:
 
 
 def slide_labels(kernels: Kernels, case: SlideCase, logits: Array) -> Array:
-    """Labels by the kernel."""
-    return kernels.slide_labels(logits, len(case.plan.rows), *case.axes)
+    """Labels by the kernel, which must tell whether all logits are finite."""
+    labels, finite = kernels.slide_labels(logits, len(case.plan.rows), *case.axes)
+    assert finite == np.isfinite(logits).all()
+    return labels
 
 
 def check_slide_labels(kernels: Kernels, case: SlideCase, logits: Array) -> Array:

@@ -23,6 +23,7 @@ from algm_trt.runtime import engine as engine_module
 from algm_trt.runtime import writers
 from algm_trt.runtime.cli import main
 from algm_trt.runtime.segmenter import Segmenter
+from algm_trt.runtime.window_runner import HostWindowRunner
 
 Infer = Callable[..., int]
 
@@ -441,3 +442,14 @@ def test_help_needs_no_heavy_import() -> None:
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert "--resume" in done.stdout
     assert all(f"\n  {kind} " in done.stdout for kind in writers.KINDS)
+
+
+def test_windows_go_in_batches_that_the_engine_runs_best_with(
+    infer: Infer, engine: FakeEngine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(engine), "usual_batch", 4, raising=False)
+    monkeypatch.setattr(type(engine), "window_runner", lambda self, batch: HostWindowRunner(self, batch), raising=False)
+    infer()
+    assert summary(tmp_path)["options"]["batch_size"] == max(engine.batches) == 4
+    infer("--batch-size", "1")
+    assert summary(tmp_path)["options"]["batch_size"] == 1

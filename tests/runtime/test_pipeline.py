@@ -394,6 +394,7 @@ class LaneRunner(HostWindowRunner):
 class Lanes(FakeEngine):
     """An engine with a runner of its own."""
 
+    usual_batch = 4
     meetings = 0
 
     def window_runner(self, batch_size: int) -> LaneRunner:

@@ -1,5 +1,5 @@
-// The mosaic: logits of all windows side by side, the classes of a patch ("node") next to each other, and the winning
-// class of every node.
+// The mosaic: logits of all windows side by side, the classes of a patch ("node") next to each other, the winning class
+// of every node, and whether all logits are finite.
 //
 // A block takes 32 neighbouring patches of a window. It brings 32 classes at a time through shared memory, so that both
 // the reads (along patches) and the writes (along classes) are contiguous. Traffic: logits read once, written once.
@@ -19,6 +19,7 @@ template <typename T>
 struct Mosaic {
   T* values;          // (rows, columns, classes)
   uint16_t* winners;  // (rows, columns)
+  int32_t* finite;    // (): 1, and 0 once a logit is not a finite number
   int rows, columns, classes;
 
   __device__ __forceinline__ int64_t node(int row, int column) const { return int64_t(row) * columns + column; }
@@ -49,11 +50,13 @@ __global__ void __launch_bounds__(kMosaicWarps * 32)
 
   float best = -INFINITY;
   int id = 0;
+  bool finite = true;
   for (int first = 0; first < classes; first += 32) {
     for (int i = warp; i < 32 && first + i < classes; i += kMosaicWarps) {
       if (firstPatch + lane >= patches) continue;
       const T logit = source[int64_t(first + i) * patches + firstPatch + lane];
       staged[i][lane] = logit;
+      finite &= fabsf(toFloat(logit)) < INFINITY;  // false for NaN
       if (toFloat(logit) > best) {
         best = toFloat(logit);
         id = first + i;
@@ -70,7 +73,8 @@ __global__ void __launch_bounds__(kMosaicWarps * 32)
 
   bests[warp][lane] = best;
   ids[warp][lane] = id;
-  __syncthreads();
+  // The barrier of the bests. Whichever block stores, it stores the same.
+  if (!__syncthreads_and(finite) && threadIdx.x == 0) *mosaic.finite = 0;
   const int patch = firstPatch + lane;
   if (warp != 0 || patch >= patches) return;
   for (int i = 1; i < kMosaicWarps; ++i) {

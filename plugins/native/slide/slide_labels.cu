@@ -1,12 +1,12 @@
 // algm_slide_labels: from the logits of all windows of a picture to its labels, without full-size logits.
 //
-// Two passes. The first (mosaic.cuh) arranges the logits so that the classes of a node lie next to each other, and
-// finds each node's winner. The second gives a block to each tile of the source. If one class wins at all of the tile's
-// nodes, it wins at every pixel, for a mean cannot overtake a class that leads everywhere: the block only fills the
-// tile. Else it drops the classes that can win nowhere (contest.cuh) and computes the rest, kGroup classes at a time:
-// first the sums along the rows' nodes into shared memory, one for each row, column node and class, then each thread
-// sums along the column nodes for its pixel. Column nodes come kAcross at a time and tiles in strips of one pixel a
-// thread, so that no size of support or tile needs more shared memory or registers.
+// Two passes. The first (mosaic.cuh) arranges the logits so that the classes of a node lie next to each other, finds
+// each node's winner, and sees whether all logits are finite. The second gives a block to each tile of the source. If
+// one class wins at all of the tile's nodes, it wins at every pixel, for a mean cannot overtake a class that leads
+// everywhere: the block only fills the tile. Else it drops the classes that can win nowhere (contest.cuh) and computes
+// the rest, kGroup classes at a time: first the sums along the rows' nodes into shared memory, one for each row, column
+// node and class, then each thread sums along the column nodes for its pixel. Column nodes come kAcross at a time and
+// tiles in strips of one pixel a thread, so that no size of support or tile needs more shared memory or registers.
 //
 // Traffic: logits read once and written once by the first pass, then read from L2 for the tiles with more than one
 // winner; labels written once. Floor: logits read once, labels written once.
@@ -155,6 +155,9 @@ __global__ void __launch_bounds__(kSlideThreads, 3)
   }
 }
 
+// Before the mosaic, which takes it back where a logit is not finite.
+__global__ void presumeFiniteKernel(int32_t* finite) { *finite = 1; }
+
 bool isValid(const AlgmSlideLabelsParams* p) {
   if (p == nullptr || !isDtype(p->dtype) || !inRange(p->classes, 1, 65535)) return false;
   if (p->windows_down < 1 || p->windows_across < 1 || p->grid_height < 1 || p->grid_width < 1) return false;
@@ -183,10 +186,11 @@ struct SlideWorkspace {
 
 template <typename T>
 AlgmStatus slideLabels(const AlgmSlideLabelsParams& p, const T* logits, const SlideAxis& down, const SlideAxis& across,
-                       void* labels, const SlideWorkspace& workspace, cudaStream_t stream) {
-  const Mosaic<T> mosaic{static_cast<T*>(workspace.values), workspace.winners, down.mosaicLength, across.mosaicLength,
-                         p.classes};
+                       void* labels, int32_t* finite, const SlideWorkspace& workspace, cudaStream_t stream) {
+  const Mosaic<T> mosaic{
+      static_cast<T*>(workspace.values), workspace.winners, finite, down.mosaicLength, across.mosaicLength, p.classes};
   const MosaicWindows windows{p.windows_across, p.grid_height, p.grid_width};
+  ALGM_RETURN_IF_ERROR(launch(presumeFiniteKernel, dim3(1), dim3(1), 0, stream, finite));
   ALGM_RETURN_IF_ERROR(launch(mosaicKernel<T>, dim3(p.windows_down * p.windows_across * windows.blocks()),
                               dim3(kMosaicWarps * 32), 0, stream, windows, logits, mosaic));
   const dim3 grid(p.row_tiles * p.column_tiles), block(kSlideThreads);
@@ -210,14 +214,15 @@ extern "C" AlgmStatus algm_slide_labels(const AlgmSlideLabelsParams* params, con
                                         const int32_t* row_starts, const int32_t* row_supports,
                                         const int32_t* row_nodes, const float* row_shares, const int32_t* column_starts,
                                         const int32_t* column_supports, const int32_t* column_nodes,
-                                        const float* column_shares, void* labels, void* workspace,
+                                        const float* column_shares, void* labels, int32_t* finite, void* workspace,
                                         size_t workspace_bytes, cudaStream_t stream) {
   using namespace algm;
   if (!isValid(params) || !isUsable(logits)) return ALGM_INVALID_ARGUMENT;
   for (const void* array : {static_cast<const void*>(row_starts), static_cast<const void*>(row_supports),
                             static_cast<const void*>(row_nodes), static_cast<const void*>(row_shares),
                             static_cast<const void*>(column_starts), static_cast<const void*>(column_supports),
-                            static_cast<const void*>(column_nodes), static_cast<const void*>(column_shares)}) {
+                            static_cast<const void*>(column_nodes), static_cast<const void*>(column_shares),
+                            static_cast<const void*>(finite)}) {
     if (!isUsableScalar(array)) return ALGM_INVALID_ARGUMENT;
   }
   if (labels == nullptr || (params->classes > 256 && reinterpret_cast<uintptr_t>(labels) % 2 != 0)) {
@@ -232,6 +237,6 @@ extern "C" AlgmStatus algm_slide_labels(const AlgmSlideLabelsParams* params, con
   const SlideAxis across{column_starts,  column_supports,  column_nodes, column_shares,
                          p.column_tiles, p.column_support, p.width,      p.windows_across * p.grid_width};
   return p.dtype == ALGM_FLOAT16
-             ? slideLabels(p, static_cast<const __half*>(logits), down, across, labels, parts, stream)
-             : slideLabels(p, static_cast<const float*>(logits), down, across, labels, parts, stream);
+             ? slideLabels(p, static_cast<const __half*>(logits), down, across, labels, finite, parts, stream)
+             : slideLabels(p, static_cast<const float*>(logits), down, across, labels, finite, parts, stream);
 }
