@@ -127,6 +127,6 @@ def _across(result: BenchResult, against_quality: bool) -> float:
     return quality if against_quality and quality is not None else result.tokens.kept
 
 
-def _metadata(path: Path) -> dict[str, str | None]:
+def _metadata(path: Path) -> dict[str, None]:
     """Without the date, so that equal figures make equal files."""
     return {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower(), {})
