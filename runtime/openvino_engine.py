@@ -27,6 +27,7 @@ CACHE_FORMAT: Final = 1
 """Of the compiled models: part of their names, to be raised when the conversion of a model changes."""
 CACHED_MODELS: Final = 4
 LENGTH_BYTES: Final = 8
+KEPT_KERNELS: Final = 64
 
 
 class OpenVinoEngine:
@@ -68,6 +69,8 @@ class OpenVinoEngine:
             # The types in the model are those to compute in.
             "INFERENCE_PRECISION_HINT": "dynamic",
             "NUM_STREAMS": 1,
+            # Kernels are kept per shape, and every picture has shapes of its own: 2 MB a picture with the default.
+            "CPU_RUNTIME_CACHE_CAPACITY": KEPT_KERNELS,
             # Pinned threads of two processes would share cores while others idle.
             "ENABLE_CPU_PINNING": False,
         }

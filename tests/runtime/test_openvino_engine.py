@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 from helpers.cases import CASES, OpCase, reference_outputs
 from helpers.compare import assert_outputs_match, assert_same_bits, label_margins
@@ -65,6 +66,7 @@ NETWORKS: dict[str, tuple[SegmenterConfig, MergeSettings | None, Size]] = {
     "one window": (TINY, TWO, (32, 32)),
     "one class": (replace(TINY, n_cls=1), TWO, (64, 64)),
 }
+MANY_SHAPES = (TINY, TWO, (384, 384))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,7 +92,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     def export(name: str, precision: str = "fp32") -> Path:
         path = folder / f"{name} {precision}.onnx"
         if not path.exists():
-            config, merge, size = NETWORKS[name]
+            config, merge, size = NETWORKS.get(name, MANY_SHAPES)
             graph = build_graph(random_segmenter(config, merge), size, precision)
             graph.metadata_props.add(key=METADATA_KEY, value=card_of(config, merge, size).to_json())
             onnx.save(graph, path)
@@ -309,6 +311,19 @@ def test_results_stay_when_the_engine_runs_again(network: Callable[..., Path]) -
     kept = first.logits.copy()
     engine.run(pictures[1:2])
     np.testing.assert_array_equal(first.logits, kept)
+
+
+def test_memory_does_not_grow_with_the_number_of_shapes(network: Callable[..., Path]) -> None:
+    """OpenVINO keeps kernels per shape: limited, or every picture of a folder would cost memory for good."""
+    engine = OpenVinoEngine(network("many shapes"), threads=2)
+    pictures = [drawn_scene(*engine.card.size, seed=seed) for seed in range(10)]
+    process, random, resident, shapes = psutil.Process(), np.random.default_rng(0), [], set()
+    for index in range(240):
+        output = engine.run(pictures[index % 10][None], float(random.uniform(0.4, 0.9)))
+        shapes.add(tuple(output.token_counts[0]))
+        resident.append(process.memory_info().rss)
+    assert len(shapes) > 100
+    assert resident[-1] - resident[80] < 28e6  # 16 MB with the limit, 40 without
 
 
 # bfloat16.
