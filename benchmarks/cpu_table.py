@@ -5,7 +5,8 @@
 CHECKOUT is one of tue-mps/algm-segmenter; without it our ways of running stand alone. 512x512, 150 classes, one picture
 at a time, random weights (speed depends on how many tokens merge only), half of the windows merged. All variants of a
 network take turns in one process on the same unlike pictures; every network and number of threads has its own process.
-About ten minutes on two idle cores, half of it for torch.compile; --rounds, --backbones and --threads shorten it.
+About twelve minutes on two idle cores, nearly half of it for torch.compile; --rounds, --backbones and --threads make it
+shorter.
 """
 
 from __future__ import annotations

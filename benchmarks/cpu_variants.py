@@ -98,7 +98,9 @@ def measure(plan: Plan) -> dict[str, Any]:
         answers = {key: [variant.answer(i) for i in range(plan.count)] for key, variant in variants.items()}
         graphs = compiled_graphs()
         turns = {key: [partial(variant.run, i) for i in range(plan.count)] for key, variant in variants.items()}
-        samples = alternate({f"{name}, {kind}": turns[name, kind] for name, kind in turns}, plan.rounds)
+        # The answers above were the warm-up.
+        named = {f"{name}, {kind}": turn for (name, kind), turn in turns.items()}
+        samples = alternate(named, plan.rounds, warmup=0)
         compiled = {"graphs": graphs, "made_while_timing": compiled_graphs() - graphs}
     times = {key: samples[f"{key[0]}, {key[1]}"] for key in variants}
     return {

@@ -151,7 +151,7 @@ def _rate(settings: Settings, step: int) -> float:
     """Polynomial decay; random weights warm up first."""
     decayed = (settings.rate - LEAST_RATE) * (1 - step / settings.steps) ** POWER + LEAST_RATE
     warm = 1.0 if settings.weights else min(1.0, (step + 1) / (WARM_UP * settings.steps))
-    return decayed * warm
+    return float(decayed * warm)
 
 
 def _step(

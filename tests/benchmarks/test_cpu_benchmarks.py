@@ -15,7 +15,10 @@ import whole_job
 from cpu_variants import Plan, measure, ratios
 from official_format import Training, write_checkpoint
 
+from algm_trt.exporter import ExportOptions, export_onnx
 from algm_trt.exporter.checkpoint import load_checkpoint
+from algm_trt.runtime.engine import open_engine
+from algm_trt.runtime.sources import find_sources
 from algm_trt.runtime.timing import Samples
 
 
@@ -87,6 +90,20 @@ def test_whole_job_counts_what_cannot_be_read(
     assert (dense["done"], dense["failed"], dense["inputs"]) == (3, 1, 4)
     assert merged["tokens"]["share_kept"] < 1.0
     assert merged["images_per_second"]["median"] > 0
+
+
+def test_a_threshold_is_found_on_the_photographs_that_can_be_read(tmp_path: Path, drawn_camvid: Path) -> None:
+    config = networks.random_config("tiny", 64)
+    training = Training(dataset="none", crop=64, batch_size=1, log_dir="test")
+    folder = write_checkpoint(tmp_path, networks.random_segmenter(config, networks.MERGE), networks.MERGE, training)
+    model = export_onnx(folder, tmp_path / "model.onnx", ExportOptions(verify=False)).path
+    (tmp_path / "empty.jpg").touch()
+    sources = find_sources([str(tmp_path / "empty.jpg"), str(drawn_camvid / "images" / "test")], recursive=False)
+    found = whole_job.with_half_merging(load_checkpoint(folder), model, sources)
+    windows = list(whole_job.first_windows(sources, open_engine(model).card))
+    counts = [open_engine(model).run(window[None], found.merge.threshold).token_counts[0, 1] for window in windows]
+    assert len(windows) == 3
+    assert np.mean(counts) == pytest.approx(1 + 16 - 3 * 2, abs=1.5)
 
 
 def test_tradeoff_needs_the_accuracy_of_the_same_checkpoint(tmp_path: Path, sample_checkpoint: Path) -> None:
