@@ -75,7 +75,7 @@ def checkpoint_of(name: str, folder: Path) -> Checkpoint:
 
 
 def with_half_merging(checkpoint: Checkpoint, model: Path, photographs: Sequence[Source]) -> Checkpoint:
-    """The checkpoint with the threshold at which half of the windows merge in some photographs, taken from all over the list."""
+    """The checkpoint with the threshold at which half of the windows merge in photographs from all over the list."""
     engine = open_engine(model, EngineOptions(backend="onnxruntime", device="cpu"))
     step = max(1, len(photographs) // THRESHOLD_PICTURES)
     images = list(first_windows(photographs[::step], engine.card))
