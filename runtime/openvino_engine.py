@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import MissingDependencyError, UsageError
 from algm_trt.plugins.library import cache_library
+from algm_trt.runtime import openvino_model, openvino_operators
 from algm_trt.runtime.card import METADATA_KEY, ModelCard, ModelCardError
 from algm_trt.runtime.engine import EngineError, EngineOutput, checked_images, checked_threshold
 from algm_trt.runtime.files import renamed_together
@@ -23,11 +25,12 @@ if TYPE_CHECKING:
 
 OUTPUTS = ("logits", "labels", "token_counts", "token_map")
 PRECISIONS: Final = ("fp32", "bf16")
-CACHE_FORMAT: Final = 1
-"""Of the compiled models: part of their names, to be raised when the conversion of a model changes."""
-CACHED_MODELS: Final = 4
+OLDEST_VERSION: Final = (2026, 1)
 LENGTH_BYTES: Final = 8
+CACHED_MODELS: Final = 4
+"""Compiled models that are kept: 50 to 110 MB each for a ViT-S."""
 KEPT_KERNELS: Final = 64
+"""Kernels that OpenVINO keeps per kind of operator; each is for one number of tokens."""
 
 
 class OpenVinoEngine:
@@ -62,6 +65,11 @@ class OpenVinoEngine:
             raise MissingDependencyError(
                 f"openvino is not installed ({error}): pip install 'algm-trt[openvino]'"
             ) from error
+        version = openvino.__version__.split("-")[0]
+        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_VERSION:
+            raise MissingDependencyError(
+                f"OpenVINO {version} cannot convert the model's operators: pip install -U 'algm-trt[openvino]'"
+            )
         core = openvino.Core()
         if precision == "bf16":
             _check_bf16(core)
@@ -76,8 +84,7 @@ class OpenVinoEngine:
         }
         if threads:
             options["INFERENCE_NUM_THREADS"] = threads
-        version = openvino.__version__.split("-")[0]
-        cached = _cache_file(path, openvino.__version__, precision, options)
+        cached = _cache_file(core, path, openvino.__version__, precision, options)
         compiled, self.card = _load(core, cached, options) or _compile(core, path, precision, options, cached)
         self._request = compiled.create_infer_request()
         self.description = f"OpenVINO {version} on CPU, {precision}"
@@ -124,9 +131,7 @@ def _compile(
     core: openvino.Core, path: Path, precision: str, options: Mapping[str, object], cached: Path
 ) -> tuple[openvino.CompiledModel, ModelCard]:
     """Compile a model and keep the result; a cache that cannot be written is no error."""
-    from algm_trt.runtime.openvino_model import read_model
-
-    model = read_model(path, bf16=precision == "bf16")
+    model = openvino_model.read_model(path, bf16=precision == "bf16")
     card = _card(model, path)
     try:
         compiled = core.compile_model(model, "CPU", dict(options))
@@ -147,11 +152,21 @@ def _card(model: openvino.Model, path: Path) -> ModelCard:
     return ModelCard.from_json(entries[METADATA_KEY])
 
 
-def _cache_file(path: Path, version: str, precision: str, options: Mapping[str, object]) -> Path:
-    """Where the compiled model is kept: one file per model, version of OpenVINO, precision and options."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    digest.update(repr((CACHE_FORMAT, version, precision, sorted(options.items()))).encode())
+def _cache_file(core: openvino.Core, path: Path, version: str, precision: str, options: Mapping[str, object]) -> Path:
+    """Where the compiled model is kept: one file for all that it depends on, our own conversion included.
+
+    Raises:
+        EngineError: the model cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+    except OSError as error:
+        raise EngineError(f"{path}: cannot be read ({error.strerror})") from error
+    cpu = [str(core.get_property("CPU", name)) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
+    digest.update(repr((version, cpu, precision, sorted(options.items()))).encode())
+    for module in (openvino_model, openvino_operators):
+        digest.update(inspect.getsource(module).encode())
     return cache_library().parents[1] / "openvino" / f"{digest.hexdigest()[:32]}.blob"
 
 

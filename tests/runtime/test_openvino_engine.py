@@ -138,14 +138,12 @@ def images_of(case: OpCase) -> list[tuple[Array, ...]]:
     starts = inputs[names.index("cu_seqlens")]
     images = []
     for index, (start, stop) in enumerate(pairwise(starts)):
-        parts = {
+        parts: dict[str, Any] = {
             "cu_seqlens": np.array([0, stop - start], np.int32),
             "token_map": inputs[names.index("token_map")][index : index + 1] if "token_map" in names else None,
             "tokens": inputs[-1],
         }
-        images.append(
-            tuple(parts.get(name, value[start:stop]) for name, value in zip(names, inputs, strict=True))  # type: ignore[misc]
-        )
+        images.append(tuple(parts.get(name, value[start:stop]) for name, value in zip(names, inputs, strict=True)))
     return images
 
 
@@ -167,7 +165,7 @@ def whole_patches(case: OpCase) -> bool:
     if case.op is not spec.LABELS:
         return True
     ((_, height, width, _), size) = case.inputs()[0].shape, case.attributes["size"]
-    return size[0] % height == 0 and size[1] % width == 0 and size[0] // height == size[1] // width
+    return bool(size[0] % height == 0 and size[1] % width == 0 and size[0] // height == size[1] // width)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.heavy and whole_patches(case)], ids=str)
@@ -357,8 +355,7 @@ class TestBfloat16:
         pictures = np.stack([draw_scene(*exact.card.size, seed).image for seed in range(12)])
         actual, expected = lowered.run(pictures), exact.run(pictures)
         assert (actual.labels == expected.labels).mean() >= 0.995
-        mean_counts = [output.token_counts.mean(axis=0) for output in (actual, expected)]
-        np.testing.assert_allclose(*mean_counts, rtol=0.01)
+        np.testing.assert_allclose(actual.token_counts.mean(axis=0), expected.token_counts.mean(axis=0), rtol=0.01)
 
     def test_linear_layers_compute_in_bfloat16(self, sample_model: Path) -> None:
         """All but those of the attention before the local merge."""
@@ -491,6 +488,11 @@ class TestErrors:
             OpenVinoEngine(sample_model)
         assert caught.value.exit_code == 4
 
+    def test_an_old_openvino(self, sample_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(openvino, "__version__", "2025.4.1-20426-releases")
+        with pytest.raises(MissingDependencyError, match=r"OpenVINO 2025\.4\.1 cannot convert.*pip install -U"):
+            OpenVinoEngine(sample_model)
+
     @pytest.mark.parametrize("share", [0.0, 0.3, 0.7])
     def test_not_a_whole_model(self, sample_model: Path, tmp_path: Path, share: float) -> None:
         path = tmp_path / "model.onnx"
@@ -524,6 +526,20 @@ class TestErrors:
             engine.run(np.zeros((1, 5, 5, 3), np.uint8))
         with pytest.raises(UsageError, match="takes no threshold"):
             engine.run(np.zeros((1, 121, 95, 3), np.uint8), 0.5)
+
+    def test_a_failing_run(self, network: Callable[..., Path]) -> None:
+        class Broken:
+            def infer(self, _: object) -> None:
+                raise RuntimeError("out of memory\nat somewhere.cpp:1")
+
+        engine = OpenVinoEngine(network("one window"))
+        engine._request = Broken()
+        with pytest.raises(EngineError, match=r"^OpenVINO failed on a picture: out of memory$"):
+            engine.run(unlike_pictures(engine.card.size))
+
+    def test_a_model_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(EngineError, match="cannot be read"):
+            OpenVinoEngine(tmp_path / "model.onnx")
 
     def test_unknown_precision(self, sample_model: Path) -> None:
         with pytest.raises(UsageError, match="unknown CPU precision 'fp16'"):
