@@ -19,7 +19,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -82,10 +81,6 @@ class Settings:
     device: str
     seed: int
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Mixed precision on a GPU."""
-        return torch.autocast("cuda", torch.bfloat16) if self.device == "cuda" else nullcontext()
-
     def training(self, pictures: int) -> Training:
         """For `variant.yml`."""
         optimizer = {"opt": "sgd" if self.weights else "adamw", "sched": "polynomial", "lr": self.rate, "momentum": 0.9}
@@ -95,7 +90,6 @@ class Settings:
             batch_size=self.batch,
             log_dir=self.backbone,
             epochs=max(1, round(self.steps * self.batch / pictures)),
-            amp=self.device == "cuda",
             optimizer=optimizer | {"poly_power": POWER, "min_lr": LEAST_RATE, "iter_max": self.steps},
         )
 
@@ -118,7 +112,11 @@ def first_network(settings: Settings) -> Segmenter:
 
 
 def train(settings: Settings, pictures: Pictures, merging: bool) -> tuple[Segmenter, dict[str, Any]]:
-    """A trained network in evaluation mode, and how the training went."""
+    """A trained network in evaluation mode, and how the training went.
+
+    In float32 with TF32 products on a GPU: the backward pass of a merge decides once more, and must decide the same.
+    """
+    torch.set_float32_matmul_precision("high")
     model = first_network(settings).train()
     crops = Augmentation(pictures, settings.crop, model.config.normalization, settings.seed)
     learning = [weight for name, weight in model.named_parameters() if not name.startswith("encoder.head.")]
@@ -129,7 +127,7 @@ def train(settings: Settings, pictures: Pictures, merging: bool) -> tuple[Segmen
         for group in optimizer.param_groups:
             group["lr"] = _rate(settings, step)
         model.merge = settings.merge if merging and step >= dense_until else None
-        loss, kept = _step(model, optimizer, learning, crops.batch(settings.batch), settings)
+        loss, kept = _step(model, optimizer, learning, crops.batch(settings.batch))
         smooth += (loss - smooth) * max(0.02, 1 / (step + 1))
         if step % REPORT == REPORT - 1 or step + 1 == settings.steps:
             seconds = time.monotonic() - begin
@@ -138,6 +136,7 @@ def train(settings: Settings, pictures: Pictures, merging: bool) -> tuple[Segmen
                 f"step {step + 1}/{settings.steps}  loss {smooth:.3f}  tokens kept {kept:4.0%}  {seconds:.0f} s",
                 flush=True,
             )
+    torch.set_float32_matmul_precision("highest")
     return model.eval(), {"seconds": time.monotonic() - begin, "course": course}
 
 
@@ -159,14 +158,12 @@ def _step(
     optimizer: torch.optim.Optimizer,
     weights: list[torch.nn.Parameter],
     batch: tuple[Tensor, Tensor],
-    settings: Settings,
 ) -> tuple[float, float]:
     """One step: its loss, and the share of the tokens that were left."""
     images, labels = batch
-    with settings.autocast():
-        output = model(images)
-        logits = full_size_logits(output.logits, model.config.patch_size, model.config.image_size)
-    loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED)
+    output = model(images)
+    logits = full_size_logits(output.logits, model.config.patch_size, model.config.image_size)
+    loss = F.cross_entropy(logits, labels, ignore_index=IGNORED)
     if not torch.isfinite(loss):
         raise SystemExit("the loss is not finite: take a lower learning rate or other weights")
     optimizer.zero_grad()
