@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 OUTPUTS = ("logits", "labels", "token_counts", "token_map")
 PRECISIONS: Final = ("fp32", "bf16")
-OLDEST_VERSION: Final = (2026, 1)
+OLDEST_VERSION: Final = (2026, 0)
 LENGTH_BYTES: Final = 8
 CACHED_MODELS: Final = 4
 """Compiled models that are kept: 50 to 110 MB each for a ViT-S."""
