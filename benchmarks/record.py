@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("algm-trt", "numpy", "onnxruntime", "opencv-python-headless", "torch", "onnx", "pillow")
+PACKAGES = ("algm-trt", "numpy", "onnxruntime", "opencv-python-headless", "torch", "onnx", "openvino", "einops", "pillow")
 
 
 def environment() -> dict[str, Any]:

@@ -10,6 +10,7 @@ The gradient re-runs the plain function: decisions are deterministic, so it take
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -195,8 +196,22 @@ def _fake_labels(logits: Tensor, size: Sequence[int]) -> Tensor:
     return logits.new_empty(len(logits), *size, dtype=torch.int32)
 
 
+def _without_autocast(function: Callable[..., Outputs]) -> Callable[..., Outputs]:
+    @functools.wraps(function)
+    def exact(x: Tensor, *others: Any) -> Outputs:
+        with torch.autocast(x.device.type, enabled=False):
+            return function(x, *others)
+
+    return exact
+
+
 def _register(name: str, function: Callable[..., Outputs], fake: Callable[..., Outputs]) -> Any:
-    """Make a custom operator `algm::name` of a plain function."""
+    """Make a custom operator `algm::name` of a plain function.
+
+    Under torch.autocast it computes in the types of its inputs all the same: the backward pass, which runs outside of
+    autocast, repeats the forward pass and must decide alike.
+    """
+    function = _without_autocast(function)
     operator = torch.library.custom_op(f"{spec.DOMAIN}::{name}", function, mutates_args=())
     operator.register_fake(fake)
     operator.register_kernel("cuda")(cuda_ops.dispatcher(name, function))

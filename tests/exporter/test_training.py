@@ -236,3 +236,31 @@ def test_sample_checkpoint_merges_and_is_right(sample_checkpoint: Path) -> None:
             kept.append(result.tokens_kept)
     assert Scores(counts).pixel_accuracy >= 0.9
     assert np.mean(kept) <= 0.7
+
+
+def test_autocast_trains_through_the_same_merges() -> None:
+    """Similarities are computed as without autocast, in both passes."""
+    images, labels = pictures(4)
+    model = network(MERGE)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(images)
+        loss = F.cross_entropy(full_size_logits(output.logits.float(), CONFIG.patch_size, CONFIG.image_size), labels)
+    loss.backward()
+    assert (output.token_counts[:, 2] < output.token_counts[:, 0]).all()
+    plain = gradients(network(MERGE), images, labels)
+    for name, parameter in model.named_parameters():
+        if plain[name] is not None:
+            assert parameter.grad is not None
+            assert torch.isfinite(parameter.grad).all()
+
+
+def test_local_merge_decides_alike_under_autocast() -> None:
+    x = patchwork(3, 8, 32)
+    # windows that are close to the threshold: bfloat16 would turn many of them around
+    threshold = torch.tensor(0.995)
+    expected = ops.local_merge(x, threshold, [8, 8], [2, 2], 1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = ops.local_merge(x, threshold, [8, 8], [2, 2], 1)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs)
