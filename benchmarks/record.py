@@ -10,7 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("algm-trt", "numpy", "onnxruntime", "opencv-python-headless", "torch", "onnx", "openvino", "einops", "pillow")
+PACKAGES = (
+    *("algm-trt", "numpy", "onnxruntime", "openvino", "opencv-python-headless", "pillow"),
+    *("torch", "onnx", "einops"),
+)
 
 
 def environment() -> dict[str, Any]:

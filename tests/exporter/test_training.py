@@ -252,15 +252,3 @@ def test_autocast_trains_through_the_same_merges() -> None:
         if plain[name] is not None:
             assert parameter.grad is not None
             assert torch.isfinite(parameter.grad).all()
-
-
-def test_local_merge_decides_alike_under_autocast() -> None:
-    x = patchwork(3, 8, 32)
-    # windows that are close to the threshold: bfloat16 would turn many of them around
-    threshold = torch.tensor(0.995)
-    expected = ops.local_merge(x, threshold, [8, 8], [2, 2], 1)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = ops.local_merge(x, threshold, [8, 8], [2, 2], 1)
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours.dtype == theirs.dtype
-        assert torch.equal(ours, theirs)
