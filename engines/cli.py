@@ -151,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
         help="put the plugin library into the plan (default: yes)",
     )
     _add_tuning(parser)
-    add("--verify-images", type=Path, metavar="DIR", help="fit float16 on the pictures of this folder, not on drawn ones")
+    add("--verify-images", type=Path, metavar="DIR", help="fit float16 on these pictures instead of drawn ones")
     add("--no-verify", action="store_true", help="plain float16, neither compared with float32 nor fitted")
     add("--save-onnx", action="store_true", help="keep the float16 graph as MODEL.fp16.onnx beside the plan")
     add("--dump-layers", type=Path, metavar="FILE", help="write the layers as JSON")

@@ -24,7 +24,7 @@ THIRD_PARTY = {
     "plugins": {"numpy", "tensorrt", "tensorrt_rtx"},
     "runtime": {
         *("numpy", "cv2", "PIL", "tqdm", "matplotlib"),
-        *("onnxruntime", "openvino", "onnx", "google", "cuda"),
+        *("onnxruntime", "openvino", "cuda"),
     },
     "engines": {
         *("numpy", "onnx", "google", "onnx_graphsurgeon", "onnxruntime", "tqdm"),
