@@ -19,6 +19,7 @@ HERE: Final = Path(__file__).parent
 README: Final = HERE / "README.md"
 RESULTS: Final = HERE / "results"
 BLOCK: Final = re.compile(r"(?<=<!-- table: )([\w.]+)( -->\n)(.*?)(?=<!-- end -->)", re.DOTALL)
+PRECISION_RUNS: Final = ("as ONNX Runtime runs it", "all roundings")
 MISSING: Final = "Not recorded yet.\n"
 
 Record = dict[str, Any]
@@ -120,6 +121,19 @@ def golden(record: Record) -> str:
     return markdown(head, rows) + f"\nSliding windows over a whole picture: {sliding} of the labels equal.\n"
 
 
+def precision(record: Record) -> str:
+    """Of `precision.py`: labels of FP16 equal to FP32's, of the plain conversion and of the one that is chosen."""
+    rows = []
+    for name, model in record["models"].items():
+        kept = next(row["refinements"] for row in model["rows"] if row["conversion"] == "fitted")
+        equal = {(row["conversion"], row.get("run")): row.get("labels_equal") for row in model["rows"]}
+        chosen = f"+ {kept[-1]}" if kept else "float16"
+        shares = [equal[conversion, run] for conversion in ("float16", chosen) for run in PRECISION_RUNS]
+        rows.append([name, *map(_percent, shares[:2]), " and ".join(kept), *map(_percent, shares[2:])])
+    head = ["", "plain, in ONNX Runtime", "plain, all roundings", "also kept in float32", "chosen, in ONNX Runtime"]
+    return markdown([*head, "chosen, all roundings"], rows)
+
+
 def merging_cpu(record: Record) -> str:
     """Of `merging_cpu.py`: merged against dense, and the cost of the labels."""
     merged = record["windows_merged"]
@@ -205,6 +219,7 @@ TABLES: Final[dict[str, Callable[[Record], str]]] = {
     "whole_job.json": whole_job,
     "merging_cpu.json": merging_cpu,
     "golden.json": golden,
+    "precision.json": precision,
     "camvid_cpu.json": camvid_cpu,
     "camvid_tradeoff.json": camvid_tradeoff,
     "train_camvid.json": train_camvid,
