@@ -350,9 +350,9 @@ class Stream:
         finally:
             call("cudaEventDestroy", event)  # takes effect when the event has happened
 
-    def event(self) -> Event:
-        """An event that happens when the work queued so far is done."""
-        return Event(self._device, self)
+    def event(self, *, timed: bool = False) -> Event:
+        """An event that happens when the work queued so far is done; a timed one can tell when."""
+        return Event(self._device, self, timed)
 
     def close(self) -> None:
         """Destroy the stream once its work is done."""
@@ -367,10 +367,11 @@ class Stream:
 class Event:
     """A point in a stream that the host can wait for."""
 
-    def __init__(self, device: Device, stream: Stream) -> None:
+    def __init__(self, device: Device, stream: Stream, timed: bool) -> None:
         self._device = device
+        runtime = device.bindings.runtime
         with device.current():
-            flags = device.bindings.runtime.cudaEventDisableTiming
+            flags = runtime.cudaEventDefault if timed else runtime.cudaEventDisableTiming
             self._handle = int(device.call("cudaEventCreateWithFlags", flags, what="an event"))
         weakref.finalize(self, _destroy_event, device, self._handle).atexit = False
         device.call("cudaEventRecord", self._handle, stream.handle)
@@ -378,6 +379,10 @@ class Event:
     def synchronize(self) -> None:
         """Wait until the stream has come here."""
         self._device.call("cudaEventSynchronize", self._handle, what="work")
+
+    def seconds_since(self, earlier: Event) -> float:
+        """Seconds on the device between two timed events that have both happened."""
+        return float(self._device.call("cudaEventElapsedTime", earlier._handle, self._handle)) / 1000
 
 
 def _free_quietly(device: Device, address: int) -> None:

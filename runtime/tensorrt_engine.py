@@ -41,6 +41,7 @@ class TensorRTEngine:
         card: what the model expects and means.
         description: backend and device, for people.
         usual_batch: the largest batch that a profile was optimised for.
+        device_seconds: between events on the GPU around the last `run` that ended: copies to and from it, and the model.
     """
 
     def __init__(self, path: Path, *, device: Device | None = None, lanes: int = LANES) -> None:
@@ -66,6 +67,7 @@ class TensorRTEngine:
         self.usual_batch = max(usual for _, usual, _ in record.profiles)
         with self._device.current():
             self._lanes = Lanes(open_plan(path, record, content, tensorrt), self._device, lanes)
+        self.device_seconds = 0.0
         self._transfers = Transfers(self._device)
         self._kernels = load_kernels()
         where = "" if self._kernels else " (windows and labels on the CPU: no plugin library here)"
@@ -96,7 +98,11 @@ class TensorRTEngine:
                 array = checked_images(array, self.card)
             batch = array.shape[0]
             lane.reserve(self._lanes.capacity(batch))
+            begin = lane.stream.event(timed=True)
             parts = [self._run_piece(lane, array, piece, limit) for piece in self._lanes.pieces(batch)]
+            end = lane.stream.event(timed=True)
+            end.synchronize()
+            self.device_seconds = end.seconds_since(begin)
         return EngineOutput(*joined(parts))
 
     def window_runner(self, batch_size: int) -> WindowRunner:

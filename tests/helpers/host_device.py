@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import enum
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ class cudaError_t(enum.IntEnum):
     cudaErrorInsufficientDriver = 35
     cudaErrorNoDevice = 100
     cudaErrorInvalidResourceHandle = 400
+    cudaErrorNotReady = 600
     cudaErrorIllegalAddress = 700
     cudaErrorLaunchFailure = 719
 
@@ -99,6 +101,7 @@ class HostCuda:
     cudaMemLocation = SimpleNamespace
     cudaMemPoolProps = SimpleNamespace
     cudaStreamNonBlocking = 1
+    cudaEventDefault = 0
     cudaEventDisableTiming = 2
 
     def __init__(self, devices: int = 1, capability: tuple[int, int] = (8, 9), pools: bool = True) -> None:
@@ -109,6 +112,7 @@ class HostCuda:
         self._failures: dict[str, list[tuple[int, cudaError_t]]] = {}
         self._memory: dict[int, Memory] = {}
         self._queues: dict[int, Queue] = {1: Queue(0), 2: Queue(0)}
+        self._times: dict[int, float | None] = {}
         self._events: dict[int, tuple[int, Callable[[], None]] | None] = {}
         self._handles = 1000
         self._current = threading.local()
@@ -291,11 +295,20 @@ class HostCuda:
     def cudaEventCreateWithFlags(self, flags: int) -> int:
         handle = self._handle()
         self._events[handle] = None
+        if flags == self.cudaEventDefault:
+            self._times[handle] = None
         return handle
+
+    def cudaEventElapsedTime(self, start: int, end: int) -> float | cudaError_t:
+        begin, ready = self._times[start], self._times[end]  # KeyError: made without timing
+        if begin is None or ready is None:
+            return cudaError_t.cudaErrorNotReady
+        return (ready - begin) * 1000
 
     def cudaEventRecord(self, event: int, stream: int) -> None:
         def mark() -> None:
-            pass
+            if event in self._times:
+                self._times[event] = time.perf_counter()
 
         self._queues[stream].work.append(mark)
         self._events[event] = (stream, mark)
@@ -309,6 +322,7 @@ class HostCuda:
 
     def cudaEventDestroy(self, event: int) -> None:
         del self._events[event]
+        self._times.pop(event, None)
 
     def _handle(self) -> int:
         self._handles += 1

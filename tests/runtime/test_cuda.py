@@ -221,6 +221,20 @@ def test_devices_without_pools_still_have_memory() -> None:
     assert not any("Pool" in name for name in host.calls)
 
 
+def test_timed_events_tell_the_seconds_between_them() -> None:
+    host = HostCuda()
+    device = host_device(host)
+    buffer = device.allocate(2**20, "a test")
+    stream = device.stream()
+    begin = stream.event(timed=True)
+    stream.zero(buffer.address, buffer.size)
+    end = stream.event(timed=True)
+    with pytest.raises(CudaError):
+        end.seconds_since(begin)
+    end.synchronize()
+    assert 0 < end.seconds_since(begin) < 1
+
+
 def test_closing_leaves_no_stream() -> None:
     host = HostCuda()
     device = host_device(host)

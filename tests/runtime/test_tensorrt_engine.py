@@ -24,6 +24,7 @@ from PIL import Image
 from algm_trt.plugins import interface
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime import tensorrt_engine
+from algm_trt.runtime.bench.models import EngineWithDeviceClock
 from algm_trt.runtime.cli import main
 from algm_trt.runtime.cuda import CudaError, DeviceLostError, OutOfDeviceMemoryError
 from algm_trt.runtime.decode import decode_image
@@ -84,6 +85,14 @@ def test_a_batch_below_the_smallest_is_padded(make: Make) -> None:
     assert_equal(world.engine.run(images(1)), FakeEngine(CARD).run(images(1)))
     assert_equal(world.engine.run(images(4)), FakeEngine(CARD).run(images(4)))
     assert world.trt.batches == [(0, 3), (1, 5)]
+
+
+def test_the_engine_tells_its_time_on_the_device(make: Make) -> None:
+    world = make()
+    assert isinstance(world.engine, EngineWithDeviceClock)
+    assert world.engine.device_seconds == 0
+    world.engine.run(images(3))
+    assert 0 < world.engine.device_seconds < 60
 
 
 def test_padding_is_black_whatever_was_there_before(make: Make) -> None:
