@@ -41,7 +41,7 @@ class TensorRTEngine:
         card: what the model expects and means.
         description: backend and device, for people.
         usual_batch: the largest batch that a profile was optimised for.
-        device_seconds: between events on the GPU around the last `run` that ended: copies to and from it, and the model.
+        device_seconds: between events on the GPU around the last `run` that ended: copies to and from it, the model.
     """
 
     def __init__(self, path: Path, *, device: Device | None = None, lanes: int = LANES) -> None:
