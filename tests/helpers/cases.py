@@ -102,8 +102,11 @@ def ragged(lengths: Sequence[int]) -> NDArray[np.int32]:
 
 
 def random_map(random: np.random.Generator, lengths: Sequence[int], patches: int, extra: int) -> NDArray[np.int32]:
-    """Some token behind the extra ones for every patch: (B, patches) int32."""
-    return np.stack([random.integers(extra, length, patches) for length in lengths]).astype(np.int32)
+    """A token behind the extra ones for every patch, and as far as they last a patch for every token: (B, patches)."""
+    everyone = [np.arange(extra, length)[:patches] for length in lengths]
+    others = [random.integers(extra, length, patches - len(own)) for length, own in zip(lengths, everyone, strict=True)]
+    maps = [random.permutation(np.concatenate(parts)) for parts in zip(everyone, others, strict=True)]
+    return np.stack(maps).astype(np.int32)
 
 
 def _first_clear(make: Callable[[np.random.Generator], tuple[tuple[Array, ...], float]]) -> tuple[Array, ...]:
