@@ -112,10 +112,7 @@ def first_network(settings: Settings) -> Segmenter:
 
 
 def train(settings: Settings, pictures: Pictures, merging: bool) -> tuple[Segmenter, dict[str, Any]]:
-    """A trained network in evaluation mode, and how the training went.
-
-    In float32 with TF32 products on a GPU: the backward pass of a merge decides once more, and must decide the same.
-    """
+    """A trained network in evaluation mode, and how the training went; in float32, with TF32 products on a GPU."""
     torch.set_float32_matmul_precision("high")
     model = first_network(settings).train()
     crops = Augmentation(pictures, settings.crop, model.config.normalization, settings.seed)
