@@ -20,7 +20,7 @@ from algm_trt.runtime.job import STAGES, JobOptions, JobReport, run_job
 from algm_trt.runtime.segmenter import Segmenter
 from algm_trt.runtime.sources import Source
 from algm_trt.runtime.timing import Call, Samples
-from algm_trt.runtime.window_runner import PictureScores, WindowRequest, WindowRunner, runner_for
+from algm_trt.runtime.window_runner import PictureScores, WindowRequest, WindowRunner, runner_for, usual_batch
 from algm_trt.runtime.windows import WindowPlan
 
 
@@ -148,6 +148,7 @@ class _CountingEngine:
         self._engine = engine
         self.card = engine.card
         self.description = engine.description
+        self.usual_batch = usual_batch(engine)
         self.sizes: list[int] = []
 
     def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
