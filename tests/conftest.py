@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ from helpers.rungs import ladder
 from helpers.twin import compile_twin
 
 from algm_trt.plugins.library import PluginLibraryError, find_library
+
+# A shell starts background jobs with Ctrl-C ignored, and their children inherit that; some tests are about Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _shared_folder() -> Path | None:
