@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from algm_trt.engines.options import BuildOptions
 from algm_trt.engines.progress import BuildProgress, monitor_for
@@ -23,6 +23,9 @@ from algm_trt.runtime.tensorrt_bindings import TensorRT
 from algm_trt.runtime.tensorrt_log import Messages, logger_for, tidy
 
 _MIB = 2**20
+
+
+_LOOK_UP_SECONDS: Final = 0.1
 
 
 class BuildError(AlgmError):
@@ -199,7 +202,9 @@ def build_plan(session: Session, network: Any, config: Any, progress: BuildProgr
 
     threading.Thread(target=work, name="algm-build").start()
     try:
-        ended.wait()
+        # The system may hand the signal to another thread, which does not wake this one.
+        while not ended.wait(_LOOK_UP_SECONDS):
+            pass
     except KeyboardInterrupt:
         progress.cancelled.set()
         ended.wait()
