@@ -200,11 +200,11 @@ def build_plan(session: Session, network: Any, config: Any, progress: BuildProgr
         finally:
             ended.set()
 
-    builder = threading.Thread(target=work, name="algm-build")
+    thread = threading.Thread(target=work, name="algm-build")
     try:
         # Ctrl-C within `start` would leave a builder behind that nobody waits for.
         with interrupts_deferred():
-            builder.start()
+            thread.start()
         # The system may hand the signal to another thread, which does not wake this one.
         while not ended.wait(_LOOK_UP_SECONDS):
             pass
