@@ -22,9 +22,9 @@ from record import write_record
 from algm_trt.exporter import ExportOptions, export_onnx
 from algm_trt.exporter.checkpoint import load_checkpoint
 from algm_trt.runtime.engine_options import EngineOptions
-from algm_trt.runtime.evaluate import EvaluationOptions
-from algm_trt.runtime.evaluation_job import EvaluationJob, run_evaluation
-from algm_trt.runtime.evaluation_sets import Places
+from algm_trt.runtime.evaluation.evaluate import EvaluationOptions
+from algm_trt.runtime.evaluation.job import EvaluationJob, run_evaluation
+from algm_trt.runtime.evaluation.sets import Places
 
 THRESHOLDS = (0.5, 0.7, 0.8, 0.85, 0.95, 1.0)
 MOST_LOST_BY_MERGING, MOST_BETWEEN_BACKENDS, MOST_LOST_BY_FP16 = 0.005, 0.0005, 0.001

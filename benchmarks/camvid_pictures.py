@@ -16,8 +16,8 @@ from torch import Tensor
 from algm_trt.exporter.config import NORMALIZATIONS
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.decode import decode_image
-from algm_trt.runtime.evaluation_sets import open_set
-from algm_trt.runtime.label_files import plain_coding, read_truth
+from algm_trt.runtime.evaluation.label_files import plain_coding, read_truth
+from algm_trt.runtime.evaluation.sets import open_set
 from algm_trt.runtime.windows import canvas_image, crops, plan_slide
 
 CLASSES: Final = 11

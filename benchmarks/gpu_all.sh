@@ -29,7 +29,7 @@ declare -Ar WHAT=(
   [kernels]="L4: kernels against the NumPy reference (tests/plugins/test_*kernels_gpu.py)"
   [sanitizer]="compute-sanitizer, memcheck and racecheck, on a part of these tests"
   [plugins]="L5: plugin objects, directly and through the registries of tensorrt-lean (tests/plugins/test_plugins_gpu.py)"
-  [runtime]="CUDA module, device arrays, slide mode; plans where TensorRT is (tests/runtime/test_tensorrt_gpu.py)"
+  [runtime]="CUDA module, device arrays, slide mode; plans where TensorRT is (tests/runtime/backends/test_tensorrt_gpu.py)"
   [doctor]="algm-doctor --selftest: L0 to L6 as far as the machine goes"
   [speed]="kernels against their floors (benchmarks/kernels.py)"
   [model]="whole PyTorch model in FP16: speed, shares, agreement (benchmarks/gpu_model.py)"
@@ -237,7 +237,7 @@ plugins() {
 runtime() {
   [ "$twin" = no ] || { note runtime "not run" 0 "needs a GPU"; return; }
   lacks cuda.bindings cv2 PIL tqdm && { note runtime "not run" 0 "not installed: $missing"; return; }
-  attempt runtime runtime "${pytest[@]}" -m gpu tests/runtime/test_tensorrt_gpu.py
+  attempt runtime runtime "${pytest[@]}" -m gpu tests/runtime/backends/test_tensorrt_gpu.py
 }
 
 doctor() {

@@ -40,9 +40,9 @@ from algm_trt.exporter.segmenter import Segmenter, full_size_logits, normalise, 
 from algm_trt.exporter.torch_engine import TorchEngine
 from algm_trt.runtime.card import MergeSettings
 from algm_trt.runtime.engine_options import EngineOptions
-from algm_trt.runtime.evaluate import EvaluationOptions
-from algm_trt.runtime.evaluation_job import EvaluationJob, run_evaluation
-from algm_trt.runtime.evaluation_sets import Places
+from algm_trt.runtime.evaluation.evaluate import EvaluationOptions
+from algm_trt.runtime.evaluation.job import EvaluationJob, run_evaluation
+from algm_trt.runtime.evaluation.sets import Places
 from algm_trt.runtime.timing import alternate
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))

@@ -104,3 +104,12 @@ RTX: Final[Names] = {
     "ComputeCapability": ("SM80", "SM86", "SM89", "SM120", "SM121"),
 }
 """What only the target rtx uses."""
+
+REGISTRY: Final[Names] = {
+    "": ("PluginField", "PluginFieldCollection", "get_plugin_registry"),
+    "IPluginRegistry": ("get_creator", "load_library"),
+    "IPluginCreatorV3One": ("create_plugin",),
+    "PluginFieldType": ("FLOAT32", "INT32"),
+    "TensorRTPhase": ("BUILD",),
+}
+"""What the self-test asks of the plugin registry; the lean runtime has it as well."""

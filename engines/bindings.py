@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from algm_trt.runtime import tensorrt_bindings
-from algm_trt.runtime.tensorrt_bindings import RTX_CURE, Target, TensorRT, load_tensorrt_rtx
+from algm_trt.runtime.backends.tensorrt import bindings as tensorrt_bindings
+from algm_trt.runtime.backends.tensorrt.bindings import RTX_CURE, Target, TensorRT, load_tensorrt_rtx
 
 MEANWHILE: Final = (
     "without them, algm-infer --engine model.onnx works now, and --target rtx builds a plan for RTX GPUs on any "

@@ -50,10 +50,10 @@ from algm_trt.engines.timing_cache import TimingCache, default_timing_cache
 from algm_trt.plugins.errors import UsageError, VerificationError
 from algm_trt.plugins.library import INTERFACE_VERSION, find_library
 from algm_trt.plugins.spec import PLUGIN_VERSION
+from algm_trt.runtime.backends.tensorrt.bindings import TensorRT
 from algm_trt.runtime.check_pictures import check_pictures
 from algm_trt.runtime.engine_record import EngineRecord, EngineRecordError, PluginRecord, read_record, record_path
 from algm_trt.runtime.files import renamed_together
-from algm_trt.runtime.tensorrt_bindings import TensorRT
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from algm_trt.engines.options import BuildOptions
 from algm_trt.engines.progress import BuildProgress, monitor_for
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.plugins.library import last_error, load_library
+from algm_trt.runtime.backends.tensorrt.bindings import TensorRT
+from algm_trt.runtime.backends.tensorrt.log import Messages, logger_for, tidy
 from algm_trt.runtime.card import ModelCard
-from algm_trt.runtime.tensorrt_bindings import TensorRT
-from algm_trt.runtime.tensorrt_log import Messages, logger_for, tidy
 
 _MIB = 2**20
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from algm_trt.plugins.errors import UsageError
-from algm_trt.runtime.tensorrt_bindings import Target
+from algm_trt.runtime.backends.tensorrt.bindings import Target
 
 RTX_CAPABILITIES: Final = (80, 86, 89, 120, 121)
 TURING: Final = 75

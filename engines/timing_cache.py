@@ -10,8 +10,8 @@ from typing import Any
 
 from algm_trt.engines.cache import update_file
 from algm_trt.engines.gpu import Gpu
+from algm_trt.runtime.backends.tensorrt.bindings import TensorRT
 from algm_trt.runtime.cache_folder import cache_folder
-from algm_trt.runtime.tensorrt_bindings import TensorRT
 
 
 def default_timing_cache(tensorrt: TensorRT, gpu: Gpu) -> Path:

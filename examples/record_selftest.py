@@ -24,7 +24,7 @@ from algm_trt.exporter.graph import IR_VERSION, OPSET_VERSION, GraphBuilder
 from algm_trt.exporter.segmenter import Segmenter, normalise, segmenter_from_checkpoint
 from algm_trt.plugins import spec
 from algm_trt.plugins.cases import Case, make_cases
-from algm_trt.runtime.onnxruntime_engine import OnnxRuntimeEngine
+from algm_trt.runtime.backends.onnxruntime_engine import OnnxRuntimeEngine
 from algm_trt.runtime.scenes import draw_scene
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -28,7 +28,7 @@ from algm_trt.exporter.config import SegmenterConfig
 from algm_trt.exporter.segmenter import Segmenter, full_size_logits, normalise
 from algm_trt.exporter.torch_engine import TorchEngine
 from algm_trt.runtime.card import MergeSettings
-from algm_trt.runtime.metrics import Scores, confusion
+from algm_trt.runtime.evaluation.metrics import Scores, confusion
 from algm_trt.runtime.scenes import CLASSES, PALETTE, Scene, draw_scene
 from algm_trt.runtime.segmenter import Segmenter as Runner
 

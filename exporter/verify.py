@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from algm_trt.exporter.segmenter import Segmenter, SegmenterOutput, full_size_logits, normalise
+from algm_trt.runtime.backends.onnxruntime_engine import OnnxRuntimeEngine
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.check_pictures import check_pictures
-from algm_trt.runtime.onnxruntime_engine import OnnxRuntimeEngine
 
 NOISE: Final = 1e-6
 NOISE_TRIALS: Final = 3

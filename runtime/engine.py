@@ -77,14 +77,14 @@ def open_engine(path: str | Path, options: EngineOptions | None = None) -> Engin
         raise EngineError(f"{file}: no such model file; export one with algm-export CHECKPOINT")
     backend = backend_for(file, options)
     if backend == "tensorrt":
-        from algm_trt.runtime.tensorrt_engine import TensorRTEngine
+        from algm_trt.runtime.backends.tensorrt.engine import TensorRTEngine
 
         return TensorRTEngine(file)
     if backend == "openvino":
-        from algm_trt.runtime.openvino_engine import OpenVinoEngine
+        from algm_trt.runtime.backends.openvino.engine import OpenVinoEngine
 
         return OpenVinoEngine(file, precision=options.cpu_precision, threads=options.threads)
-    from algm_trt.runtime.onnxruntime_engine import OnnxRuntimeEngine
+    from algm_trt.runtime.backends.onnxruntime_engine import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(file, device=options.device, threads=options.threads)
 

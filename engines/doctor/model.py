@@ -14,9 +14,9 @@ from algm_trt.engines.doctor.machine import Machine, dotted, package_version
 from algm_trt.engines.doctor.outline import Outline, read_outline
 from algm_trt.plugins import spec
 from algm_trt.plugins.errors import AlgmError, MissingDependencyError, UsageError
+from algm_trt.runtime.backends.tensorrt.plan import check_gpu, check_plugins, check_profiles, read_plan
 from algm_trt.runtime.card import METADATA_KEY, ModelCard, ModelCardError
 from algm_trt.runtime.engine_record import EngineRecord, read_record
-from algm_trt.runtime.tensorrt_plan import check_gpu, check_plugins, check_profiles, read_plan
 
 RUN_LIMIT: Final = 300.0
 """Seconds for opening a model and running one picture."""

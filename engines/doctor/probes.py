@@ -101,7 +101,7 @@ def tensorrt_lean() -> dict[str, Any]:
 
 def tensorrt_rtx() -> dict[str, Any]:
     """TensorRT-RTX."""
-    from algm_trt.runtime.tensorrt_bindings import load_tensorrt_rtx
+    from algm_trt.runtime.backends.tensorrt.bindings import load_tensorrt_rtx
 
     return {"version": load_tensorrt_rtx().version}
 
@@ -121,7 +121,7 @@ def onnxruntime_on_cuda() -> dict[str, Any]:
         MissingDependencyError: it fell back.
     """
     from algm_trt.engines.sample import SAMPLE_MODEL, recorded
-    from algm_trt.runtime.onnxruntime_engine import OnnxRuntimeEngine
+    from algm_trt.runtime.backends.onnxruntime_engine import OnnxRuntimeEngine
 
     engine = OnnxRuntimeEngine(SAMPLE_MODEL, device="cuda")
     engine.run(recorded().images[:1])
@@ -161,7 +161,7 @@ def run_model(path: str) -> dict[str, Any]:
     """Open an exported model in ONNX Runtime on the CPU and run it on a drawn picture."""
     import time
 
-    from algm_trt.runtime.onnxruntime_engine import OnnxRuntimeEngine
+    from algm_trt.runtime.backends.onnxruntime_engine import OnnxRuntimeEngine
     from algm_trt.runtime.scenes import draw_scene
 
     begin = time.monotonic()
@@ -183,8 +183,8 @@ def plan_tensorrt(path: str) -> str:
         MissingDependencyError: it is not installed.
         PlanMisfitError: the installed one is another.
     """
+    from algm_trt.runtime.backends.tensorrt.plan import tensorrt_for
     from algm_trt.runtime.engine_record import read_record
-    from algm_trt.runtime.tensorrt_plan import tensorrt_for
 
     plan = Path(path)
     return tensorrt_for(plan, read_record(plan)).version

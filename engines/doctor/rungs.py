@@ -54,7 +54,7 @@ def operators_on_onnxruntime() -> str:
 
 
 def _sample_against_recording() -> str:
-    from algm_trt.runtime.onnxruntime_engine import OnnxRuntimeEngine
+    from algm_trt.runtime.backends.onnxruntime_engine import OnnxRuntimeEngine
 
     expected = recorded()
     found = OnnxRuntimeEngine(SAMPLE_MODEL, device="cpu").run(expected.images)

@@ -85,7 +85,7 @@ def _options(arguments: argparse.Namespace) -> BenchOptions:
         UsageError: arguments that exclude each other.
     """
     from algm_trt.runtime.bench.report import BenchOptions
-    from algm_trt.runtime.evaluation_sets import Places
+    from algm_trt.runtime.evaluation.sets import Places
     from algm_trt.runtime.job import JobOptions
     from algm_trt.runtime.pipeline import PipelineOptions
     from algm_trt.runtime.writers import parse_kinds

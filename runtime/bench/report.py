@@ -12,8 +12,8 @@ from algm_trt.runtime.bench.figures import JobFigures, ModelFigures, TokenFigure
 from algm_trt.runtime.bench.pictures import Pictures
 from algm_trt.runtime.bench.turns import Variant
 from algm_trt.runtime.engine_options import EngineOptions
-from algm_trt.runtime.evaluate import Evaluation
-from algm_trt.runtime.evaluation_sets import Places
+from algm_trt.runtime.evaluation.evaluate import Evaluation
+from algm_trt.runtime.evaluation.sets import Places
 from algm_trt.runtime.job import JobOptions
 
 FORMAT_VERSION: Final = 1
@@ -28,7 +28,7 @@ class BenchOptions:
     Attributes:
         models: `[BACKEND[-DEVICE][-PRECISION]:]MODEL`, see `bench.models.ModelArgument`.
         data: folder of pictures, or root of `dataset`; None draws scenes.
-        dataset: one of `evaluation_sets.DATASETS` where `data` has ground truth, for the mean IoU; else None.
+        dataset: one of `evaluation.sets.DATASETS` where `data` has ground truth, for the mean IoU; else None.
         places: what differs from the data set's official layout.
         limit: mean IoU over the first so many pictures only.
         pictures: of a whole job; None takes USUAL_PICTURES, or the largest batch.

@@ -29,9 +29,9 @@ from algm_trt.runtime.bench.pictures import Pictures, drawn_pictures, folder_pic
 from algm_trt.runtime.bench.report import BenchOptions, BenchReport, BenchResult
 from algm_trt.runtime.bench.turns import JobTurn, ModelTurn, Variant
 from algm_trt.runtime.card import ModelCard
-from algm_trt.runtime.evaluate import Evaluation, EvaluationOptions, evaluate
-from algm_trt.runtime.evaluation_sets import EvaluationSet, open_set
-from algm_trt.runtime.multiscale import Protocol
+from algm_trt.runtime.evaluation.evaluate import Evaluation, EvaluationOptions, evaluate
+from algm_trt.runtime.evaluation.multiscale import Protocol
+from algm_trt.runtime.evaluation.sets import EvaluationSet, open_set
 from algm_trt.runtime.sources import Source, printable
 from algm_trt.runtime.timing import Call, take_turns
 

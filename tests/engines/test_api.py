@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from algm_trt.engines import api
-from algm_trt.engines.api import BOTH, INSPECTOR, RTX, RUNTIME, TENSORRT, Names
+from algm_trt.engines.api import BOTH, INSPECTOR, REGISTRY, RTX, RUNTIME, TENSORRT, Names
 from algm_trt.engines.bindings import load_tensorrt
-from algm_trt.runtime import tensorrt_log
+from algm_trt.runtime.backends.tensorrt import log as tensorrt_log
 
 RECORDED: dict[str, dict[str, list[str]]] = json.loads(Path(__file__).with_name("tensorrt_names.json").read_text())
 FULL = [name for name in RECORDED if name.startswith("full")]
@@ -34,6 +34,8 @@ CLASSES = {
     "engine": "ICudaEngine",
     "inspector": "EngineInspector",
 }
+# The same for the self-test.
+REGISTRY_CLASSES = {"registry": "IPluginRegistry", "creator": "IPluginCreatorV3One"}
 # The same for the runtime, where a profile is one of our own.
 RUNTIME_CLASSES = {
     "runtime": "Runtime",
@@ -41,10 +43,12 @@ RUNTIME_CLASSES = {
     "context": "IExecutionContext",
     "severity": "ILogger.Severity",
 }
-ENGINES, RUNTIME_PACKAGE = (Path(file).parent for file in (api.__file__, tensorrt_log.__file__))
+ENGINES, BACKEND = (Path(file).parent for file in (api.__file__, tensorrt_log.__file__))
+RUNTIME_PACKAGE = BACKEND.parents[1]
 CALLING = {
     **{ENGINES / name: CLASSES for name in ("network.py", "progress.py", "timing_cache.py")},
-    **{RUNTIME_PACKAGE / f"tensorrt_{name}.py": RUNTIME_CLASSES for name in ("allocator", "lane", "log", "plan")},
+    ENGINES / "doctor" / "rungs.py": REGISTRY_CLASSES,
+    **{BACKEND / f"{name}.py": RUNTIME_CLASSES for name in ("allocator", "lane", "log", "plan")},
 }
 
 
@@ -55,14 +59,14 @@ def missing(table: Names, found: dict[str, list[str]]) -> list[str]:
 
 
 @pytest.mark.parametrize("version", FULL)
-@pytest.mark.parametrize("table", [BOTH, TENSORRT, RUNTIME, INSPECTOR])
+@pytest.mark.parametrize("table", [BOTH, TENSORRT, RUNTIME, INSPECTOR, REGISTRY])
 def test_names_exist_in_tensorrt(table: Names, version: str) -> None:
     assert missing(table, RECORDED[version]) == []
 
 
 @pytest.mark.parametrize("version", LEAN)
 def test_runtime_names_exist_in_the_lean_runtime(version: str) -> None:
-    assert missing(RUNTIME, RECORDED[version]) == []
+    assert missing(RUNTIME, RECORDED[version]) + missing(REGISTRY, RECORDED[version]) == []
 
 
 def test_both_majors_and_the_oldest_version_are_recorded() -> None:
@@ -70,7 +74,7 @@ def test_both_majors_and_the_oldest_version_are_recorded() -> None:
 
 
 @pytest.mark.rtx
-@pytest.mark.parametrize("table", [BOTH, RUNTIME, INSPECTOR, RTX])
+@pytest.mark.parametrize("table", [BOTH, RUNTIME, INSPECTOR, REGISTRY, RTX])
 def test_names_exist_in_tensorrt_rtx(table: Names) -> None:
     module = load_tensorrt("rtx").module
 
@@ -86,7 +90,7 @@ def test_names_exist_in_tensorrt_rtx(table: Names) -> None:
 def used(file: Path, classes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """(class, member) of every attribute in a file whose holder is known by its name."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if not isinstance(node, ast.Attribute):
+        if not isinstance(node, ast.Attribute) or node.attr == "__version__":
             continue
         chain = ast.unparse(node.value).removeprefix("self.").removeprefix("session.").removeprefix("_")
         if chain == "trt":
@@ -98,7 +102,7 @@ def used(file: Path, classes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def test_the_table_holds_every_name_that_is_used() -> None:
-    tables = (BOTH, TENSORRT, RUNTIME, INSPECTOR, RTX)
+    tables = (BOTH, TENSORRT, RUNTIME, INSPECTOR, REGISTRY, RTX)
     known = {(holder, name) for table in tables for holder, names in table.items() for name in names}
     # A class is known by its members; these are names of variables of ours.
     known |= {("", holder.split(".")[0]) for table in tables for holder in table}
@@ -108,7 +112,7 @@ def test_the_table_holds_every_name_that_is_used() -> None:
 
 
 def test_tensorrt_is_called_from_the_files_that_are_read() -> None:
-    files = [file for folder in (ENGINES, RUNTIME_PACKAGE) for file in folder.glob("*.py")]
+    files = [file for folder in (ENGINES, RUNTIME_PACKAGE) for file in folder.rglob("*.py")]
     trees = {file: ast.walk(ast.parse(file.read_text(encoding="utf-8"))) for file in files}
     calling = {file for file, nodes in trees.items() if any(isinstance(n, ast.Name) and n.id == "trt" for n in nodes)}
     assert calling <= set(CALLING)

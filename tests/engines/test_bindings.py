@@ -15,7 +15,7 @@ from helpers.plugin_graphs import labels
 
 from algm_trt.engines.bindings import load_tensorrt
 from algm_trt.plugins.errors import MissingDependencyError
-from algm_trt.runtime import tensorrt_bindings
+from algm_trt.runtime.backends.tensorrt import bindings as tensorrt_bindings
 
 
 def import_gives(monkeypatch: pytest.MonkeyPatch, result: Any) -> None:

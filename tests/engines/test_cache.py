@@ -15,8 +15,8 @@ from algm_trt.engines.bindings import load_tensorrt
 from algm_trt.engines.cache import update_file
 from algm_trt.engines.gpu import Gpu
 from algm_trt.engines.timing_cache import TimingCache, default_timing_cache
+from algm_trt.runtime.backends.tensorrt.bindings import TensorRT
 from algm_trt.runtime.cache_folder import cache_folder
-from algm_trt.runtime.tensorrt_bindings import TensorRT
 
 ADD = """
 import sys, time

@@ -17,9 +17,10 @@ from algm_trt.engines.doctor.kernels import KernelError
 from algm_trt.engines.sample import SAMPLE_MODEL
 from algm_trt.plugins import library
 from algm_trt.plugins.errors import VerificationError
-from algm_trt.runtime import cuda, tensorrt_engine
-from algm_trt.runtime.onnxruntime_engine import OnnxRuntimeEngine
-from algm_trt.runtime.tensorrt_kernels import SlideKernels
+from algm_trt.runtime import cuda
+from algm_trt.runtime.backends.onnxruntime_engine import OnnxRuntimeEngine
+from algm_trt.runtime.backends.tensorrt import engine as tensorrt_engine
+from algm_trt.runtime.backends.tensorrt.kernels import SlideKernels
 
 PROFILES = ((1, 2, 4),)
 

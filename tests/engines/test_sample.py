@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from algm_trt.engines.sample import OPERATORS_MODEL, SAMPLE_MODEL, recorded
 from algm_trt.plugins.cases import make_cases
-from algm_trt.runtime.onnxruntime_engine import OnnxRuntimeEngine
+from algm_trt.runtime.backends.onnxruntime_engine import OnnxRuntimeEngine
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "record_selftest.py"
 

@@ -21,13 +21,14 @@ from helpers.host_device import DeferredLibrary, HostCuda, host_device
 
 from algm_trt.plugins.library import INTERFACE_VERSION
 from algm_trt.plugins.spec import OPS, PLUGIN_NAMESPACE, PLUGIN_VERSION
-from algm_trt.runtime import tensorrt_engine, tensorrt_plan
+from algm_trt.runtime.backends.tensorrt import engine as tensorrt_engine
+from algm_trt.runtime.backends.tensorrt import plan as tensorrt_plan
+from algm_trt.runtime.backends.tensorrt.bindings import TensorRT
+from algm_trt.runtime.backends.tensorrt.engine import TensorRTEngine
+from algm_trt.runtime.backends.tensorrt.kernels import SlideKernels
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.engine import Engine
 from algm_trt.runtime.engine_record import EngineRecord, PluginRecord, record_path
-from algm_trt.runtime.tensorrt_bindings import TensorRT
-from algm_trt.runtime.tensorrt_engine import TensorRTEngine
-from algm_trt.runtime.tensorrt_kernels import SlideKernels
 
 ACTIVATION_BYTES = 4096
 TEMPORARY_BYTES = 1000

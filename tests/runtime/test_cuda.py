@@ -13,8 +13,8 @@ from helpers.host_device import FRESH, UNREAD, HostCuda, host_device, other_devi
 
 from algm_trt.plugins.errors import MissingDependencyError
 from algm_trt.runtime import cuda as cuda_module
+from algm_trt.runtime.backends.tensorrt.transfers import PIECE_BYTES, Transfers
 from algm_trt.runtime.cuda import Bindings, CudaError, Device, DeviceLostError, OutOfDeviceMemoryError, load_bindings
-from algm_trt.runtime.tensorrt_transfers import PIECE_BYTES, Transfers
 
 SOURCE = Path(cuda_module.__file__)
 
@@ -45,7 +45,7 @@ def imported(file: Path) -> set[str]:
 
 
 def test_nothing_else_imports_cuda() -> None:
-    assert [file.name for file in SOURCE.parent.glob("*.py") if "cuda" in imported(file)] == [SOURCE.name]
+    assert [file.name for file in SOURCE.parent.rglob("*.py") if "cuda" in imported(file)] == [SOURCE.name]
 
 
 def test_a_machine_without_driver_says_so() -> None:

@@ -16,7 +16,7 @@ from algm_trt.runtime.bench import machine as bench_machine
 from algm_trt.runtime.bench import run as bench
 from algm_trt.runtime.bench.cli import _DATASETS, main
 from algm_trt.runtime.bench.machine import busy_warning, usable_cores
-from algm_trt.runtime.evaluation_sets import DATASETS
+from algm_trt.runtime.evaluation.sets import DATASETS
 
 FAST = ("--rounds", "1", "--pictures", "2")
 

@@ -18,9 +18,9 @@ from algm_trt.runtime.bench import run as bench
 from algm_trt.runtime.bench.report import BenchOptions, BenchReport
 from algm_trt.runtime.bench.run import run_bench
 from algm_trt.runtime.engine import EngineOutput
-from algm_trt.runtime.evaluate import EvaluationOptions
-from algm_trt.runtime.evaluation_job import EvaluationJob, run_evaluation
-from algm_trt.runtime.evaluation_sets import Places
+from algm_trt.runtime.evaluation.evaluate import EvaluationOptions
+from algm_trt.runtime.evaluation.job import EvaluationJob, run_evaluation
+from algm_trt.runtime.evaluation.sets import Places
 from algm_trt.runtime.job import JobOptions
 from algm_trt.runtime.pipeline import PipelineOptions
 

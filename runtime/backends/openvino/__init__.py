@@ -1,0 +1,1 @@
+"""OpenVINO on a CPU, in float32 or bfloat16."""

@@ -1,0 +1,214 @@
+"""OpenVINO backend: runs `model.onnx` on a CPU, in float32 or, where the CPU has the instructions, in bfloat16."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from algm_trt.plugins.errors import MissingDependencyError, UsageError
+from algm_trt.plugins.library import cache_library
+from algm_trt.runtime.backends.openvino import model as openvino_model
+from algm_trt.runtime.backends.openvino import operators as openvino_operators
+from algm_trt.runtime.card import METADATA_KEY, ModelCard, ModelCardError
+from algm_trt.runtime.engine import EngineError, EngineOutput, checked_images, checked_threshold
+from algm_trt.runtime.files import renamed_together
+
+if TYPE_CHECKING:
+    import openvino
+
+OUTPUTS = ("logits", "labels", "token_counts", "token_map")
+PRECISIONS: Final = ("fp32", "bf16")
+OLDEST_VERSION: Final = (2026, 0)
+LENGTH_BYTES: Final = 8
+CACHED_MODELS: Final = 4
+"""Compiled models that are kept: 50 to 110 MB each for a ViT-S."""
+KEPT_KERNELS: Final = 64
+"""Kernels that OpenVINO keeps per kind of operator; each is for one number of tokens."""
+
+
+class OpenVinoEngine:
+    """A model compiled by OpenVINO; safe to call from one thread at a time.
+
+    The pictures of a batch run one after another: a picture's result cannot depend on its batch. Compiled models are
+    kept in the user's cache, the last few of them.
+
+    Attributes:
+        card: what the model expects and means.
+        description: backend, device and precision, for people.
+    """
+
+    def __init__(self, path: Path, *, precision: str = "fp32", threads: int | None = None) -> None:
+        """Open a model.
+
+        Args:
+            path: ONNX file of algm-export.
+            precision: "fp32" or "bf16".
+            threads: threads of a run; None lets OpenVINO choose.
+
+        Raises:
+            MissingDependencyError: OpenVINO is not installed, or the CPU has no bfloat16 arithmetic.
+            EngineError: not a model that OpenVINO can open.
+            ModelCardError: a model of somebody else.
+        """
+        if precision not in PRECISIONS:
+            raise UsageError(f"unknown CPU precision '{precision}': expected {', '.join(PRECISIONS)}")
+        try:
+            import openvino
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"openvino is not installed ({error}): pip install 'algm-trt[openvino]'"
+            ) from error
+        version = openvino.__version__.split("-")[0]
+        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_VERSION:
+            raise MissingDependencyError(
+                f"OpenVINO {version} cannot convert the model's operators: pip install -U 'algm-trt[openvino]'"
+            )
+        core = openvino.Core()
+        if precision == "bf16":
+            _check_bf16(core)
+        options = {
+            # The types in the model are those to compute in.
+            "INFERENCE_PRECISION_HINT": "dynamic",
+            "NUM_STREAMS": 1,
+            # Kernels are kept per shape, and every picture has shapes of its own: 2 MB a picture with the default.
+            "CPU_RUNTIME_CACHE_CAPACITY": KEPT_KERNELS,
+            # Pinned threads of two processes would share cores while others idle.
+            "ENABLE_CPU_PINNING": False,
+        }
+        if threads:
+            options["INFERENCE_NUM_THREADS"] = threads
+        cached = _cache_file(core, path, openvino.__version__, precision, options)
+        compiled, self.card = _load(core, cached, options) or _compile(core, path, precision, options, cached)
+        self._request = compiled.create_infer_request()
+        self.description = f"OpenVINO {version} on CPU, {precision}"
+
+    def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
+        """Segment pictures of the model's input size; see `algm_trt.runtime.engine.Engine.run`."""
+        images = checked_images(images, self.card)
+        limit = np.array(checked_threshold(threshold, self.card), np.float32)
+        parts = [self._run(images[index : index + 1], limit) for index in range(len(images))]
+        logits, labels, counts, token_map = (
+            values[0] if len(values) == 1 else np.concatenate(values) for values in zip(*parts, strict=True)
+        )
+        return EngineOutput(logits, labels, counts, token_map)
+
+    def close(self) -> None:
+        """Free the compiled model."""
+        del self._request
+
+    def _run(self, image: NDArray[np.uint8], threshold: NDArray[np.float32]) -> list[NDArray[Any]]:
+        feed: dict[str, NDArray[Any]] = {"images": image}
+        if self.card.merge is not None:
+            feed["threshold"] = threshold
+        try:
+            outputs = self._request.infer(feed)
+        except Exception as error:  # OpenVINO raises classes of its own that share no base but Exception
+            raise EngineError(f"OpenVINO failed on a picture: {_first_line(error)}") from error
+        return [outputs[name] for name in OUTPUTS]
+
+
+def _check_bf16(core: openvino.Core) -> None:
+    """Check that OpenVINO itself would choose bfloat16: with less it would only imitate it, slower than float32.
+
+    Raises:
+        MissingDependencyError: the CPU lacks the instructions.
+    """
+    if core.get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name() != "bf16":
+        name = core.get_property("CPU", "FULL_DEVICE_NAME")
+        raise MissingDependencyError(
+            f"this CPU ({name}) has no bfloat16 arithmetic (AVX-512 BF16 or AMX): take --cpu-precision fp32"
+        )
+
+
+def _compile(
+    core: openvino.Core, path: Path, precision: str, options: Mapping[str, object], cached: Path
+) -> tuple[openvino.CompiledModel, ModelCard]:
+    """Compile a model and keep the result; a cache that cannot be written is no error."""
+    model = openvino_model.read_model(path, bf16=precision == "bf16")
+    card = _card(model, path)
+    try:
+        compiled = core.compile_model(model, "CPU", dict(options))
+    except Exception as error:  # see OpenVinoEngine._run
+        raise EngineError(f"{path}: OpenVINO cannot compile the model ({_first_line(error)})") from error
+    with contextlib.suppress(OSError):
+        _store(compiled, card, cached)
+    return compiled, card
+
+
+def _card(model: openvino.Model, path: Path) -> ModelCard:
+    names = {name for output in model.outputs for name in output.names}
+    entries = model.get_rt_info("framework").value if model.has_rt_info("framework") else {}
+    if METADATA_KEY not in entries or not names.issuperset(OUTPUTS):
+        raise ModelCardError(
+            f"{path}: not a model of algm-export (it carries no model card); export the checkpoint again"
+        )
+    return ModelCard.from_json(entries[METADATA_KEY])
+
+
+def _cache_file(core: openvino.Core, path: Path, version: str, precision: str, options: Mapping[str, object]) -> Path:
+    """Where the compiled model is kept: one file for all that it depends on, our own conversion included.
+
+    Raises:
+        EngineError: the model cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+    except OSError as error:
+        raise EngineError(f"{path}: cannot be read ({error.strerror})") from error
+    cpu = [str(core.get_property("CPU", name)) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
+    digest.update(repr((version, cpu, precision, sorted(options.items()))).encode())
+    for module in (openvino_model, openvino_operators):
+        digest.update(inspect.getsource(module).encode())
+    return cache_library().parents[1] / "openvino" / f"{digest.hexdigest()[:32]}.blob"
+
+
+def _load(
+    core: openvino.Core, cached: Path, options: Mapping[str, object]
+) -> tuple[openvino.CompiledModel, ModelCard] | None:
+    """A compiled model of the cache with its card; None if it is not there or damaged."""
+    try:
+        with cached.open("rb") as file:
+            card_bytes, blob_bytes = (int.from_bytes(file.read(LENGTH_BYTES), "little") for _ in range(2))
+            if cached.stat().st_size != 2 * LENGTH_BYTES + card_bytes + blob_bytes:
+                return None
+            card, blob = file.read(card_bytes), file.read()
+        cached.touch()
+    except OSError:
+        return None
+    try:
+        return core.import_model(io.BytesIO(blob), "CPU", dict(options)), ModelCard.from_json(card.decode())
+    except Exception:  # whatever is wrong with the file, the model itself is at hand
+        return None
+
+
+def _store(compiled: openvino.CompiledModel, card: ModelCard, cached: Path) -> None:
+    """Keep a compiled model behind its card, and only the last few of all.
+
+    Raises:
+        OSError: the cache cannot be written.
+    """
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    text = card.to_json().encode()
+    blob = io.BytesIO()
+    compiled.export_model(blob)
+    with renamed_together() as temporary, temporary(cached).open("wb") as file:
+        for part in (text, blob.getbuffer()):
+            file.write(len(part).to_bytes(LENGTH_BYTES, "little"))
+        file.write(text)
+        file.write(blob.getbuffer())
+    by_age = sorted(cached.parent.glob("*.blob"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for old in by_age[CACHED_MODELS:]:
+        old.unlink(missing_ok=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,251 @@
+"""Slide mode where the pictures and logits stay on the GPU: canvases go up once, labels come back.
+
+Without the kernels of the plugin library the windows are cut and the labels computed on the CPU, with the same results.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from algm_trt.runtime.backends.tensorrt.kernels import SlideKernels
+from algm_trt.runtime.backends.tensorrt.lane import Lane
+from algm_trt.runtime.backends.tensorrt.lanes import Lanes
+from algm_trt.runtime.backends.tensorrt.transfers import Transfers
+from algm_trt.runtime.card import ModelCard
+from algm_trt.runtime.cuda import Device
+from algm_trt.runtime.engine import checked_threshold
+from algm_trt.runtime.field import LogitField
+from algm_trt.runtime.window_runner import HostScores, NotFiniteError, PictureScores, WindowRequest
+from algm_trt.runtime.windows import WindowPlan, crop
+
+_ANCHOR_BYTES: Final = 8
+
+
+@dataclass(frozen=True, eq=False)
+class SlideParts:
+    """What slide mode uses of an engine beside its lanes."""
+
+    card: ModelCard
+    device: Device
+    transfers: Transfers
+    kernels: SlideKernels
+
+
+class DeviceCanvas:
+    """The canvas of one picture on the device; its memory goes with it.
+
+    Attributes:
+        address: of (H, W, 3) uint8.
+        size: (H, W).
+    """
+
+    def __init__(self, parts: SlideParts, canvas: NDArray[np.uint8]) -> None:
+        self._buffer = parts.device.allocate(canvas.nbytes, "a picture")
+        self.address = self._buffer.address
+        self.size = (canvas.shape[0], canvas.shape[1])
+        with parts.device.current(), parts.transfers.link() as link:
+            link.upload(canvas, self.address)
+
+
+class DeviceScores:
+    """Logits of one picture on the device."""
+
+    def __init__(self, parts: SlideParts, plan: WindowPlan) -> None:
+        self._parts = parts
+        self._plan = plan
+        self._shape = (len(plan), len(parts.card.classes), *parts.card.grid)
+        self._window_bytes = int(np.prod(self._shape[1:])) * 4
+        self._buffer = parts.device.allocate(len(plan) * self._window_bytes, "the scores of a picture")
+        self._logits: NDArray[np.float32] | None = None
+        self._field: LogitField | None = None
+
+    def address(self, index: int) -> int:
+        """Where the logits of window `index` begin."""
+        return self._buffer.address + index * self._window_bytes
+
+    def labels(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """See `PictureScores.labels`."""
+        parts = self._parts
+        with parts.device.current(), parts.transfers.link() as link:
+            labels = parts.kernels.labels(
+                parts.device, link, self._plan, self.address(0), self._shape[1], parts.card.patch_size
+            )
+        return self.field().labels() if labels is None else labels
+
+    def logits(self) -> NDArray[np.float32]:
+        """See `PictureScores.logits`.
+
+        Raises:
+            NotFiniteError: some are not.
+        """
+        if self._logits is None:
+            logits = np.empty(self._shape, np.float32)
+            with self._parts.device.current(), self._parts.transfers.link() as link:
+                link.download(self.address(0), logits)
+            # Both are NaN if any value is.
+            if not (np.isfinite(logits.max()) and np.isfinite(logits.min())):
+                raise NotFiniteError
+            self._logits = logits
+        return self._logits
+
+    def field(self) -> LogitField:
+        """See `PictureScores.field`."""
+        if self._field is None:
+            self._field = LogitField(self._plan, self.logits(), self._parts.card.patch_size)
+        return self._field
+
+    def release(self) -> None:
+        """See `PictureScores.release`."""
+        self._buffer.release()
+        self._logits = None
+
+
+class DeviceWindowRunner:
+    """Windows cut from canvases on the device, logits left there.
+
+    Attributes:
+        lanes: of the engine.
+    """
+
+    def __init__(self, parts: SlideParts, lanes: Lanes, batch_size: int) -> None:
+        self.lanes = lanes.count
+        self._parts = parts
+        self._lanes = lanes
+        self._capacity = lanes.capacity(batch_size)
+
+    def place(self, canvas: NDArray[np.uint8], plan: WindowPlan) -> DeviceCanvas:
+        """See `WindowRunner.place`.
+
+        Raises:
+            OutOfDeviceMemoryError: the device has no room for it.
+        """
+        return DeviceCanvas(self._parts, canvas)
+
+    def room(self, plan: WindowPlan) -> DeviceScores:
+        """See `WindowRunner.room`.
+
+        Raises:
+            OutOfDeviceMemoryError: the device has no room for it.
+        """
+        return DeviceScores(self._parts, plan)
+
+    def run(
+        self, requests: Sequence[WindowRequest], threshold: float | None
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """See `WindowRunner.run`."""
+        limit = checked_threshold(threshold, self._parts.card)
+        found = []
+        with self._lanes.lane() as lane:
+            lane.reserve(self._capacity)
+            for piece in self._lanes.pieces(len(requests)):
+                part = requests[piece.start : piece.stop]
+                self._cut(lane, part)
+                lane.execute(piece, limit)
+                self._keep(lane, part)
+                found.append(tokens(lane, piece.count))
+        counts, token_map = joined(found)
+        return counts, token_map
+
+    def _cut(self, lane: Lane, requests: Sequence[WindowRequest]) -> None:
+        """Queue the windows into the lane's images."""
+        anchors = lane.upload_anchors([_anchor(request) for request in requests])
+        for start, stop in _runs(requests):
+            canvas: DeviceCanvas = requests[start].canvas
+            self._parts.kernels.cut(
+                *(canvas.address, canvas.size, anchors + start * _ANCHOR_BYTES, lane.address("images", start)),
+                *(requests[start].plan.window,),
+                count=stop - start,
+                stream=lane.stream.handle,
+            )
+
+    def _keep(self, lane: Lane, requests: Sequence[WindowRequest]) -> None:
+        """Queue the logits to where they belong."""
+        for start, stop in _runs(requests):
+            scores: DeviceScores = requests[start].scores
+            source = lane.address("logits", start)
+            size = lane.address("logits", stop) - source
+            lane.stream.copy(source, scores.address(requests[start].index), size)
+
+
+class HostCutWindowRunner:
+    """Windows cut by the CPU, logits kept by it.
+
+    Attributes:
+        lanes: of the engine.
+    """
+
+    def __init__(self, card: ModelCard, lanes: Lanes, batch_size: int) -> None:
+        self.lanes = lanes.count
+        self._card = card
+        self._lanes = lanes
+        self._capacity = lanes.capacity(batch_size)
+        self._turn = threading.Lock()
+
+    def place(self, canvas: NDArray[np.uint8], plan: WindowPlan) -> NDArray[np.uint8]:
+        """The canvas itself."""
+        return canvas
+
+    def room(self, plan: WindowPlan) -> PictureScores:
+        """See `WindowRunner.room`."""
+        return HostScores(plan, self._card)
+
+    def run(
+        self, requests: Sequence[WindowRequest], threshold: float | None
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """See `WindowRunner.run`."""
+        limit = checked_threshold(threshold, self._card)
+        found = []
+        with self._lanes.lane() as lane:
+            lane.reserve(self._capacity)
+            for piece in self._lanes.pieces(len(requests)):
+                part = requests[piece.start : piece.stop]
+                images = lane.pinned("images")[: piece.count]
+                for place, request in zip(images, part, strict=True):
+                    place[:] = crop(request.canvas, request.plan, request.index)
+                lane.stream.upload(images, lane.address("images"))
+                lane.execute(piece, limit)
+                logits = lane.download("logits", piece.count)
+                found.append(tokens(lane, piece.count))
+                self._keep(part, logits)
+        counts, token_map = joined(found)
+        return counts, token_map
+
+    def _keep(self, requests: Sequence[WindowRequest], logits: NDArray[np.float32]) -> None:
+        if not np.isfinite(logits).all():
+            raise NotFiniteError
+        with self._turn:  # windows of one picture may come from two lanes at a time
+            for request, values in zip(requests, logits, strict=True):
+                request.scores.put(request.index, values)
+
+
+def tokens(lane: Lane, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Token counts and token map of a batch, once everything that the lane has queued is done."""
+    parts = [lane.download(name, count) for name in ("token_counts", "token_map")]
+    lane.stream.synchronize()
+    return parts[0].copy(), parts[1].copy()
+
+
+def joined(found: Sequence[Sequence[NDArray[Any]]]) -> list[NDArray[Any]]:
+    """Arrays of several pieces as those of one batch."""
+    return [np.concatenate(arrays) if len(arrays) > 1 else arrays[0] for arrays in zip(*found, strict=True)]
+
+
+def _anchor(request: WindowRequest) -> tuple[int, int]:
+    row, column = divmod(request.index, len(request.plan.columns))
+    return request.plan.rows[row], request.plan.columns[column]
+
+
+def _runs(requests: Sequence[WindowRequest]) -> Iterator[tuple[int, int]]:
+    """Start and stop of neighbours that are successive windows of one picture."""
+    start = 0
+    for stop in range(1, len(requests) + 1):
+        first, end = requests[start], requests[stop] if stop < len(requests) else None
+        if end is None or end.scores is not first.scores or end.index != first.index + stop - start:
+            yield start, stop
+            start = stop

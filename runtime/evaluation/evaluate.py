@@ -1,0 +1,341 @@
+"""Run a model over a data set and score its labels: one pass, in bounded memory, with every failure named."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from algm_trt.plugins.errors import AlgmError, UsageError
+from algm_trt.runtime.card import ModelCard
+from algm_trt.runtime.decode import DEFAULT_MAX_PIXELS, decode_image, picture_size
+from algm_trt.runtime.engine import Engine, EngineOutput
+from algm_trt.runtime.evaluation.boundary import BoundaryScores, boundary_counts
+from algm_trt.runtime.evaluation.drift import Labels
+from algm_trt.runtime.evaluation.label_files import LabelError, Truth
+from algm_trt.runtime.evaluation.metrics import Scores, confusion
+from algm_trt.runtime.evaluation.multiscale import Protocol, View, field_at, labels_of
+from algm_trt.runtime.evaluation.sets import EvaluationSet, Sample
+from algm_trt.runtime.field import LogitField
+from algm_trt.runtime.pipeline import Inferred, Item, Outcome, PipelineOptions, run_pipeline
+
+WINDOWS_COUPLED: Final = 4
+"""Windows that the official evaluation gives its model at a time."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A picture that could not be scored.
+
+    Attributes:
+        name: of the picture.
+        kind: "label" (its ground truth), or "picture" (its file or the model's run on it).
+        error: what is wrong.
+    """
+
+    name: str
+    kind: str
+    error: str
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What one model at one threshold reached.
+
+    Attributes:
+        scores: of all pictures that could be scored.
+        boundary: their boundary scores.
+        pictures: number of pictures scored.
+        failures: the others.
+        windows: windows that the model ran on for the scored pictures.
+        tokens: summed over these windows: before merging, after the local merge, after the last global one.
+        seconds: wall time of the whole run.
+        model_seconds: time inside the model.
+    """
+
+    scores: Scores
+    boundary: BoundaryScores
+    pictures: int
+    failures: tuple[Failure, ...]
+    windows: int
+    tokens: tuple[int, int, int]
+    seconds: float
+    model_seconds: float
+
+    @property
+    def tokens_kept(self) -> float:
+        """Share of the tokens that are left after all merges."""
+        return self.tokens[2] / self.tokens[0] if self.tokens[0] else math.nan
+
+    @property
+    def images_per_second(self) -> float:
+        """Scored pictures per second of wall time: decoding, model, labels and scores."""
+        return self.pictures / self.seconds if self.seconds else math.nan
+
+    @property
+    def images_per_model_second(self) -> float:
+        """Scored pictures per second inside the model, all windows of a picture counted."""
+        return self.pictures / self.model_seconds if self.model_seconds else math.nan
+
+    def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
+        """For JSON; scores in 0..1, null where a class has none."""
+        per_class = zip(classes, self.scores.iou, self.scores.accuracy, self.boundary.f_score, strict=True)
+        return {
+            "mean_iou": _number(self.scores.mean_iou),
+            "pixel_accuracy": _number(self.scores.pixel_accuracy),
+            "mean_accuracy": _number(self.scores.mean_accuracy),
+            "boundary_f_score": _number(self.boundary.mean_f_score),
+            "tokens_kept": _number(self.tokens_kept),
+            "tokens_per_window": [total / self.windows for total in self.tokens] if self.windows else None,
+            "pictures": self.pictures,
+            "failures": [failure.__dict__ for failure in self.failures],
+            "pixels": self.scores.pixels,
+            "windows": self.windows,
+            "seconds": self.seconds,
+            "model_seconds": self.model_seconds,
+            "images_per_second": _number(self.images_per_second),
+            "images_per_model_second": _number(self.images_per_model_second),
+            "per_class": {
+                name: {"iou": _number(iou), "accuracy": _number(accuracy), "boundary_f_score": _number(outline)}
+                for name, iou, accuracy, outline in per_class
+            },
+        }
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How an evaluation runs.
+
+    Attributes:
+        protocol: how pictures are shown to the model.
+        pipeline: how they go through it; its threshold is that of the run.
+        window_batch_coupled: a batch holds the windows of one view of one picture only, as in the official evaluation;
+            matters to models whose result depends on the batch.
+        max_pixels: larger pictures are refused.
+        quiet: no progress bar.
+    """
+
+    protocol: Protocol = field(default_factory=Protocol)
+    pipeline: PipelineOptions = field(default_factory=PipelineOptions)
+    window_batch_coupled: bool = False
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        if self.pipeline.mode == "whole" and (self.protocol.scales != (1.0,) or self.protocol.short_side is not None):
+            raise UsageError("mode whole resizes every picture to the model's input: it takes no scales and short side")
+
+
+def evaluate(
+    engine: Engine,
+    data: EvaluationSet,
+    options: EvaluationOptions,
+    on_labels: Callable[[int, Labels], None] | None = None,
+    title: str = "",
+) -> Evaluation:
+    """Score a model on a data set.
+
+    Args:
+        engine: the model.
+        data: pictures and ground truth.
+        options: how.
+        on_labels: called in a thread with the number of each scored picture and its labels (H, W).
+        title: in front of the progress bar.
+
+    Raises:
+        UsageError: the model does not have the data set's number of classes, or options that it cannot serve.
+        AlgmError: not one picture could be scored.
+    """
+    classes = len(engine.card.classes)
+    if classes != data.coding.classes:
+        raise UsageError(f"the model has {classes} classes, but {data.dataset} has {data.coding.classes}")
+    timed = _Timed(engine)
+    total = _Total(classes)
+    begin = time.perf_counter()
+    bar = tqdm(
+        total=len(data.samples), desc=title or None, unit="image", disable=options.quiet or None, file=sys.stderr
+    )
+    with bar, closing(_outcomes(timed, data, options, on_labels)) as outcomes:
+        for picture, views in groupby(outcomes, key=lambda outcome: outcome.key[0]):
+            total.add(picture, list(views))
+            bar.update()
+            if total.failures:
+                bar.set_postfix(failed=len(total.failures), refresh=False)
+    if not total.pictures:
+        raise AlgmError(f"none of {len(data.samples)} pictures could be scored; the first: {total.failures[0].error}")
+    return total.evaluation(time.perf_counter() - begin, timed.seconds)
+
+
+@dataclass(frozen=True, eq=False)
+class _PictureScore:
+    """What one picture adds to the total."""
+
+    confusion: NDArray[np.int64]
+    boundary: NDArray[np.int64]
+    windows: int
+    tokens: NDArray[np.int64]
+
+
+class _Picture:
+    """A picture on its way: its views go through the model one by one, and the last to arrive scores all of them."""
+
+    def __init__(
+        self,
+        index: int,
+        sample: Sample,
+        data: EvaluationSet,
+        card: ModelCard,
+        options: EvaluationOptions,
+        on_labels: Callable[[int, Labels], None] | None,
+    ):
+        self.index = index
+        self.sample = sample
+        self._data = data
+        self._card = card
+        self._options = options
+        self._on_labels = on_labels
+        self._lock = threading.Lock()
+        self._truth: Truth | None = None
+        self._fields: dict[View, LogitField] = {}
+        self._tokens = np.zeros(3, np.int64)
+        self._windows = 0
+
+    def item(self, view: View) -> Item[tuple[_Picture, View]]:
+        """One view of it for the pipeline."""
+        return Item((self, view), load=lambda: self._load(view), size=lambda: self._size(view))
+
+    def finish(self, view: View, inferred: Inferred) -> _PictureScore | None:
+        """Take a view's logits; the score when it was the last view."""
+        views = self._options.protocol.views
+        truth = self._truth
+        if truth is None:  # the first view, which brings it, has failed, and with it the picture
+            return None
+        logits = field_at((truth.shape[0], truth.shape[1]), inferred, self._card.patch_size)
+        with self._lock:
+            self._fields[view] = logits
+            self._tokens += inferred.token_counts.sum(axis=0, dtype=np.int64)
+            self._windows += len(inferred.token_counts)
+            if len(self._fields) < len(views):
+                return None
+        labels = labels_of(views, [self._fields[view] for view in views])
+        self._fields.clear()
+        score = _PictureScore(
+            confusion(truth, labels, self._data.coding.classes),
+            boundary_counts(truth, labels, self._data.coding.classes),
+            self._windows,
+            self._tokens,
+        )
+        if self._on_labels is not None:
+            self._on_labels(self.index, labels)
+        self._truth = None
+        return score
+
+    def _load(self, view: View) -> NDArray[np.uint8]:
+        picture = decode_image(self.sample.image, max_pixels=self._options.max_pixels)
+        if view == self._options.protocol.views[0]:
+            self._truth = self._data.truth(self.sample, (picture.shape[0], picture.shape[1]))
+        return view.image(picture)
+
+    def _size(self, view: View) -> tuple[int, int] | None:
+        size = picture_size(self.sample.image, max_pixels=self._options.max_pixels)
+        return size and view.size(size)
+
+
+_Views = Outcome[tuple[_Picture, View], _PictureScore | None]
+
+
+def _outcomes(
+    engine: Engine,
+    data: EvaluationSet,
+    options: EvaluationOptions,
+    on_labels: Callable[[int, Labels], None] | None,
+) -> Generator[_Views, None, None]:
+    """All views of all pictures, in order; the views of a picture follow each other."""
+
+    def items() -> Iterator[Item[tuple[_Picture, View]]]:
+        for index, sample in enumerate(data.samples):
+            picture = _Picture(index, sample, data, engine.card, options, on_labels)
+            for view in options.protocol.views:
+                yield picture.item(view)
+
+    def finish(key: tuple[_Picture, View], inferred: Inferred) -> _PictureScore | None:
+        return key[0].finish(key[1], inferred)
+
+    # A run of its own for every view keeps batches from crossing pictures.
+    runs = ([item] for item in items()) if options.window_batch_coupled else iter([items()])
+    for run in runs:
+        with closing(run_pipeline(engine, options.pipeline, run, finish)) as outcomes:
+            yield from outcomes
+
+
+class _Total:
+    """Sums over the pictures so far."""
+
+    def __init__(self, classes: int):
+        self.pictures = 0
+        self.failures: list[Failure] = []
+        self._confusion = np.zeros((classes, classes), np.int64)
+        self._boundary = np.zeros((classes, 4), np.int64)
+        self._tokens = np.zeros(3, np.int64)
+        self._windows = 0
+
+    def add(self, picture: _Picture, views: Sequence[_Views]) -> None:
+        """Add a picture, or note why it cannot be added; `views` are the outcomes of all its views."""
+        errors = [view.error for view in views if view.error is not None]
+        for error in errors[:1]:
+            kind = "label" if isinstance(error, LabelError) else "picture"
+            reason = str(error) if isinstance(error, AlgmError) else f"{type(error).__name__}: {error}"
+            self.failures.append(Failure(picture.sample.name, kind, " ".join(reason.split())))
+        for score in (view.value for view in views if not errors and view.value is not None):
+            self.pictures += 1
+            self._confusion += score.confusion
+            self._boundary += score.boundary
+            self._tokens += score.tokens
+            self._windows += score.windows
+
+    def evaluation(self, seconds: float, model_seconds: float) -> Evaluation:
+        before, local, last = self._tokens.tolist()
+        return Evaluation(
+            scores=Scores(self._confusion),
+            boundary=BoundaryScores(self._boundary),
+            pictures=self.pictures,
+            failures=tuple(self.failures),
+            windows=self._windows,
+            tokens=(before, local, last),
+            seconds=seconds,
+            model_seconds=model_seconds,
+        )
+
+
+class _Timed:
+    """An engine with a clock."""
+
+    def __init__(self, engine: Engine):
+        self._engine = engine
+        self.card = engine.card
+        self.description = engine.description
+        self.seconds = 0.0
+
+    def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
+        begin = time.perf_counter()
+        output = self._engine.run(images, threshold=threshold)
+        self.seconds += time.perf_counter() - begin
+        return output
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def _number(value: float) -> float | None:
+    """A number for JSON, which has no NaN."""
+    return None if math.isnan(value) else float(value)

@@ -1,0 +1,363 @@
+"""Data sets with ground truth, in the folders that their makers or mmsegmentation's preparation leave on disk.
+
+A picture without a label file, or a label file without a picture, is in the list all the same: reading it fails and is
+reported. Only a layout that is not there at all is an error here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from algm_trt.plugins.errors import UsageError
+from algm_trt.runtime.card import ModelCard
+from algm_trt.runtime.datasets import dataset_classes
+from algm_trt.runtime.evaluation.label_files import (
+    LabelCoding,
+    Truth,
+    plain_coding,
+    read_label_map,
+    read_panoptic,
+    read_truth,
+)
+from algm_trt.runtime.sources import PICTURE_SUFFIXES, natural_key, printable
+
+LABEL_SUFFIXES: Final = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")
+
+# Cityscapes evaluates 19 of its 34 classes; the others are ignored (cityscapesScripts, labels.py).
+_CITYSCAPES_EVALUATED: Final = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+# Things that COCO numbers but never labelled: COCO-Stuff's 182 stored values are 171 classes (stored = COCO id - 1).
+_COCO_UNUSED: Final = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
+_COCO_VALUES: Final = 182
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture with ground truth.
+
+    Attributes:
+        name: relative path without suffix, for messages and files.
+        image: the picture's file.
+        label: the label file.
+        segments: of a panoptic label file: segment id -> class id.
+    """
+
+    name: str
+    image: Path
+    label: Path
+    segments: Mapping[int, int] | None = field(default=None, hash=False)
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Pictures with ground truth and how the official evaluation shows them to a model.
+
+    Attributes:
+        dataset: its name.
+        split: part of it, or "".
+        samples: the pictures.
+        coding: of its label files.
+        class_names: names of its K classes, or empty where the set does not say.
+        short_side: pixels that the official evaluation resizes a picture's short side to; None: as it is.
+        max_ratio: the long side is at most this times `short_side`; None: no limit.
+    """
+
+    dataset: str
+    split: str
+    samples: tuple[Sample, ...]
+    coding: LabelCoding
+    class_names: tuple[str, ...] = ()
+    short_side: int | None = None
+    max_ratio: float | None = None
+
+    def truth(self, sample: Sample, size: tuple[int, int]) -> Truth:
+        """Ground truth of a picture of `size` = (height, width): (H, W) uint16, see `label_files`.
+
+        Raises:
+            LabelError: the label file cannot serve.
+        """
+        if sample.segments is not None:
+            return read_panoptic(sample.label, sample.segments, size)
+        return read_truth(sample.label, self.coding, size)
+
+
+@dataclass(frozen=True)
+class Places:
+    """What a caller may say about where files lie and what they mean; None and "" take what the layout says.
+
+    Attributes:
+        split: part of the data set.
+        images: folder of the pictures, in place of the layout's.
+        labels: folder of the label files, in place of the layout's; for coco_panoptic the annotations' JSON.
+        image_suffix: end of the pictures' names that is no part of the common name, such as "_img.jpg".
+        label_suffix: the same of the label files, such as "_gt.png".
+        ignore: stored value that does not count; for "folder" in place of the model's, for others one more.
+        label_map: JSON file {"stored value": class id or null}.
+    """
+
+    split: str | None = None
+    images: Path | None = None
+    labels: Path | None = None
+    image_suffix: str = ""
+    label_suffix: str = ""
+    ignore: int | None = None
+    label_map: Path | None = None
+
+
+def open_set(dataset: str, root: Path, card: ModelCard, places: Places | None = None) -> EvaluationSet:
+    """List the pictures of a data set.
+
+    Args:
+        dataset: one of `DATASETS`.
+        root: its folder.
+        card: of the model; "folder" takes the number of classes and the ignore value from it.
+        places: what differs from the official layout.
+
+    Raises:
+        UsageError: an unknown data set, a layout that is not there, or an empty one.
+    """
+    if dataset not in DATASETS:
+        raise UsageError(f"unknown data set '{dataset}': expected {', '.join(DATASETS)}")
+    if not root.is_dir():
+        raise UsageError(f"{printable(root)}: there is no such folder")
+    places = places or Places()
+    found = DATASETS[dataset](root, card, places)
+    if not found.samples:
+        raise UsageError(f"{printable(root)}: no picture of {dataset} {found.split} found".replace("  ", " "))
+    if places.label_map is not None:
+        ignored = card.ignore_index if places.ignore is None else places.ignore
+        coding = read_label_map(places.label_map, found.coding.classes, ignored)
+        return _replaced(found, coding)
+    if places.ignore is not None:
+        ids = {value: number for value, number in found.coding.ids.items() if value != places.ignore}
+        return _replaced(found, LabelCoding(found.coding.classes, ids, found.coding.ignored | {places.ignore}))
+    return found
+
+
+def _replaced(found: EvaluationSet, coding: LabelCoding) -> EvaluationSet:
+    if any(sample.segments is not None for sample in found.samples):
+        raise UsageError("panoptic annotations say themselves what their values mean: leave out --ignore, --label-map")
+    return replace(found, coding=coding)
+
+
+# Layouts.
+
+
+def _ade20k(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
+    split = {None: "validation", "val": "validation", "train": "training"}.get(places.split) or str(places.split)
+    named = places.images and places.labels
+    base = root if named else _first_with("images", root, root / "ADEChallengeData2016")
+    pairs = _pairs(base / "images" / split, base / "annotations" / split, places)
+    # 512 for models of 512 pixels, 640 for those of 640, as the official configurations have it
+    return _known("ade20k", split, pairs, plain_coding(150, first=1), max(512, *card.size), 4)
+
+
+def _cityscapes(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
+    split = places.split or "val"
+    images = places.images or _first_folder(root / "leftImg8bit" / split)
+    labels = places.labels or _first_folder(root / "gtFine" / split)
+    # the ids of training win where both lie on disk: cityscapesScripts makes them of the others
+    suffix = places.label_suffix or "_gtFine_labelTrainIds.png"
+    if not places.label_suffix and not any(labels.rglob(f"*{suffix}")):
+        suffix = "_gtFine_labelIds.png"
+    coding = _cityscapes_label_ids() if suffix.endswith("_labelIds.png") else plain_coding(19)
+    samples = _paired(images, labels, places.image_suffix or "_leftImg8bit.png", suffix)
+    return _known("cityscapes", split, samples, coding, 1024, 2)
+
+
+def _cityscapes_label_ids() -> LabelCoding:
+    ids = {value: number for number, value in enumerate(_CITYSCAPES_EVALUATED)}
+    return LabelCoding(19, ids, frozenset({*range(34), 255} - ids.keys()))
+
+
+def _pascal_context(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
+    split = places.split or "val"
+    base = _first_with("JPEGImages", root, root / "VOC2010", root / "VOCdevkit" / "VOC2010")
+    lists = [base / "ImageSets" / kind / f"{split}.txt" for kind in ("SegmentationContext", "Segmentation")]
+    images = places.images or base / "JPEGImages"
+    labels = places.labels or _first_folder(base / "SegmentationClassContext")
+    samples = _listed(_first_file(*lists), images, labels, places)
+    return _known("pascal_context", split, samples, plain_coding(60), 520, 8)
+
+
+def _coco_stuff(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
+    split = places.split or "val2017"
+    images = places.images or _first_folder(root / "images" / split, root / split)
+    labels = places.labels or _first_folder(
+        root / "annotations" / split,
+        root / "stuffthingmaps_trainval2017" / split,
+        root / "stuffthingmaps" / split,
+        root / "labels" / split,
+    )
+    suffix = places.label_suffix
+    by_train_id = not suffix and any(labels.glob("*_labelTrainIds.png"))
+    coding = _coco_pixelmaps()
+    if by_train_id:
+        suffix = "_labelTrainIds.png"
+        # mmsegmentation prepares COCO-Stuff 10k (splits of 2014) with 0 for "no class", 164k with 255
+        coding = plain_coding(171, first=1) if split.endswith("2014") else plain_coding(171)
+    samples = _paired(images, labels, places.image_suffix, suffix)
+    return _known("coco_stuff", split, samples, coding, 512, 4)
+
+
+def _coco_pixelmaps() -> LabelCoding:
+    values = [value for value in range(_COCO_VALUES) if value not in _COCO_UNUSED]
+    return LabelCoding(len(values), {value: number for number, value in enumerate(values)}, frozenset({255}))
+
+
+def _coco_panoptic(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
+    split = places.split or "val2017"
+    annotations = places.labels or _first_file(
+        root / "annotations" / f"panoptic_{split}.json", root / f"panoptic_{split}.json"
+    )
+    images = places.images or _first_folder(root / split, root / "images" / split)
+    try:
+        data = json.loads(annotations.read_text(encoding="utf-8"))
+        names, samples = _panoptic_samples(data, images, annotations.with_suffix(""))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise UsageError(f"{printable(annotations)}: not the JSON of COCO panoptic annotations ({reason})") from error
+    split = "" if places.labels else split
+    return EvaluationSet("coco_panoptic", split, samples, LabelCoding(len(names), {}), names, 512, 4)
+
+
+def _panoptic_samples(
+    data: Mapping[str, Any], images: Path, labels: Path
+) -> tuple[tuple[str, ...], tuple[Sample, ...]]:
+    """Class names in the order of the category ids, and the pictures of the annotations."""
+    categories = sorted(data["categories"], key=lambda category: int(category["id"]))
+    ids = {int(category["id"]): number for number, category in enumerate(categories)}
+    files = {image["id"]: str(image["file_name"]) for image in data["images"]}
+    samples = []
+    for entry in data["annotations"]:
+        picture = images / files[entry["image_id"]]
+        segments = {int(segment["id"]): ids[int(segment["category_id"])] for segment in entry["segments_info"]}
+        samples.append(Sample(picture.stem, picture, labels / entry["file_name"], segments))
+    return tuple(str(category["name"]) for category in categories), tuple(samples)
+
+
+def _camvid(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
+    split = places.split or "test"
+    images = places.images or _first_folder(root / "images" / split, root / split)
+    labels = places.labels or _first_folder(root / "labels" / split, root / f"{split}annot")
+    listing = root / f"{split}.txt"
+    samples = (
+        _listed(listing, images, labels, places)
+        if listing.is_file()
+        else _paired(images, labels, places.image_suffix, places.label_suffix)
+    )
+    return _known("camvid", split, samples, plain_coding(11, ignored=11), None, None)
+
+
+def _folder_of_pairs(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
+    split = places.split or ""
+    samples = _pairs(root / "images" / split, root / "labels" / split, places)
+    coding = plain_coding(len(card.classes), card.ignore_index if places.ignore is None else places.ignore)
+    return EvaluationSet("folder", split, tuple(samples), coding, card.classes)
+
+
+DATASETS: Final[Mapping[str, Callable[[Path, ModelCard, Places], EvaluationSet]]] = {
+    "ade20k": _ade20k,
+    "cityscapes": _cityscapes,
+    "pascal_context": _pascal_context,
+    "coco_stuff": _coco_stuff,
+    "coco_panoptic": _coco_panoptic,
+    "camvid": _camvid,
+    "folder": _folder_of_pairs,
+}
+
+
+def _known(
+    name: str,
+    split: str,
+    samples: Sequence[Sample],
+    coding: LabelCoding,
+    short_side: int | None,
+    max_ratio: float | None,
+) -> EvaluationSet:
+    """A set whose classes are known by its name."""
+    names = dataset_classes(name).classes
+    return EvaluationSet(name, split, tuple(samples), coding, names, short_side, max_ratio)
+
+
+# Files.
+
+
+def _pairs(images: Path, labels: Path, places: Places) -> list[Sample]:
+    """Pictures and label files of the layout's two folders, or of those that the caller names."""
+    images = places.images or _first_folder(images)
+    labels = places.labels or _first_folder(labels)
+    return _paired(images, labels, places.image_suffix, places.label_suffix)
+
+
+def _paired(images: Path, labels: Path, image_suffix: str, label_suffix: str) -> list[Sample]:
+    """Files of equal names in two folders and their subfolders; also those that lack their counterpart."""
+    pictures = _by_name(_first_folder(images), image_suffix, sorted(PICTURE_SUFFIXES))
+    truths = _by_name(_first_folder(labels), label_suffix, LABEL_SUFFIXES)
+    names = sorted(pictures.keys() | truths.keys(), key=natural_key)
+    return [
+        Sample(
+            name,
+            pictures.get(name, images / f"{name}{image_suffix or '.jpg'}"),
+            truths.get(name, labels / f"{name}{label_suffix or '.png'}"),
+        )
+        for name in names
+    ]
+
+
+def _listed(listing: Path, images: Path, labels: Path, places: Places) -> list[Sample]:
+    """The pictures that a split file names, one a line; of a line of two paths the first counts."""
+    try:
+        lines = listing.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{printable(listing)}: the list of the split cannot be read ({error})") from error
+    names = [Path(line.split()[0]).name for line in lines if line.strip()]
+    endings = [places.image_suffix] if places.image_suffix else [".jpg", ".png"]
+    samples = []
+    for name in names:
+        stem = Path(name).stem if Path(name).suffix.lower() in PICTURE_SUFFIXES else name
+        candidates = [images / f"{stem}{ending}" for ending in endings]
+        picture = next((path for path in candidates if path.is_file()), candidates[0])
+        samples.append(Sample(stem, picture, labels / f"{stem}{places.label_suffix or '.png'}"))
+    return samples
+
+
+def _by_name(folder: Path, suffix: str, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Files below a folder by their relative names without suffix; of several with one name the first suffix wins."""
+    found: dict[str, tuple[int, Path]] = {}
+    for path in folder.rglob("*"):
+        relative = path.relative_to(folder).as_posix()
+        rank = 0 if suffix else _rank(path.suffix.lower(), suffixes)
+        if rank < 0 or not relative.endswith(suffix) or path.name.startswith(".") or path.is_dir():
+            continue
+        name = relative.removesuffix(suffix or path.suffix)
+        if name and (name not in found or rank < found[name][0]):
+            found[name] = (rank, path)
+    return {name: path for name, (_, path) in found.items()}
+
+
+def _rank(ending: str, suffixes: Sequence[str]) -> int:
+    return suffixes.index(ending) if ending in suffixes else -1
+
+
+def _first_folder(*candidates: Path) -> Path:
+    return _first(candidates, Path.is_dir, "folder")
+
+
+def _first_file(*candidates: Path) -> Path:
+    return _first(candidates, Path.is_file, "file")
+
+
+def _first_with(part: str, *candidates: Path) -> Path:
+    return _first_folder(*(path / part for path in candidates)).parent
+
+
+def _first(candidates: Sequence[Path], test: Callable[[Path], bool], what: str) -> Path:
+    for path in candidates:
+        if test(path):
+            return path
+    tried = " or ".join(printable(path) for path in candidates)
+    raise UsageError(f"there is no {what} {tried}; name others with --images and --labels")

@@ -1,0 +1,228 @@
+"""The command algm-eval: what it prints and writes, its exit codes, and checkpoints through the exporter's adapter."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.fake_engine import PALETTE, FakeEngine, color_picture, make_card
+from PIL import Image
+
+from algm_trt.plugins.errors import UsageError
+from algm_trt.runtime import checkpoint_adapter
+from algm_trt.runtime.card import ModelCard
+from algm_trt.runtime.checkpoint_adapter import CHECKPOINT_ADAPTER, open_model
+from algm_trt.runtime.engine_options import EngineOptions
+from algm_trt.runtime.evaluation.cli import _DATASETS, main
+from algm_trt.runtime.evaluation.sets import DATASETS
+
+CARDS: dict[str, ModelCard] = {
+    "merged.onnx": make_card(),
+    "dense.onnx": make_card(merge=False),
+    "seven.onnx": make_card(classes=7),
+}
+
+
+class Shifted(FakeEngine):
+    """Takes every picture for a redder one: its labels differ a little from those of FakeEngine."""
+
+    def run(self, images, threshold=None):  # type: ignore[no-untyped-def]
+        return super().run(np.minimum(images.astype(int) + np.array([60, 0, 0]), 255).astype(np.uint8), threshold)
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[FakeEngine]:
+    """Stand-ins for model files; the list holds all that were opened."""
+    opened: list[FakeEngine] = []
+
+    def open_fake(path: str, options: EngineOptions) -> FakeEngine:
+        name = Path(path).name
+        opened.append(Shifted(make_card()) if name == "shifted.onnx" else FakeEngine(CARDS[name]))
+        return opened[-1]
+
+    monkeypatch.setattr(checkpoint_adapter, "open_engine", open_fake)
+    return opened
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Twelve pictures with ground truth."""
+    for index in range(12):
+        picture = color_picture(40 + index, 61, seed=index)
+        distance = np.abs(picture[:, :, None].astype(int) - np.array(PALETTE)).sum(axis=-1)
+        for folder, pixels in (("images", picture), ("labels", distance.argmin(axis=2).astype(np.uint8))):
+            (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / "data" / folder / f"p{index}.png")
+    return tmp_path / "data"
+
+
+def run(root: Path, *arguments: str) -> int:
+    return main([*arguments, "--data", str(root), "--dataset", "folder"])
+
+
+def test_one_model(root: Path, engines: list[FakeEngine], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "out.json"
+    assert run(root, "merged.onnx", "--json", str(target), "--limit", "5") == 0
+    said = capsys.readouterr()
+    assert "folder: 5 pictures, slide, pictures as they are" in said.out
+    assert "merged.onnx @ 0.88" in said.out
+    found = json.loads(target.read_text())
+    assert found["pictures"] == found["runs"][0]["pictures"] == 5
+    assert set(found["runs"][0]["per_class"]) == {"red", "green", "blue", "white", "black"}
+    assert found["runs"][0]["mean_iou"] > 0.5
+    assert found["protocol"]["scales"] == [1.0]
+    assert "drift" not in found["runs"][0]
+    assert all(engine.closed for engine in engines)
+
+
+def test_several_models_and_thresholds_with_drift(
+    root: Path, engines: list[FakeEngine], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, folder = tmp_path / "out.json", tmp_path / "drift"
+    models = ("dense.onnx", "merged.onnx", "shifted.onnx")
+    assert run(root, *models, "--thresholds", "0.5,0.9", "--json", str(target), "--drift", str(folder)) == 0
+    runs = json.loads(target.read_text())["runs"]
+    assert [(entry["model"], entry["threshold"]) for entry in runs] == [
+        ("dense.onnx", None),
+        ("merged.onnx", 0.5),
+        ("merged.onnx", 0.9),
+        ("shifted.onnx", 0.5),
+        ("shifted.onnx", 0.9),
+    ]
+    assert {limit for engine in engines for limit in engine.thresholds} == {None, 0.5, 0.9}
+    assert runs[1]["drift"]["labels_equal"] == 1.0
+    assert runs[1]["drift"]["mean_iou_change"] == 0.0
+    shifted = runs[3]["drift"]
+    assert shifted["from"] == "dense.onnx"
+    assert 0 < shifted["labels_equal"] < 1
+    shares = [entry["labels_unequal"] for entry in shifted["worst"]]
+    assert len(shares) == 10
+    assert shares == sorted(shares, reverse=True)
+    sheets = sorted((folder / "03_shifted_0.5").iterdir())
+    assert len(sheets) == 10
+    assert sheets[0].name == f"01_{shifted['worst'][0]['name']}.png"
+    assert Image.open(sheets[0]).width == 5 * 61
+    assert not (folder / "01_merged_0.5").exists()
+    assert len(json.loads((folder / "drift.json").read_text())) == 4
+    out = capsys.readouterr().out
+    assert "shifted.onnx @ 0.5 against dense.onnx" in out
+    assert "labels differ most: p" in out
+
+
+def test_pictures_that_fail_are_named_and_make_exit_code_5(
+    root: Path, engines: list[FakeEngine], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "labels" / "p1.png").unlink()
+    Image.fromarray(np.full((42, 61), 9, np.uint8)).save(root / "labels" / "p2.png")
+    target = tmp_path / "out.json"
+    assert run(root, "merged.onnx", "dense.onnx", "--json", str(target), "--drift", str(tmp_path / "drift")) == 5
+    said = capsys.readouterr().err
+    assert "p1 left out (label)" in said
+    assert "p2 left out (label)" in said
+    assert "2 of 12 pictures are not in the figures" in said
+    for entry in json.loads(target.read_text())["runs"]:
+        assert entry["pictures"] == 10
+        assert [failure["name"] for failure in entry["failures"]] == ["p1", "p2"]
+
+
+def test_scales_flip_and_short_side(root: Path, engines: list[FakeEngine], tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    options = ("--scales", "0.5,1", "--flip", "--short-side", "48", "--limit", "2", "-q")
+    assert run(root, "merged.onnx", *options, "--json", str(target)) == 0
+    protocol = json.loads(target.read_text())["protocol"]
+    assert (protocol["scales"], protocol["flip"], protocol["short_side"]) == ([0.5, 1.0], True, 48)
+
+
+def test_official_short_side_and_native(engines: list[FakeEngine], tmp_path: Path) -> None:
+    root, target = tmp_path / "ade", tmp_path / "out.json"
+    for folder, pixels in (("images", color_picture(40, 50)), ("annotations", np.ones((40, 50), np.uint8))):
+        (root / folder / "validation").mkdir(parents=True)
+        Image.fromarray(pixels).save(root / folder / "validation" / f"a.{'jpg' if folder == 'images' else 'png'}")
+    CARDS["ade.onnx"] = make_card(classes=150)
+    for short, expected in ((None, 512), ("native", None), ("64", 64)):
+        given = ["--short-side", short] if short else []
+        assert main(["ade.onnx", "--data", str(root), "--dataset", "ade20k", "-q", "--json", str(target), *given]) == 0
+        assert json.loads(target.read_text())["protocol"]["short_side"] == expected
+
+
+def test_quiet_prints_nothing(root: Path, engines: list[FakeEngine], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(root, "merged.onnx", "-q") == 0
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("merged.onnx", "seven.onnx"), "different numbers of classes"),
+        (("seven.onnx:dense",), ":dense is for checkpoints"),
+        (("merged.onnx", "--window-batch-coupled"), "exported models decide per image"),
+        (("merged.onnx", "--mode", "whole", "--short-side", "64"), "leave out --short-side"),
+        (("merged.onnx", "--mode", "whole", "--scales", "0.5,1"), "takes no scales"),
+        (("merged.onnx", "--thresholds", "0.5,0.5"), "threshold is given twice"),
+        (("merged.onnx", "--stride", "999"), "stride must be between"),
+        (("merged.onnx", "--split", "none"), "there is no folder"),
+    ],
+)
+def test_usage_errors(
+    root: Path,
+    engines: list[FakeEngine],
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    assert run(root, *arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("algm-eval: ")
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_arguments_that_argparse_refuses(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in (("m.onnx", "--scales", "a"), ("m.onnx", "--limit", "0"), ("m.onnx", "--short-side", "x"), ()):
+        with pytest.raises(SystemExit) as stopped:
+            run(root, *wrong)
+        assert stopped.value.code == 2
+    capsys.readouterr()
+
+
+def test_data_sets_of_the_command_are_those_that_exist() -> None:
+    assert set(_DATASETS) == set(DATASETS)
+
+
+def test_checkpoint_without_pytorch_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delitem(sys.modules, CHECKPOINT_ADAPTER, raising=False)
+    for name in [name for name in sys.modules if name.startswith("algm_trt.exporter")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    code = main([str(tmp_path / "checkpoint.pth"), "--data", str(tmp_path), "--dataset", "folder"])
+    assert code == 4
+
+
+def test_checkpoint_runs_dense_merged_and_coupled(tmp_path: Path) -> None:
+    from helpers.checkpoints import write_checkpoint
+    from helpers.models import TINY, random_segmenter
+
+    from algm_trt.runtime.card import MergeSettings
+
+    folder = write_checkpoint(tmp_path / "model", random_segmenter(TINY), MergeSettings((1, 3), (2, 2), 0.6))
+    root = tmp_path / "data"
+    for kind, pixels in (("images", color_picture(150, 200)), ("labels", np.ones((150, 200), np.uint8))):
+        (root / kind).mkdir(parents=True)
+        Image.fromarray(pixels).save(root / kind / "a.png")
+    target = tmp_path / "out.json"
+    weights = str(folder / "checkpoint.pth")
+    assert run(root, f"{weights}:dense", weights, "--thresholds", "0.9", "-q", "--json", str(target)) == 0
+    dense, merged = json.loads(target.read_text())["runs"]
+    assert dense["tokens_kept"] == 1.0
+    assert merged["tokens_kept"] < 1.0
+    assert "PyTorch" in merged["backend"]
+    assert run(root, weights, "--window-batch-coupled", "-q", "--json", str(target)) == 0
+    found = json.loads(target.read_text())
+    assert found["protocol"]["batch_size"] == 4
+    assert "batch-coupled" in found["runs"][0]["backend"]
+    with pytest.raises(UsageError, match="nothing to couple"):
+        open_model(f"{weights}:dense", window_batch_coupled=True)
