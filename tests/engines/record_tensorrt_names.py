@@ -23,6 +23,7 @@ from pathlib import Path
 from algm_trt.engines.api import BOTH, INSPECTOR, REGISTRY, RTX, RUNTIME, TENSORRT
 
 NAMES = Path(__file__).with_name("tensorrt_names.json")
+TABLES = (BOTH, TENSORRT, RUNTIME, INSPECTOR, REGISTRY, RTX)
 LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser", "nvinfer_lean")
 FUNCTIONS = (
     "createInferBuilder_INTERNAL",
@@ -58,7 +59,7 @@ def list_names(wheel: Path, folder: Path) -> dict[str, list[str]]:
     sys.path.insert(0, str(folder))
     module = importlib.import_module("tensorrt_lean_bindings" if "lean" in wheel.name else "tensorrt_bindings")
     found = {"": sorted(name for name in dir(module) if not name.startswith("_"))}
-    for name in sorted({name for table in (BOTH, TENSORRT, RUNTIME, INSPECTOR, REGISTRY, RTX) for name in table} - {""}):
+    for name in sorted({name for table in TABLES for name in table} - {""}):
         holder = module
         for part in name.split("."):
             holder = getattr(holder, part, None)
