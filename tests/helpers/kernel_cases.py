@@ -56,7 +56,12 @@ GLOBAL_CASES: list[tuple[list[int], int, int, int]] = [
 ]
 
 # Lengths of the images, heads.
-ATTENTION_CASES: list[tuple[list[int], int]] = [([1], 1), ([63, 64, 65, 1, 2], 2), ([129, 127], 1)]
+ATTENTION_CASES: list[tuple[list[int], int]] = [
+    ([1], 1),
+    ([63, 64, 65, 1, 2], 2),
+    ([129, 127], 1),
+    ([7] * 3 + [*range(1, 34)], 1),
+]
 HEAD_DIMENSIONS = (32, 48, 64, 80, 96, 128)
 
 # Batch, patches, classes, size of the labels.

@@ -37,16 +37,17 @@ __device__ __forceinline__ void loadRows(float* target, const float* source, int
   }
 }
 
+// Four sums side by side: less rounding error than one long chain.
 template <int D>
 __device__ __forceinline__ float dot(const float* a, const float* b) {
-  float sum = 0.0f;
+  float sums[4] = {};
 #pragma unroll
   for (int d = 0; d < D; d += 4) {
     const Pack<float, 4> left = loadPack<float, 4>(a + d), right = loadPack<float, 4>(b + d);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) sum += left.values[i] * right.values[i];
+    for (int i = 0; i < 4; ++i) sums[i] += left.values[i] * right.values[i];
   }
-  return sum;
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
 // Grid: tiles of queries, heads, images. `scale` is D^-0.5 * log2(e).

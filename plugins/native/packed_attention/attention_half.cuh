@@ -4,7 +4,7 @@
 // come through two stages of shared memory filled by cp.async: tile t+1 is under way while tile t is used. Queries live
 // in registers, scores and outputs too; a score matrix never reaches memory. Rows in shared memory are padded by 16
 // bytes, which makes ldmatrix free of bank conflicts for every head dimension here (an odd number of 16-byte units a
-// row).
+// row). Long images go first: the blocks that run last, when others have nothing left to do, are short ones.
 #ifndef ALGM_NATIVE_PACKED_ATTENTION_ATTENTION_HALF_H_
 #define ALGM_NATIVE_PACKED_ATTENTION_ATTENTION_HALF_H_
 
@@ -34,18 +34,34 @@ struct HalfShape {
   static_assert(D % 16 == 0 && kQueries == 2 * kKeys);
 };
 
-// Starts copying rows first .. first + rows of one third of qkv; rows at or beyond `count` become zeros.
+// Copies rows of one image and head to shared memory: a thread always the same 16 bytes of every kStep-th row, so that
+// little address arithmetic is left.
 template <int D>
-__device__ __forceinline__ void loadRows(__half* target, const __half* source, int64_t stride, int first, int rows,
-                                         int count) {
-  constexpr int kChunks = D / 8;
-  for (int i = threadIdx.x; i < rows * kChunks; i += HalfShape<D>::kThreads) {
-    const int row = i / kChunks, column = i % kChunks * 8;
-    const bool exists = first + row < count;
-    const __half* address = exists ? source + (first + row) * stride + column : source;
-    copyAsync16(target + row * HalfShape<D>::kStride + column, address, exists);
+struct RowCopier {
+  using Shape = HalfShape<D>;
+  static constexpr int kChunks = D / 8;
+  static constexpr int kStep = Shape::kThreads / kChunks;  // rows at a time; threads left over have nothing to do
+
+  int row, column;
+  int stride;  // bytes between rows of qkv
+  int count;   // rows that exist
+
+  __device__ __forceinline__ RowCopier(int channels, int count)
+      : row(threadIdx.x / kChunks), column(threadIdx.x % kChunks * 8), stride(6 * channels), count(count) {}
+
+  // Starts copying rows first .. first + kRows of one third of qkv; rows at or beyond `count` become zeros.
+  template <int kRows>
+  __device__ __forceinline__ void start(__half* target, const __half* source, int first) const {
+    if (row >= kStep) return;
+    const char* base = reinterpret_cast<const char*>(source + column);
+#pragma unroll
+    for (int i = 0; i < kRows; i += kStep) {
+      if (kRows % kStep != 0 && row + i >= kRows) return;
+      const int from = first + row + i;
+      copyAsync16(target + (row + i) * Shape::kStride + column, base + int64_t(from) * stride, from < count);
+    }
   }
-}
+};
 
 // State of a warp: its queries, the running maximum, sum and output of the online softmax. A lane holds two rows of
 // each tile of 16 queries: 4 rows or 2.
@@ -187,7 +203,23 @@ struct WarpAttention {
   }
 };
 
-// Grid: tiles of queries, heads, images. `scale` is D^-0.5 * log2(e).
+// Rows of the image that comes at `rank` when each 32 images are sorted by falling length. Called by whole warps.
+__device__ __forceinline__ ImageRange rangeOfRank(const int32_t* cuSeqlens, int rank, int tokens, int maxTokens,
+                                                  int lane) {
+  const int image = rank / 32 * 32 + lane;
+  ImageRange range{0, -1};
+  if (image < int(gridDim.z)) range = imageRange(cuSeqlens, image, tokens, maxTokens);
+  int before = 0;
+#pragma unroll
+  for (int other = 0; other < 32; ++other) {
+    const int count = __shfl_sync(~0u, range.count, other);
+    before += count > range.count || (count == range.count && other < lane);
+  }
+  const int owner = __ffs(__ballot_sync(~0u, before == rank % 32)) - 1;
+  return {__shfl_sync(~0u, range.begin, owner), __shfl_sync(~0u, range.count, owner)};
+}
+
+// Grid: tiles of queries, heads, images by falling length. `scale` is D^-0.5 * log2(e).
 template <int D>
 __global__ void __launch_bounds__(HalfShape<D>::kThreads, 65536 / 256 / HalfShape<D>::kThreads)
     attentionHalfKernel(const __half* __restrict__ qkv, const int32_t* __restrict__ cuSeqlens, int tokens,
@@ -196,46 +228,44 @@ __global__ void __launch_bounds__(HalfShape<D>::kThreads, 65536 / 256 / HalfShap
   ALGM_DYNAMIC_SHARED(sharedBytes);
   __half* shared = reinterpret_cast<__half*>(sharedBytes);
   const auto stageOf = [shared](int tile) { return shared + tile % 2 * Shape::kStageHalves; };
-  const ImageRange range = imageRange(cuSeqlens, blockIdx.z, tokens, maxTokens);
+  const int lane = threadIdx.x % 32;
+  const ImageRange range = rangeOfRank(cuSeqlens, blockIdx.z, tokens, maxTokens, lane);
   const int firstQuery = blockIdx.x * Shape::kQueries;
   if (firstQuery >= range.count) return;
 
-  const int lane = threadIdx.x % 32;
   const int warpRow = threadIdx.x / 32 * 16 * Shape::kRowTiles;
-  const int64_t stride = 3 * int64_t(channels);
-  const __half* queries = qkv + range.begin * stride + blockIdx.y * D;
+  const __half* queries = qkv + range.begin * (3 * int64_t(channels)) + blockIdx.y * D;
   const __half* keys = queries + channels;
   const __half* values = keys + channels;
-  const auto loadTile = [&](int tile) {
+  const RowCopier<D> copier(channels, range.count);
+  const auto startTile = [&](int tile) {
     __half* stage = stageOf(tile);
-    loadRows<D>(stage, keys, stride, tile * Shape::kKeys, Shape::kKeys, range.count);
-    loadRows<D>(stage + Shape::kTileHalves, values, stride, tile * Shape::kKeys, Shape::kKeys, range.count);
+    copier.template start<Shape::kKeys>(stage, keys, tile * Shape::kKeys);
+    copier.template start<Shape::kKeys>(stage + Shape::kTileHalves, values, tile * Shape::kKeys);
   };
 
   // The queries pass through the second stage while the first tile of keys and values fills the first.
   WarpAttention<D> warp;
-  loadRows<D>(stageOf(1), queries, stride, firstQuery, Shape::kQueries, range.count);
+  copier.template start<Shape::kQueries>(stageOf(1), queries, firstQuery);
   commitCopies();
-  loadTile(0);
+  startTile(0);
   commitCopies();
   waitCopies<1>();
   __syncthreads();
   warp.start(stageOf(1) + warpRow * Shape::kStride, lane);
-  __syncthreads();
 
   const int tiles = ceilDiv(range.count, Shape::kKeys);
   for (int tile = 0; tile < tiles; ++tile) {
-    if (tile + 1 < tiles) loadTile(tile + 1);
+    waitCopies<0>();
+    __syncthreads();  // this tile is complete, and nobody reads the other stage any more
+    if (tile + 1 < tiles) startTile(tile + 1);
     commitCopies();
-    waitCopies<1>();
-    __syncthreads();  // this tile is complete
     const __half* stage = stageOf(tile);
     warp.step(stage, stage + Shape::kTileHalves, range.count - tile * Shape::kKeys, scale, lane);
-    __syncthreads();  // the next round overwrites it
   }
 
-  // Through shared memory, so that rows leave in 16-byte pieces; a warp touches its own rows only.
-  __half* rows = stageOf(0) + warpRow * Shape::kStride;
+  // Through the stage that is free, so that rows leave in 16-byte pieces; a warp touches its own rows only.
+  __half* rows = stageOf(tiles) + warpRow * Shape::kStride;
   warp.finish(rows, lane);
   __syncwarp();
   constexpr int kChunks = D / 8;
