@@ -24,7 +24,7 @@ def renamed_together() -> Iterator[Callable[[Path], Path]]:
 
     def temporary(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = _draft_of(path)
+        draft = draft_of(path)
         _remove(draft)
         pending.append((draft, path))
         return draft
@@ -40,7 +40,7 @@ def renamed_together() -> Iterator[Callable[[Path], Path]]:
             _remove(draft)
 
 
-def _draft_of(path: Path) -> Path:
+def draft_of(path: Path) -> Path:
     """A short temporary name that depends on the final one alone.
 
     A run that was killed leaves its draft behind; the run that writes the same file again takes the same name, so that

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from algm_trt.plugins.errors import AlgmError
-from algm_trt.runtime.files import renamed_together
-from algm_trt.runtime.sources import Source
+from algm_trt.runtime.files import draft_of, renamed_together
+from algm_trt.runtime.sources import Source, printable
 from algm_trt.runtime.writers import WrittenFile
 
 if TYPE_CHECKING:
@@ -223,12 +223,17 @@ class Manifest:
         self._file.close()
 
     def _begin(self, sources: Mapping[str, Source], resume: bool) -> FileIO:
-        """Replace the results file by one that holds the lines to keep."""
-        self._check_lock()
-        with renamed_together() as temporary:
-            draft = temporary(self.path)
-            file = FileIO(draft, "a")
-            _lock(file)
+        """Replace the results file by one that holds the lines to keep.
+
+        The new file is locked under its temporary name, before the lock of the old one is tried, and stays locked when
+        it is renamed: of two runs that begin at the same time, one sees the other.
+        """
+        draft = draft_of(self.path)
+        file = _open_locked(draft, self.path)
+        try:
+            if self.path.exists():
+                _open_locked(self.path, self.path).close()
+            file.truncate(0)
             for record in self._lines() if resume else ():
                 if record.name in self.done or not self._holds(record, sources.get(record.name)):
                     continue
@@ -238,12 +243,13 @@ class Manifest:
                     self.done.add(record.name)
                 else:
                     self.others += 1
+            self._summary_path.unlink(missing_ok=True)  # of an earlier run: this one may be killed before its own
+            draft.replace(self.path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            file.close()
+            raise
         return file
-
-    def _check_lock(self) -> None:
-        if self.path.exists():
-            with FileIO(self.path, "a") as file:
-                _lock(file)
 
     def _lines(self) -> Iterator[Record]:
         if not self.path.exists():
@@ -294,13 +300,27 @@ def _write_line(file: FileIO, record: Record) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _lock(file: FileIO) -> None:
-    """Take the file for this process, as long as it is open."""
+def _open_locked(path: Path, results: Path) -> FileIO:
+    """A file to append to that this process alone has, as long as it is open.
+
+    Args:
+        path: the file.
+        results: the results file that it is or becomes.
+
+    Raises:
+        AlgmError: another run has it.
+        OSError: it cannot be opened.
+    """
+    file = FileIO(path, "a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise AlgmError(
-            f"another run is writing {file.name}: wait for it, or give each run its own --output or --shard"
-        ) from error
+        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+    except (BlockingIOError, FileNotFoundError):
+        pass  # a run that has it, or had it and gave it its final name
     except OSError:
-        return  # a file system without locks
+        return file  # a file system without locks
+    file.close()
+    raise AlgmError(
+        f"another run is writing {printable(results)}: wait for it, or give each run its own --output or --shard"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from io import FileIO
 from pathlib import Path
@@ -198,6 +199,34 @@ def test_two_runs_cannot_write_the_same_file(tmp_path: Path, sources: list[Sourc
         manifest.append(make_record(tmp_path, sources[1]))
     assert names_in(tmp_path / "results.jsonl") == ["a", "b"]
     assert sorted(path.name for path in tmp_path.glob(".*")) == []
+
+
+def test_of_two_runs_that_begin_at_once_one_is_refused(
+    tmp_path: Path, sources: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path, sources[:2])
+    read_lines = Manifest._lines
+
+    def lines_while_another_run_begins(manifest: Manifest) -> Iterator[Record]:
+        monkeypatch.setattr(Manifest, "_lines", read_lines)
+        with pytest.raises(AlgmError, match="another run is writing"):
+            Manifest(tmp_path, sources, "run1", resume=True)
+        yield from read_lines(manifest)
+
+    monkeypatch.setattr(Manifest, "_lines", lines_while_another_run_begins)
+    with Manifest(tmp_path, sources, "run1", resume=True) as manifest:
+        manifest.append(make_record(tmp_path, sources[2]))
+    assert names_in(tmp_path / "results.jsonl") == ["a", "b", "c"]
+    assert sorted(path.name for path in tmp_path.glob(".*")) == []
+
+
+def test_the_summary_of_an_earlier_run_does_not_outlive_the_beginning_of_the_next(
+    tmp_path: Path, sources: list[Source]
+) -> None:
+    with Manifest(tmp_path, sources, "run1", resume=False) as manifest:
+        summary = manifest.write_summary({"ending": "complete"})
+    with Manifest(tmp_path, sources, "run1", resume=True):
+        assert not summary.exists()
 
 
 def test_a_full_disk_is_one_clear_error(tmp_path: Path, sources: list[Source], monkeypatch: pytest.MonkeyPatch) -> None:
