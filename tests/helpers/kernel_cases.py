@@ -41,6 +41,10 @@ LOCAL_CASES = [
     LocalCase(2, (9, 6), (3, 2), 100, extra_tokens=2),
     LocalCase(1, (32, 34), (2, 2), 64),
     LocalCase(1, (4, 128), (4, 64), 16),
+    LocalCase(2, (3, 8), (1, 4), 504),
+    LocalCase(1, (8, 3), (4, 1), 768),
+    LocalCase(1, (4, 2), (2, 2), 1024, extra_tokens=2),
+    LocalCase(1, (32, 32), (2, 2), 8),
 ]
 LARGE_LOCAL_CASE = LocalCase(2, (160, 160), (2, 2), 8)
 

@@ -5,6 +5,10 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
 #include "algm.h"
 
 namespace algm {
@@ -39,19 +43,36 @@ __device__ __forceinline__ __half fromFloat<__half>(float value) {
   return __float2half_rn(value);
 }
 
+// V elements as whole registers: the type for what is only copied, since the compiler takes packs of halves that are
+// loaded under a condition apart, and puts them together again, with two instructions a register.
+template <typename T, int V>
+using Words = std::conditional_t<sizeof(T) * V % 4 == 0, Pack<uint32_t, int(sizeof(T)) * V / 4>, Pack<T, V>>;
+
+template <typename T, int V>
+__device__ __forceinline__ Words<T, V> loadWords(const T* __restrict__ source) {
+  return *reinterpret_cast<const Words<T, V>*>(source);
+}
+
+template <typename T, int V>
+__device__ __forceinline__ Pack<T, V> elementsOf(const Words<T, V>& words) {
+  Pack<T, V> pack;
+  memcpy(&pack, &words, sizeof(pack));
+  return pack;
+}
+
 // Copies `length` contiguous elements, one warp. The loads of a round are issued before its stores.
 template <typename T, int V>
 __device__ __forceinline__ void copyByWarp(T* __restrict__ target, const T* __restrict__ source, int length, int lane) {
   constexpr int kRound = 4;
   for (int start = lane * V; start < length; start += kRound * 32 * V) {
-    Pack<T, V> packs[kRound];
+    Words<T, V> packs[kRound];
 #pragma unroll
     for (int i = 0; i < kRound; ++i) {
-      if (start + i * 32 * V < length) packs[i] = loadPack<T, V>(source + start + i * 32 * V);
+      if (start + i * 32 * V < length) packs[i] = loadWords<T, V>(source + start + i * 32 * V);
     }
 #pragma unroll
     for (int i = 0; i < kRound; ++i) {
-      if (start + i * 32 * V < length) storePack<T, V>(target + start + i * 32 * V, packs[i]);
+      if (start + i * 32 * V < length) *reinterpret_cast<Words<T, V>*>(target + start + i * 32 * V) = packs[i];
     }
   }
 }

@@ -3,7 +3,7 @@
 // Pass 1, quadSimilarityKernel or windowSimilarityKernel: one warp per window. Reads the window's tokens, computes
 //   similarity and key, and, if the window merges, writes its mean to the workspace. Windows of four tokens of usual
 //   width live in registers, so that each token is read once; other windows read theirs again, from L1 or L2.
-// Pass 2, orderKernel: one thread per window. Counts the windows of its image that stand before it (its rank if it
+// Pass 2, orderKernel: eight threads per window. Counts the windows of its image that stand before it (its rank if it
 //   merges) and the single windows of lower index. W^2 comparisons of an image, on indices only: 256 to 2304 windows
 //   are usual, and counting needs no sort, no scan and no limit on their number.
 // Pass 3, scatterKernel: one warp per window. Copies the mean, or the tokens of a single window, to their places and
@@ -25,8 +25,10 @@ namespace algm {
 namespace {
 
 constexpr int kWarps = 8;
-constexpr int kOrderThreads = 256;
-constexpr int kQuad = 4;       // members of the windows with a kernel of their own
+constexpr int kOrderThreads = 256;                           // also keys at a time
+constexpr int kOrderSlices = kOrderThreads / 32;             // threads of a window
+constexpr int kOrderWindows = kOrderThreads / kOrderSlices;  // of a block
+constexpr int kQuad = 4;                                     // members of the windows with a kernel of their own
 constexpr int kMaxChunks = 4;  // of 32 vectors: rows of up to 1024 halves or 512 floats fit in registers
 
 struct LocalShape {
@@ -43,11 +45,11 @@ struct LocalShape {
 
 // Scratch memory; layouts in the comments.
 struct LocalScratch {
-  uint32_t* keys;        // (B, W) mergeKey
-  int32_t* ranks;        // (B, W) place among the merging windows, if it merges
-  int32_t* singles;      // (B, W+1) single windows of lower index; the last is their number
-  float* inverseLengths; // (B, N0) used by windowSimilarityKernel only
-  void* means;           // (B, W, C) x: means of merging windows, the rest never written
+  uint32_t* keys;         // (B, W) mergeKey
+  int32_t* ranks;         // (B, W) place among the merging windows, if it merges
+  int32_t* singles;       // (B, W+1) single windows of lower index; the last is their number
+  float* inverseLengths;  // (B, N0) used by windowSimilarityKernel only
+  void* means;            // (B, W, C) x: means of merging windows, the rest never written
   size_t bytes;
 };
 
@@ -57,7 +59,21 @@ __device__ __forceinline__ float meanCosine(float squaredSum, int members) {
   return (squaredSum - m) / (m * (m - 1.0f));
 }
 
-// Pass 1 for windows of four tokens whose rows fit in kChunks vectors a lane.
+// Sums of four values over the warp: lane i gets that of value i / 8.
+__device__ __forceinline__ float warpSumOfQuad(const float (&values)[kQuad], int lane) {
+  const bool upper = lane & 16, odd = lane & 8;
+  float pair[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    pair[i] = (upper ? values[i + 2] : values[i]) + __shfl_xor_sync(~0u, upper ? values[i] : values[i + 2], 16);
+  }
+  float sum = (odd ? pair[1] : pair[0]) + __shfl_xor_sync(~0u, odd ? pair[0] : pair[1], 8);
+#pragma unroll
+  for (int mask = 4; mask > 0; mask >>= 1) sum += __shfl_xor_sync(~0u, sum, mask);
+  return sum;
+}
+
+// Pass 1 for windows of four tokens whose rows take kChunks vectors a lane, all of them full but the last.
 template <typename T, int V, int kChunks>
 __global__ void __launch_bounds__(kWarps * 32)
     quadSimilarityKernel(LocalShape shape, const T* __restrict__ x, const float* __restrict__ threshold,
@@ -67,47 +83,50 @@ __global__ void __launch_bounds__(kWarps * 32)
   const int image = blockIdx.y;
   if (window >= shape.grid.windows) return;
 
-  Pack<T, V> tokens[kQuad][kChunks];
+  const int first = shape.grid.tokenOfRow(window, 0);
+  const int shift = shape.grid.windowWidth / 2;  // the logarithm of 1, 2 or 4
+  Words<T, V> tokens[kQuad][kChunks];
 #pragma unroll
   for (int member = 0; member < kQuad; ++member) {
-    const T* row = x + shape.row(image, shape.grid.token(window, member)) * shape.channels;
+    const int token = first + (member >> shift) * shape.grid.gridWidth + (member & (shape.grid.windowWidth - 1));
+    const T* row = x + shape.row(image, token) * shape.channels;
 #pragma unroll
     for (int chunk = 0; chunk < kChunks; ++chunk) {
+      // Lanes beyond the row read its begin and take zeros; no branch, which would take packs of halves apart.
       const int channel = (chunk * 32 + lane) * V;
-      if (channel < shape.channels) {
-        tokens[member][chunk] = loadPack<T, V>(row + channel);
-      } else {
-#pragma unroll
-        for (int i = 0; i < V; ++i) tokens[member][chunk].values[i] = fromFloat<T>(0.0f);
-      }
+      const bool inside = chunk + 1 < kChunks || channel < shape.channels;
+      tokens[member][chunk] = loadWords<T, V>(row + (inside ? channel : 0));
+      for (uint32_t& word : tokens[member][chunk].values) word &= inside ? ~0u : 0u;
     }
   }
 
-  float inverse[kQuad];
+  float squares[kQuad] = {};
 #pragma unroll
   for (int member = 0; member < kQuad; ++member) {
-    float squares = 0.0f;
 #pragma unroll
     for (int chunk = 0; chunk < kChunks; ++chunk) {
+      const Pack<T, V> pack = elementsOf<T, V>(tokens[member][chunk]);
 #pragma unroll
-      for (int i = 0; i < V; ++i) {
-        const float value = toFloat(tokens[member][chunk].values[i]);
-        squares += value * value;
-      }
+      for (int i = 0; i < V; ++i) squares[member] += toFloat(pack.values[i]) * toFloat(pack.values[i]);
     }
-    inverse[member] = inverseLength(warpSum(squares));
   }
+  const float ownInverse = inverseLength(warpSumOfQuad(squares, lane));
+  float inverse[kQuad];
+#pragma unroll
+  for (int member = 0; member < kQuad; ++member) inverse[member] = __shfl_sync(~0u, ownInverse, 8 * member);
 
   float squaredSum = 0.0f;
 #pragma unroll
   for (int chunk = 0; chunk < kChunks; ++chunk) {
+    float sums[V] = {};
 #pragma unroll
-    for (int i = 0; i < V; ++i) {
-      float sum = 0.0f;
+    for (int member = 0; member < kQuad; ++member) {
+      const Pack<T, V> pack = elementsOf<T, V>(tokens[member][chunk]);
 #pragma unroll
-      for (int member = 0; member < kQuad; ++member) sum += toFloat(tokens[member][chunk].values[i]) * inverse[member];
-      squaredSum += sum * sum;
+      for (int i = 0; i < V; ++i) sums[i] += toFloat(pack.values[i]) * inverse[member];
     }
+#pragma unroll
+    for (int i = 0; i < V; ++i) squaredSum += sums[i] * sums[i];
   }
   const uint32_t key = mergeKey(meanCosine(warpSum(squaredSum), kQuad), *threshold);
   const int64_t slot = int64_t(image) * shape.grid.windows + window;
@@ -117,15 +136,17 @@ __global__ void __launch_bounds__(kWarps * 32)
 #pragma unroll
   for (int chunk = 0; chunk < kChunks; ++chunk) {
     const int channel = (chunk * 32 + lane) * V;
-    if (channel >= shape.channels) continue;
+    if (chunk + 1 == kChunks && channel >= shape.channels) continue;
+    float sums[V] = {};
+#pragma unroll
+    for (int member = 0; member < kQuad; ++member) {
+      const Pack<T, V> pack = elementsOf<T, V>(tokens[member][chunk]);
+#pragma unroll
+      for (int i = 0; i < V; ++i) sums[i] += toFloat(pack.values[i]);
+    }
     Pack<T, V> mean;
 #pragma unroll
-    for (int i = 0; i < V; ++i) {
-      float sum = toFloat(tokens[0][chunk].values[i]);
-#pragma unroll
-      for (int member = 1; member < kQuad; ++member) sum += toFloat(tokens[member][chunk].values[i]);
-      mean.values[i] = fromFloat<T>(sum / kQuad);
-    }
+    for (int i = 0; i < V; ++i) mean.values[i] = fromFloat<T>(sums[i] / kQuad);
     storePack<T, V>(means + slot * shape.channels + channel, mean);
   }
 }
@@ -188,30 +209,43 @@ __global__ void __launch_bounds__(kWarps * 32)
   }
 }
 
-// Pass 2. The keys of the image pass through shared memory tile by tile; every thread compares its window with all.
+// Pass 2. The keys of the image pass through shared memory tile by tile; eight threads compare their window with all.
 __global__ void __launch_bounds__(kOrderThreads)
     orderKernel(int windows, const uint32_t* __restrict__ keys, int32_t* __restrict__ ranks,
                 int32_t* __restrict__ singles) {
   __shared__ uint32_t tile[kOrderThreads];
+  __shared__ uint32_t singleBits[kOrderSlices];  // which keys of the tile are kSingle
   const int image = blockIdx.y;
-  const int window = blockIdx.x * kOrderThreads + threadIdx.x;
+  const int slice = threadIdx.x % kOrderSlices;
+  const int window = blockIdx.x * kOrderWindows + threadIdx.x / kOrderSlices;
   const uint32_t* imageKeys = keys + int64_t(image) * windows;
   const uint32_t key = window < windows ? imageKeys[window] : kSingle;
   int rank = 0;
   int single = 0;
   for (int start = 0; start < windows; start += kOrderThreads) {
-    const int count = windows - start < kOrderThreads ? windows - start : kOrderThreads;
-    if (int(threadIdx.x) < count) tile[threadIdx.x] = imageKeys[start + threadIdx.x];
+    const int loaded = start + threadIdx.x;
+    const uint32_t loadedKey = loaded < windows ? imageKeys[loaded] : kSingle;
+    tile[threadIdx.x] = loadedKey;
+    const unsigned bits = __ballot_sync(~0u, loadedKey == kSingle);
+    if (threadIdx.x % 32 == 0) singleBits[threadIdx.x / 32] = bits;
     __syncthreads();
-#pragma unroll 8
-    for (int i = 0; i < count; ++i) {
-      rank += standsBefore(tile[i], start + i, key, window);
-      single += tile[i] == kSingle && start + i < window;
+    for (int round = slice; round < kOrderThreads && start + round - slice < windows; round += 8 * kOrderSlices) {
+#pragma unroll
+      for (int i = round; i < round + 8 * kOrderSlices; i += kOrderSlices) {
+        rank += standsBefore(tile[i], start + i, key, window);
+      }
     }
+    single += __popc(singleBits[slice] & bitsBelow(window - start - 32 * slice));
     __syncthreads();
   }
+#pragma unroll
+  for (int mask = kOrderSlices / 2; mask > 0; mask >>= 1) {
+    rank += __shfl_xor_sync(~0u, rank, mask);
+    single += __shfl_xor_sync(~0u, single, mask);
+  }
+  if (slice != 0) return;
   if (window < windows) ranks[int64_t(image) * windows + window] = rank;
-  // Thread `windows` is one past the last window and has counted all single ones.
+  // Window `windows` is one past the last one, and all single ones are of lower index.
   if (window <= windows) singles[int64_t(image) * (windows + 1) + window] = single;
 }
 
@@ -314,6 +348,10 @@ AlgmStatus launchSimilarity(const LocalShape& shape, const LocalScratch& scratch
     };
     static_assert(kMaxChunks == 4);
     if (shape.grid.members() == kQuad) {
+      // Rows of 384 halves, ViT-S's, fill three chunks of half the width, but not two.
+      if constexpr (V == 8) {
+        if (chunks == 2 && shape.channels <= 384) return launchQuad(quadSimilarityKernel<T, 4, 3>);
+      }
       if (chunks == 1) return launchQuad(quadSimilarityKernel<T, V, 1>);
       if (chunks == 2) return launchQuad(quadSimilarityKernel<T, V, 2>);
       if (chunks == 3) return launchQuad(quadSimilarityKernel<T, V, 3>);
@@ -349,7 +387,7 @@ extern "C" AlgmStatus algm_local_merge(const AlgmLocalMergeParams* params, const
     constexpr int V = decltype(type)::kVector;
     const T* rows = static_cast<const T*>(x);
     ALGM_RETURN_IF_ERROR((launchSimilarity<T, V>(shape, scratch, rows, threshold, stream)));
-    const dim3 orderGrid(ceilDiv(windows + 1, kOrderThreads), shape.batch);
+    const dim3 orderGrid(ceilDiv(windows + 1, kOrderWindows), shape.batch);
     ALGM_RETURN_IF_ERROR(launch(orderKernel, orderGrid, dim3(kOrderThreads), 0, stream, windows, scratch.keys,
                                 scratch.ranks, scratch.singles));
     const dim3 scatterGrid(ceilDiv(windows + 1, kWarps), shape.batch);

@@ -53,7 +53,13 @@ ALGM_HD uint32_t mergeKey(float similarity, float threshold) {
 
 // Whether window a stands before window b in the output; both merge.
 ALGM_HD bool standsBefore(uint32_t keyA, int a, uint32_t keyB, int b) {
-  return keyA < keyB || (keyA == keyB && a < b);
+  return keyA < keyB + (uint32_t(a - b) >> 31);  // one more where a < b
+}
+
+// The lowest `count` bits; none below 0, all from 32 on.
+ALGM_HD uint32_t bitsBelow(int count) {
+  if (count <= 0) return 0;
+  return count < 32 ? (1u << count) - 1 : ~0u;
 }
 
 // Among the single tokens of an image, the place of the first one in row `row` of a single window. `before`,
