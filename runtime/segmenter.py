@@ -36,7 +36,7 @@ def load(path: str | os.PathLike[str], **options: Any) -> Segmenter:
 
 
 class Segmenter:
-    """A model that takes pictures of any size.
+    """A model that takes pictures of any size; any number of threads may call it.
 
     Example:
         >>> with load("model.onnx") as segmenter:
@@ -89,7 +89,8 @@ class Segmenter:
         """Segment any number of pictures one after another, in bounded memory.
 
         Args:
-            pictures: as for a call; taken as they are needed.
+            pictures: as for a call; taken as they are needed, some ahead of the results. An array must not change
+                before its result is there.
             logits: also fill `result.logits`.
             **options: mode, stride, threshold, batch_size, workers of `PipelineOptions`.
 

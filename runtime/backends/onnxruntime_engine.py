@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +12,16 @@ from algm_trt.plugins.errors import MissingDependencyError
 from algm_trt.runtime.card import METADATA_KEY, ModelCard, ModelCardError
 from algm_trt.runtime.engine import EngineError, EngineOutput, checked_images, checked_threshold
 
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
 OUTPUTS = ("logits", "labels", "token_counts", "token_map")
 PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
 LOG_ERRORS_ONLY = 3
 
 
 class OnnxRuntimeEngine:
-    """A model in an ONNX Runtime session; safe to call from one thread at a time.
+    """A model in an ONNX Runtime session; any number of threads may call it.
 
     On a CPU the pictures of a batch run one after another: measured no slower than together (nothing is padded), with
     less memory, and a picture's result cannot depend on its batch.
@@ -43,15 +47,16 @@ class OnnxRuntimeEngine:
             options.intra_op_num_threads = threads
         providers = PROVIDERS["cuda" if has_cuda and device != "cpu" else "cpu"]
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=providers)
+            session = ort.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime raises classes of its own that share no base but Exception
             raise EngineError(f"{path}: not a model that ONNX Runtime can open ({_first_line(error)})") from error
-        self._on_gpu = self._session.get_providers()[0] == "CUDAExecutionProvider"
+        self._session: ort.InferenceSession | None = session
+        self._on_gpu = session.get_providers()[0] == "CUDAExecutionProvider"
         if device == "cuda" and not self._on_gpu:
             raise MissingDependencyError(
                 "ONNX Runtime found no usable CUDA device or its libraries: check nvidia-smi, or take --device cpu"
             )
-        self.card = self._read_card(path)
+        self.card = _read_card(session, path)
         self.description = f"ONNX Runtime {ort.__version__} on {'CUDA' if self._on_gpu else 'CPU'}"
 
     def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
@@ -67,26 +72,30 @@ class OnnxRuntimeEngine:
 
     def close(self) -> None:
         """Free the session."""
-        del self._session
+        self._session = None
 
     def _run(self, images: NDArray[np.uint8], threshold: NDArray[np.float32]) -> list[NDArray[np.generic]]:
         feed: dict[str, NDArray[np.generic]] = {"images": images}
         if self.card.merge is not None:
             feed["threshold"] = threshold
+        session = self._session
+        if session is None:
+            raise EngineError("the engine is closed")
         try:
-            outputs: list[NDArray[np.generic]] = self._session.run(OUTPUTS, feed)
+            outputs: list[NDArray[np.generic]] = session.run(OUTPUTS, feed)
         except Exception as error:  # see above
             raise EngineError(f"ONNX Runtime failed on a batch of {len(images)}: {_first_line(error)}") from error
         return outputs
 
-    def _read_card(self, path: Path) -> ModelCard:
-        text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        names = {output.name for output in self._session.get_outputs()}
-        if text is None or not names.issuperset(OUTPUTS):
-            raise ModelCardError(
-                f"{path}: not a model of algm-export (it carries no model card); export the checkpoint again"
-            )
-        return ModelCard.from_json(text)
+
+def _read_card(session: ort.InferenceSession, path: Path) -> ModelCard:
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    names = {output.name for output in session.get_outputs()}
+    if text is None or not names.issuperset(OUTPUTS):
+        raise ModelCardError(
+            f"{path}: not a model of algm-export (it carries no model card); export the checkpoint again"
+        )
+    return ModelCard.from_json(text)
 
 
 def _first_line(error: Exception) -> str:

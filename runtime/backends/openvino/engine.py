@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import inspect
 import io
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -35,7 +36,7 @@ KEPT_KERNELS: Final = 64
 
 
 class OpenVinoEngine:
-    """A model compiled by OpenVINO; safe to call from one thread at a time.
+    """A model compiled by OpenVINO; any number of threads may call it, their pictures take turns.
 
     The pictures of a batch run one after another: a picture's result cannot depend on its batch. Compiled models are
     kept in the user's cache, the last few of them.
@@ -87,7 +88,8 @@ class OpenVinoEngine:
             options["INFERENCE_NUM_THREADS"] = threads
         cached = _cache_file(core, path, openvino.__version__, precision, options)
         compiled, self.card = _load(core, cached, options) or _compile(core, path, precision, options, cached)
-        self._request = compiled.create_infer_request()
+        self._request: openvino.InferRequest | None = compiled.create_infer_request()
+        self._turn = threading.Lock()
         self.description = f"OpenVINO {version} on CPU, {precision}"
 
     def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
@@ -102,14 +104,18 @@ class OpenVinoEngine:
 
     def close(self) -> None:
         """Free the compiled model."""
-        del self._request
+        self._request = None
 
     def _run(self, image: NDArray[np.uint8], threshold: NDArray[np.float32]) -> list[NDArray[Any]]:
         feed: dict[str, NDArray[Any]] = {"images": image}
         if self.card.merge is not None:
             feed["threshold"] = threshold
+        request = self._request
+        if request is None:
+            raise EngineError("the engine is closed")
         try:
-            outputs = self._request.infer(feed)
+            with self._turn:
+                outputs = request.infer(feed)
         except Exception as error:  # OpenVINO raises classes of its own that share no base but Exception
             raise EngineError(f"OpenVINO failed on a picture: {_first_line(error)}") from error
         return [outputs[name] for name in OUTPUTS]
