@@ -59,7 +59,7 @@ def _infer(arguments: argparse.Namespace) -> int:
         kinds=parse_kinds(arguments.save),
         resume=arguments.resume,
         fail_fast=arguments.fail_fast,
-        part=arguments.shard and parse_shard(arguments.shard),
+        part=None if arguments.shard is None else parse_shard(arguments.shard),
         max_pixels=arguments.max_pixels,
         quiet=arguments.quiet,
     )

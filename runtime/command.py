@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 from algm_trt.plugins.errors import AlgmError
 
 INTERRUPTED = 130
+READER_GONE = 141
 
 
 def run_command(name: str, action: Callable[[], int], *, interrupted: str = "interrupted") -> int:
     """Run the body of a command; returns its exit code, or that of the error that ended it.
+
+    Where nobody reads the output any more it ends as other programs do, silently with READER_GONE.
 
     Args:
         name: of the command, in front of the message.
         action: the body.
         interrupted: what to say after Ctrl-C.
     """
+    _open_missing_streams()
     try:
-        return action()
+        code = action()
     except AlgmError as error:
-        return _complain(name, str(error), error.exit_code)
+        code = _complain(name, str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _complain(name, interrupted, INTERRUPTED)
+        code = _complain(name, interrupted, INTERRUPTED)
+    except BrokenPipeError:
+        code = READER_GONE
     except OSError as error:
-        return _complain(name, str(error), AlgmError.exit_code)
+        code = _complain(name, str(error), AlgmError.exit_code)
+    return _flush_output(name, code)
 
 
 class VersionAction(argparse.Action):
@@ -40,6 +49,12 @@ class VersionAction(argparse.Action):
         parser.exit()
 
 
+def say(stream: TextIO, text: str) -> None:
+    """Print a line, or several, on any terminal: what its encoding lacks is escaped."""
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
 def positive_int(text: str) -> int:
     """An argument that counts something.
 
@@ -51,6 +66,29 @@ def positive_int(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return number
+
+
+def _open_missing_streams() -> None:
+    """Give a command that was started with a stream closed (`>&-`) one that swallows what is written to it."""
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+
+
+def _flush_output(name: str, code: int) -> int:
+    """Write what is left to write; returns the exit code.
+
+    Python would do it at its end, with a traceback where the reader has gone (`| head -1`) or the disk is full.
+    """
+    try:
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        code = READER_GONE
+    except OSError as error:
+        code = _complain(name, f"cannot write the output: {error.strerror}", AlgmError.exit_code)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still tries to write
+    return code
 
 
 def _complain(name: str, message: str, code: int) -> int:

@@ -10,6 +10,7 @@ from algm_trt.plugins.errors import UsageError
 BACKENDS: Final = ("auto", "onnxruntime", "openvino", "tensorrt")
 DEVICES: Final = ("auto", "cpu", "cuda")
 CPU_PRECISIONS: Final = ("fp32", "bf16")
+MOST_THREADS: Final = 1024
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class EngineOptions:
         ):
             if value not in known:
                 raise UsageError(f"unknown {what} '{value}': expected {', '.join(known)}")
-        if self.threads is not None and self.threads < 1:
-            raise UsageError(f"threads must be at least 1, got {self.threads}")
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            raise UsageError(f"threads must be between 1 and {MOST_THREADS}, got {self.threads}")
         if self.cpu_precision != "fp32" and (self.backend not in ("auto", "openvino") or self.device == "cuda"):
             raise UsageError(f"{self.cpu_precision} on a CPU needs the OpenVINO backend: --backend openvino")
         if self.backend == "openvino" and self.device == "cuda":

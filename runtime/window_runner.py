@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from algm_trt.plugins.errors import AlgmError
+from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.engine import Engine
 from algm_trt.runtime.field import LogitField
@@ -179,7 +179,11 @@ class HostWindowRunner:
 
     def __init__(self, engine: Engine, batch_size: int):
         self._engine = engine
-        self._buffer = np.empty((batch_size, *engine.card.size, 3), np.uint8)
+        shape = (batch_size, *engine.card.size, 3)
+        try:
+            self._buffer = np.empty(shape, np.uint8)
+        except (MemoryError, ValueError) as error:
+            raise UsageError(f"{batch_size} windows do not fit in memory: take a smaller batch size") from error
         self._turn = threading.Lock()
 
     def place(self, canvas: NDArray[np.uint8], plan: WindowPlan) -> NDArray[np.uint8]:

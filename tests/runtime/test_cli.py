@@ -426,6 +426,21 @@ def test_text_that_the_screen_cannot_show_is_escaped(
     assert "overlay/\\u65e5\\u672c.jpg" in screen.read()
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--shard", "", "a shard is given as I/N"),
+        ("--threads", "99999999999", "threads must be between 1 and 1024"),
+        ("--batch-size", "1000000000000", "1000000000000 windows do not fit in memory"),
+    ],
+)
+def test_absurd_values_are_wrong_usage(
+    infer: Infer, folder: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, message: str
+) -> None:
+    assert infer(option, value) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--version"])

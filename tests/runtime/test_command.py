@@ -1,0 +1,80 @@
+"""How commands end: exit codes, and an output that nobody reads, that is full, or that is not there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from algm_trt.plugins.errors import AlgmError, UsageError
+from algm_trt.runtime.command import INTERRUPTED, READER_GONE, run_command
+
+PROGRAM = """
+import sys
+from algm_trt.runtime.command import run_command
+
+def action():
+    sys.stdout.write("a line\\n" * int(sys.argv[1]))
+    sys.stderr.write("a remark\\n")
+    return 5
+
+sys.exit(run_command("algm-some", action))
+"""
+
+
+def start(lines: int, unbuffered: str, **streams: int) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, str(lines)], env=environment, **streams)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (AlgmError("broken\n  by a stone"), 1, "algm-some: broken by a stone\n"),
+        (UsageError("no"), 2, "algm-some: no\n"),
+        (FileNotFoundError(2, "No such file", "x"), 1, "algm-some: [Errno 2] No such file: 'x'\n"),
+        (KeyboardInterrupt(), INTERRUPTED, "algm-some: interrupted\n"),
+        (BrokenPipeError(), READER_GONE, ""),
+    ],
+)
+def test_errors_become_one_line_and_a_code(
+    error: BaseException, code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def action() -> int:
+        raise error
+
+    assert run_command("algm-some", action) == code
+    assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_that_has_gone_ends_it_silently(lines: int, unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = start(lines, unbuffered, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == READER_GONE
+    assert errors in (b"", b"a remark\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_one_line() -> None:
+    with Path("/dev/full").open("wb") as full:
+        process = start(1, "", stdout=full.fileno(), stderr=subprocess.PIPE)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors == b"a remark\nalgm-some: cannot write the output: No space left on device\n"
+
+
+@pytest.mark.parametrize("stream", ["1", "2"])
+def test_a_closed_stream_changes_nothing(stream: str) -> None:
+    command = f'exec "$0" -c "$1" 1 {stream}>&-'
+    done = subprocess.run(["sh", "-c", command, sys.executable, PROGRAM], capture_output=True, check=False)
+    assert done.returncode == 5
+    assert done.stdout == (b"" if stream == "1" else b"a line\n")
+    assert done.stderr == (b"" if stream == "2" else b"a remark\n")
