@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from errno import EISDIR
 from pathlib import Path
 
 
@@ -38,6 +39,23 @@ def renamed_together() -> Iterator[Callable[[Path], Path]]:
     finally:
         for draft, _ in pending:
             _remove(draft)
+
+
+def check_writable(path: Path) -> None:
+    """Find out before long work whether a file can be written; the folders that it lies in are made.
+
+    Raises:
+        OSError: it cannot.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(EISDIR, "it is a folder", str(path))
+    draft = draft_of(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.touch()
+        _remove(draft)
+    except OSError as error:
+        raise OSError(error.errno, "it cannot be written", str(path)) from error
 
 
 def draft_of(path: Path) -> Path:

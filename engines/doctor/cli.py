@@ -22,7 +22,7 @@ from algm_trt.engines.doctor.report import (
     rung_row,
 )
 from algm_trt.plugins.errors import VerificationError
-from algm_trt.runtime.command import VersionAction, run_command
+from algm_trt.runtime.command import VersionAction, run_command, say
 from algm_trt.runtime.files import renamed_together
 
 _EPILOG = """\
@@ -82,10 +82,8 @@ def _selftest(machine: Machine, *, build: bool) -> list[Rung]:
 
 
 def _print(lines: Iterable[str]) -> None:
-    """Print on any terminal: what its encoding lacks is escaped."""
-    encoding = sys.stdout.encoding or "utf-8"
     for line in lines:
-        sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        say(sys.stdout, line)
     sys.stdout.flush()
 
 

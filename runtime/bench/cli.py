@@ -7,10 +7,10 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from algm_trt.plugins.errors import PartialFailureError, UsageError
-from algm_trt.runtime.command import INTERRUPTED, VersionAction, positive_int, run_command
+from algm_trt.runtime.command import INTERRUPTED, VersionAction, positive_int, run_command, say
 from algm_trt.runtime.engine_arguments import add_engine_arguments, engine_options
 
 if TYPE_CHECKING:
@@ -56,24 +56,27 @@ def _bench(arguments: argparse.Namespace) -> int:
     from algm_trt.runtime.bench.plot import check_plot, draw_plot
     from algm_trt.runtime.bench.run import run_bench
     from algm_trt.runtime.bench.table import report_lines
+    from algm_trt.runtime.files import check_writable
 
     options = _options(arguments)
     if arguments.plot:
         check_plot(arguments.plot)
+    for target in filter(None, (arguments.json, arguments.plot)):
+        check_writable(target)
     warning = busy_warning(load_average())
     if warning and not arguments.quiet:
-        _say(sys.stderr, f"algm-bench: {warning}")
+        say(sys.stderr, f"algm-bench: {warning}")
     report = run_bench(options)
+    if not arguments.quiet:
+        say(sys.stdout, "\n".join(report_lines(report)))
     if arguments.json:
         _write_json(report, arguments.json)
-    if not arguments.quiet:
-        _say(sys.stdout, "\n".join(report_lines(report)))
     if arguments.plot:
         draw_plot(report, arguments.plot)
     for problem in report.problems[:_PROBLEMS_SHOWN]:
-        _say(sys.stderr, f"algm-bench: {problem}")
+        say(sys.stderr, f"algm-bench: {problem}")
     if report.interrupted:
-        _say(sys.stderr, "algm-bench: interrupted; the figures are of the turns before")
+        say(sys.stderr, "algm-bench: interrupted; the figures are of the turns before")
         return INTERRUPTED
     return PartialFailureError.exit_code if report.problems else 0
 
@@ -128,12 +131,6 @@ def _write_json(report: BenchReport, path: Path) -> None:
 
     with renamed_together() as temporary:
         temporary(path).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
-
-
-def _say(stream: TextIO, text: str) -> None:
-    """Print on any terminal: what its encoding lacks is escaped."""
-    encoding = stream.encoding or "utf-8"
-    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from algm_trt.plugins.errors import PartialFailureError
-from algm_trt.runtime.command import VersionAction, positive_int, run_command
+from algm_trt.runtime.command import VersionAction, positive_int, run_command, say
 from algm_trt.runtime.engine_arguments import add_engine_arguments, engine_options
+from algm_trt.runtime.sources import printable
 
 if TYPE_CHECKING:
     from algm_trt.runtime.evaluation.job import Report, Run
@@ -55,7 +56,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from algm_trt.runtime.evaluation.job import EvaluationJob, run_evaluation
     from algm_trt.runtime.evaluation.multiscale import Protocol
     from algm_trt.runtime.evaluation.sets import Places
-    from algm_trt.runtime.files import renamed_together
+    from algm_trt.runtime.files import check_writable, renamed_together
     from algm_trt.runtime.pipeline import PipelineOptions
 
     coupled = arguments.window_batch_coupled
@@ -87,28 +88,31 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         limit=arguments.limit,
         engine=engine_options(arguments),
     )
+    if arguments.json:
+        check_writable(arguments.json)
     report = run_evaluation(job, arguments.drift)
+    if not arguments.quiet:
+        say(sys.stdout, "\n".join(_lines(report)))
     if arguments.json:
         with renamed_together() as temporary:
             temporary(arguments.json).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
-    if not arguments.quiet:
-        sys.stdout.write("\n".join(_lines(report)) + "\n")
     failures = {failure.name: failure for run in report.runs for failure in run.evaluation.failures}
     for failure in list(failures.values())[:_FAILURES_SHOWN]:
-        sys.stderr.write(f"algm-eval: {failure.name} left out ({failure.kind}): {failure.error}\n")
+        say(sys.stderr, f"algm-eval: {printable(failure.name)} left out ({failure.kind}): {failure.error}")
     if failures:
-        sys.stderr.write(f"algm-eval: {len(failures)} of {len(report.data.samples)} pictures are not in the figures\n")
+        say(sys.stderr, f"algm-eval: {len(failures)} of {len(report.data.samples)} pictures are not in the figures")
     return PartialFailureError.exit_code if failures else 0
 
 
 def _lines(report: Report) -> list[str]:
     """What the command says at its end."""
     protocol, split = report.options.protocol, f" {report.data.split}" if report.data.split else ""
-    side = f"short side {protocol.short_side}" if protocol.short_side else "pictures as they are"
-    views = f", scales {','.join(f'{scale:g}' for scale in protocol.scales)}" if len(protocol.scales) > 1 else ""
-    shown = f"{report.options.pipeline.mode}, {side}{views}{', flip' if protocol.flip else ''}"
+    side = f"slide, short side {protocol.short_side}" if protocol.short_side else "slide, pictures as they are"
+    shown = [side if report.options.pipeline.mode == "slide" else "whole"]
+    shown += [f"scales {','.join(f'{scale:g}' for scale in protocol.scales)}"] if protocol.scales != (1.0,) else []
+    shown += ["flip"] if protocol.flip else []
     return [
-        f"{report.data.dataset}{split}: {len(report.data.samples)} pictures, {shown}",
+        f"{report.data.dataset}{split}: {len(report.data.samples)} pictures, {', '.join(shown)}",
         "",
         *_table(report.runs),
         "",
@@ -153,15 +157,14 @@ def _drift_lines(report: Report, run: Run) -> list[str]:
     assert run.drift is not None
     first = report.runs[0]
     change = run.evaluation.scores.mean_iou - first.evaluation.scores.mean_iou
-    lines = [
-        "",
-        f"{run.title} against {first.title}: {run.drift.share_equal:.3%} of labels equal, mIoU {100 * change:+.2f}",
-    ]
-    by_class = run.evaluation.scores.iou - first.evaluation.scores.iou
-    ranked = sorted((float(value), name) for value, name in zip(by_class, report.class_names, strict=True))
-    known = [f"{name} {100 * value:+.2f}" for value, name in ranked if not math.isnan(value)]
-    lines.append(f"  IoU lost most: {', '.join(known[:3])}")
-    worst = [f"{report.data.samples[index].name} {share:.1%}" for index, share in run.drift.worst()[:3]]
+    equal = f"{run.drift.share_equal:.3%} of labels equal" if run.drift.pictures else "no picture in common"
+    moved = "" if math.isnan(change) else f", mIoU {100 * change:+.2f}"
+    lines = ["", f"{run.title} against {first.title}: {equal}{moved}"]
+    by_class = zip(run.evaluation.scores.iou - first.evaluation.scores.iou, report.class_names, strict=True)
+    lost = sorted((float(value), name) for value, name in by_class if value < 0)
+    if lost:
+        lines.append(f"  IoU lost most: {', '.join(f'{name} {100 * value:+.2f}' for value, name in lost[:3])}")
+    worst = [f"{printable(report.data.samples[index].name)} {share:.1%}" for index, share in run.drift.worst()[:3]]
     if worst:
         lines.append(f"  labels differ most: {', '.join(worst)}")
     return lines

@@ -91,11 +91,11 @@ class Evaluation:
         """For JSON; scores in 0..1, null where a class has none."""
         per_class = zip(classes, self.scores.iou, self.scores.accuracy, self.boundary.f_score, strict=True)
         return {
-            "mean_iou": _number(self.scores.mean_iou),
-            "pixel_accuracy": _number(self.scores.pixel_accuracy),
-            "mean_accuracy": _number(self.scores.mean_accuracy),
-            "boundary_f_score": _number(self.boundary.mean_f_score),
-            "tokens_kept": _number(self.tokens_kept),
+            "mean_iou": json_number(self.scores.mean_iou),
+            "pixel_accuracy": json_number(self.scores.pixel_accuracy),
+            "mean_accuracy": json_number(self.scores.mean_accuracy),
+            "boundary_f_score": json_number(self.boundary.mean_f_score),
+            "tokens_kept": json_number(self.tokens_kept),
             "tokens_per_window": [total / self.windows for total in self.tokens] if self.windows else None,
             "pictures": self.pictures,
             "failures": [failure.__dict__ for failure in self.failures],
@@ -103,10 +103,14 @@ class Evaluation:
             "windows": self.windows,
             "seconds": self.seconds,
             "model_seconds": self.model_seconds,
-            "images_per_second": _number(self.images_per_second),
-            "images_per_model_second": _number(self.images_per_model_second),
+            "images_per_second": json_number(self.images_per_second),
+            "images_per_model_second": json_number(self.images_per_model_second),
             "per_class": {
-                name: {"iou": _number(iou), "accuracy": _number(accuracy), "boundary_f_score": _number(outline)}
+                name: {
+                    "iou": json_number(iou),
+                    "accuracy": json_number(accuracy),
+                    "boundary_f_score": json_number(outline),
+                }
                 for name, iou, accuracy, outline in per_class
             },
         }
@@ -336,6 +340,6 @@ class _Timed:
         self._engine.close()
 
 
-def _number(value: float) -> float | None:
+def json_number(value: float) -> float | None:
     """A number for JSON, which has no NaN."""
     return None if math.isnan(value) else float(value)

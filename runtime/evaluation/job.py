@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from algm_trt.plugins.errors import UsageError
@@ -20,9 +20,9 @@ from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.engine import Engine
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluation.drift import Drift, Labels, LabelStore, side_by_side
-from algm_trt.runtime.evaluation.evaluate import Evaluation, EvaluationOptions, evaluate
+from algm_trt.runtime.evaluation.evaluate import Evaluation, EvaluationOptions, evaluate, json_number
 from algm_trt.runtime.evaluation.sets import EvaluationSet, Places, open_set
-from algm_trt.runtime.files import renamed_together
+from algm_trt.runtime.files import check_writable, renamed_together
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class EvaluationJob:
             raise UsageError("no model given")
         if len(set(self.thresholds)) < len(self.thresholds):
             raise UsageError("a threshold is given twice")
+        if not all(map(math.isfinite, self.thresholds)):
+            raise UsageError(f"thresholds must be finite numbers, got {self.thresholds}")
         if self.options.window_batch_coupled and not all(is_checkpoint(model) for model in self.models):
             raise UsageError("--window-batch-coupled is for checkpoints (.pth): exported models decide per image")
 
@@ -138,12 +140,9 @@ class Report:
         return {
             "from": self.runs[0].title,
             "pictures": drift.pictures,
-            "labels_equal": None if np.isnan(drift.share_equal) else drift.share_equal,
-            "mean_iou_change": run.evaluation.scores.mean_iou - first.mean_iou,
-            "iou_change": {
-                name: None if np.isnan(value) else float(value)
-                for name, value in zip(self.class_names, change, strict=True)
-            },
+            "labels_equal": json_number(drift.share_equal),
+            "mean_iou_change": json_number(run.evaluation.scores.mean_iou - first.mean_iou),
+            "iou_change": {name: json_number(value) for name, value in zip(self.class_names, change, strict=True)},
             "worst": [
                 {"name": self.data.samples[index].name, "labels_unequal": share} for index, share in drift.worst()
             ],
@@ -160,21 +159,25 @@ def run_evaluation(job: EvaluationJob, drift_folder: Path | None = None) -> Repo
     Raises:
         AlgmError: a model or the data set cannot be opened, or none of the pictures could be scored.
     """
-    card = _checked_cards(job)[0]
-    data = open_set(job.dataset, job.root, card, job.places)
+    cards = _checked_cards(job)
+    data = open_set(job.dataset, job.root, cards[0], job.places)
     data = replace(data, samples=data.samples[: job.limit])
     options = _official(job, data)
-    several = len(job.models) > 1 or len(job.thresholds) > 1
+    several = sum(len(_thresholds(job, card)) for card in cards) > 1
+    if drift_folder is not None:
+        if not several:
+            raise UsageError("--drift compares runs with the first one: give a second model or threshold")
+        check_writable(drift_folder / "drift.json")
     runs: list[Run] = []
     with TemporaryDirectory(prefix="algm-eval-") as folder:
         store = LabelStore(Path(folder)) if several else None
         for model, name in zip(job.models, _short_names(job.models), strict=True):
             with closing(_open(job, model)) as engine:
-                for threshold in _thresholds(job, engine):
+                for threshold in _thresholds(job, engine.card):
                     drift = Drift(store) if store and runs else None
                     on_labels = drift.compare if drift else store.put if store else None
                     runs.append(_run(model, name, engine, threshold, data, options, on_labels, drift))
-        report = Report(data, options, card, tuple(runs))
+        report = Report(data, options, cards[0], tuple(runs))
         if drift_folder is not None:
             _draw_drift(report, drift_folder)
     return report
@@ -185,6 +188,7 @@ def _checked_cards(job: EvaluationJob) -> list[ModelCard]:
     cards = []
     for model in job.models:
         with closing(_open(job, model)) as engine:
+            job.options.pipeline.check_against(engine.card)
             cards.append(engine.card)
     counts = {len(card.classes) for card in cards}
     if len(counts) > 1:
@@ -238,10 +242,10 @@ def _official(job: EvaluationJob, data: EvaluationSet) -> EvaluationOptions:
     return replace(job.options, protocol=replace(job.options.protocol, short_side=side, max_ratio=ratio))
 
 
-def _thresholds(job: EvaluationJob, engine: Engine) -> tuple[float | None, ...]:
-    if engine.card.merge is None:
+def _thresholds(job: EvaluationJob, card: ModelCard) -> tuple[float | None, ...]:
+    if card.merge is None:
         return (None,)
-    return job.thresholds or (engine.card.merge.threshold,)
+    return job.thresholds or (card.merge.threshold,)
 
 
 def _run(

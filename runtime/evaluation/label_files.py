@@ -82,7 +82,7 @@ def read_label_map(path: Path, classes: int, ignored: int) -> LabelCoding:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        given = {int(value): None if number is None else int(number) for value, number in data.items()}
+        given = {int(value): _class_id_or_none(number) for value, number in data.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(f'{path}: not a label map such as {{"1": 0, "2": 1, "3": null}} ({error})') from error
     ids = {value: number for value, number in given.items() if number is not None}
@@ -132,6 +132,12 @@ def read_panoptic(path: Path, segments: Mapping[int, int], size: tuple[int, int]
         raise LabelError(f"{printable(path)}: segment {unknown[0]} is not in the annotations")
     ids = np.array([segments[int(number)] if number else IGNORED for number in found], np.uint16)
     return ids[places].reshape(size)
+
+
+def _class_id_or_none(value: object) -> int | None:
+    if value is not None and type(value) is not int:
+        raise ValueError(f"{value!r} is no class id")
+    return value
 
 
 def _read(path: Path, size: tuple[int, int]) -> NDArray[np.generic]:

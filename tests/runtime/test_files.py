@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from algm_trt.runtime.files import renamed_together
+from algm_trt.runtime.files import check_writable, renamed_together
 
 
 def test_files_appear_together_at_the_end(tmp_path: Path) -> None:
@@ -64,3 +64,14 @@ def test_names_as_long_as_the_file_system_takes(tmp_path: Path) -> None:
     with renamed_together() as temporary:
         temporary(target).write_text("long")
     assert target.read_text() == "long"
+
+
+def test_whether_a_file_can_be_written_is_found_out_before(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "out.json"
+    check_writable(target)
+    assert target.parent.is_dir()
+    assert not list(target.parent.iterdir())
+    (tmp_path / "file").touch()
+    for wrong in (tmp_path, tmp_path / "file" / "out.json"):
+        with pytest.raises(OSError, match=f"{wrong}'"):
+            check_writable(wrong)

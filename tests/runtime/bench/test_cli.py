@@ -147,6 +147,16 @@ def test_plot_without_matplotlib_fails_before_anything_is_measured(
     assert opened.engines == []
 
 
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+def test_files_that_cannot_be_written_are_met_before_anything_is_measured(
+    opened: Opened, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["merged.onnx", option, str(tmp_path / "file" / "out.svg"), *FAST]) == 1
+    assert "it cannot be written" in capsys.readouterr().err
+    assert not opened.engines
+
+
 def test_interrupted(opened: Opened, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     turns = bench.take_turns
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ CARDS: dict[str, ModelCard] = {
     "merged.onnx": make_card(),
     "dense.onnx": make_card(merge=False),
     "seven.onnx": make_card(classes=7),
+    "small.onnx": make_card(size=(16, 16)),
 }
 
 
@@ -136,6 +138,65 @@ def test_scales_flip_and_short_side(root: Path, engines: list[FakeEngine], tmp_p
     assert (protocol["scales"], protocol["flip"], protocol["short_side"]) == ([0.5, 1.0], True, 48)
 
 
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        (("--scales", "0.5"), "slide, pictures as they are, scales 0.5"),
+        (("--short-side", "48", "--scales", "0.5,1", "--flip"), "slide, short side 48, scales 0.5,1, flip"),
+        (("--mode", "whole", "--flip"), "whole, flip"),
+    ],
+)
+def test_the_first_line_says_how_pictures_were_shown(
+    root: Path, engines: list[FakeEngine], capsys: pytest.CaptureFixture[str], options: tuple[str, ...], shown: str
+) -> None:
+    assert run(root, "merged.onnx", "--limit", "2", *options) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"folder: 2 pictures, {shown}"
+
+
+def test_files_that_cannot_be_written_are_met_before_anything_runs(
+    root: Path, engines: list[FakeEngine], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for option in ("--json", "--drift"):
+        assert run(root, "merged.onnx", "dense.onnx", option, str(tmp_path / "file" / "out")) == 1
+        assert "it cannot be written" in capsys.readouterr().err
+    assert not any(engine.batches for engine in engines)
+
+
+def test_drift_without_ground_truth_has_no_numbers(
+    root: Path, engines: list[FakeEngine], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (root / "labels").iterdir():
+        Image.fromarray(np.full_like(np.asarray(Image.open(path)), 255)).save(path)
+    target = tmp_path / "out.json"
+    assert run(root, "merged.onnx", "shifted.onnx", "--json", str(target)) == 0
+    assert json.loads(target.read_text(), parse_constant=pytest.fail)["runs"][1]["drift"]["mean_iou_change"] is None
+    assert "nan" not in capsys.readouterr().out
+
+
+def test_only_classes_that_lost_are_said_to_have_lost(
+    root: Path, engines: list[FakeEngine], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(root, "merged.onnx", "dense.onnx", "shifted.onnx") == 0
+    same, shifted = capsys.readouterr().out.split(" against merged.onnx @ 0.88: ")[1:]
+    assert "lost" not in same
+    lost = next(line for line in shifted.splitlines() if "IoU lost most" in line)
+    assert lost.count("-") in (1, 2, 3)
+    assert "+" not in lost
+
+
+def test_names_that_no_terminal_prints(
+    root: Path, engines: list[FakeEngine], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("images", "labels"):
+        (root / folder / "p0.png").rename(root / folder / os.fsdecode(b"\xff\n0.png"))
+        (root / folder / "p1.png").rename(root / folder / f"\n1{'' if folder == 'images' else '_'}.png")
+    assert run(root, "merged.onnx", "shifted.onnx") == 5
+    said = capsys.readouterr()
+    assert "\\xff\\n0 " in said.out
+    assert "algm-eval: \\n1 left out (label)" in said.err
+
+
 def test_official_short_side_and_native(engines: list[FakeEngine], tmp_path: Path) -> None:
     root, target = tmp_path / "ade", tmp_path / "out.json"
     for folder, pixels in (("images", color_picture(40, 50)), ("annotations", np.ones((40, 50), np.uint8))):
@@ -163,6 +224,9 @@ def test_quiet_prints_nothing(root: Path, engines: list[FakeEngine], capsys: pyt
         (("merged.onnx", "--mode", "whole", "--short-side", "64"), "leave out --short-side"),
         (("merged.onnx", "--mode", "whole", "--scales", "0.5,1"), "takes no scales"),
         (("merged.onnx", "--thresholds", "0.5,0.5"), "threshold is given twice"),
+        (("merged.onnx", "--thresholds", "0.5,nan"), "must be finite"),
+        (("merged.onnx", "small.onnx", "--stride", "20"), "stride must be between 1 and the window's 16 pixels"),
+        (("dense.onnx", "--thresholds", "0.5,0.9", "--drift", "folder"), "give a second model or threshold"),
         (("merged.onnx", "--stride", "999"), "stride must be between"),
         (("merged.onnx", "--split", "none"), "there is no folder"),
     ],
@@ -179,6 +243,7 @@ def test_usage_errors(
     assert said.startswith("algm-eval: ")
     assert message in said
     assert said.count("\n") == 1
+    assert not any(engine.batches for engine in engines), "it should be known before anything has run"
 
 
 def test_arguments_that_argparse_refuses(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

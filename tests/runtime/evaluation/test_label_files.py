@@ -117,7 +117,7 @@ def test_coding_that_makes_no_sense(tmp_path: Path) -> None:
         LabelCoding(2, {70000: 1})
     with pytest.raises(UsageError, match="0 classes"):
         LabelCoding(0, {})
-    for text in ("[1]", "{", '{"a": 1}', '{"1": "x"}'):
+    for text in ("[1]", "{", '{"a": 1}', '{"1": "x"}', '{"1": 1.7}', '{"1": true}', '{"1": Infinity}'):
         table = tmp_path / "map.json"
         table.write_text(text)
         with pytest.raises(UsageError, match="not a label map"):
