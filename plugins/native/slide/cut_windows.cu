@@ -26,15 +26,17 @@ struct CutShape {
 };
 
 // Reads 16 bytes at any address by whole words, all of which must lie in begin .. end; false if they do not.
-__device__ __forceinline__ bool loadPiece(uintptr_t source, uintptr_t begin, uintptr_t end, uint4& piece) {
-  if (source % kBytes == 0 && source + kBytes <= end) {
+__device__ __forceinline__ bool loadPiece(const uint8_t* source, const uint8_t* begin, const uint8_t* end,
+                                          uint4& piece) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(source);
+  if (address % kBytes == 0 && end - source >= kBytes) {
     piece = *reinterpret_cast<const uint4*>(source);
     return true;
   }
-  const uintptr_t first = source / 4 * 4;
-  if (first < begin || first + kBytes + 4 > end) return false;
-  const uint32_t* words = reinterpret_cast<const uint32_t*>(first);
-  const unsigned shift = unsigned(source - first) * 8;
+  const int skew = int(address % 4);
+  if (source - begin < skew || end - source < kBytes + 4 - skew) return false;
+  const uint32_t* words = reinterpret_cast<const uint32_t*>(source - skew);
+  const unsigned shift = unsigned(skew) * 8;
   piece = make_uint4(__funnelshift_r(words[0], words[1], shift), __funnelshift_r(words[1], words[2], shift),
                      __funnelshift_r(words[2], words[3], shift), __funnelshift_r(words[3], words[4], shift));
   return true;
@@ -43,8 +45,9 @@ __device__ __forceinline__ bool loadPiece(uintptr_t source, uintptr_t begin, uin
 __global__ void __launch_bounds__(kThreads)
     cutKernel(CutShape shape, const uint8_t* __restrict__ canvas, const int32_t* __restrict__ anchors,
               uint8_t* __restrict__ windows) {
-  const int64_t unit = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  const int row = int(unit / shape.pieces()), place = int(unit % shape.pieces());
+  // Below 2^32 for every valid shape; a 64-bit division would cost more than the rest.
+  const uint32_t unit = blockIdx.x * kThreads + threadIdx.x, pieces = shape.pieces();
+  const int row = int(unit / pieces), place = int(unit % pieces);
   if (row >= shape.windowHeight) return;
   for (int window = blockIdx.y; window < shape.windows; window += gridDim.y) {
     const int top = clampIndex(anchors[2 * int64_t(window)], 0, shape.height - shape.windowHeight);
@@ -56,10 +59,8 @@ __global__ void __launch_bounds__(kThreads)
     const int begin = place * kBytes - int(reinterpret_cast<uintptr_t>(target) % kBytes);
     const int from = begin < 0 ? 0 : begin;
     const int to = begin + kBytes < shape.rowBytes() ? begin + kBytes : shape.rowBytes();
-    const uintptr_t canvasBegin = reinterpret_cast<uintptr_t>(canvas);
-    const uintptr_t canvasEnd = canvasBegin + shape.canvasBytes();
     uint4 piece;
-    if (to - from == kBytes && loadPiece(reinterpret_cast<uintptr_t>(source + from), canvasBegin, canvasEnd, piece)) {
+    if (to - from == kBytes && loadPiece(source + from, canvas, canvas + shape.canvasBytes(), piece)) {
       *reinterpret_cast<uint4*>(target + from) = piece;
     } else {
       for (int i = from; i < to; ++i) target[i] = source[i];
