@@ -10,13 +10,15 @@ import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from algm_trt.plugins import interface
-from algm_trt.runtime.field import AxisOperator
+
+if TYPE_CHECKING:  # needs OpenCV, which a machine that only tests the kernels may lack
+    from algm_trt.runtime.field import AxisOperator
 
 Array = NDArray[Any]
 INT32 = np.dtype(np.int32)
