@@ -185,7 +185,7 @@ typedef struct AlgmLabelsParams {
   int32_t grid_width;   // w
   int32_t classes;      // K
   int32_t height;       // H
-  int32_t width;        // W
+  int32_t width;        // W; H * W is below 2^31
 } AlgmLabelsParams;
 
 ALGM_API size_t algm_labels_workspace(const AlgmLabelsParams* params);

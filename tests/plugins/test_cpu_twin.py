@@ -208,6 +208,9 @@ def test_what_cannot_be_done_is_refused(kernels: Kernels, rng: np.random.Generat
     assert lib.algm_local_merge(ctypes.byref(params), None, *pointers[1:], ctypes.c_size_t(size), None) == 1
     assert lib.algm_local_merge(None, *pointers, ctypes.c_size_t(size), None) == 1
     assert lib.algm_global_merge_workspace(ctypes.byref(interface.AlgmGlobalMergeParams(0, 0, 4, 8, 4, 1, 1, 4))) == 0
+    # Pixels are counted in 32 bits.
+    params = interface.AlgmLabelsParams(0, 1, 1, 1, 2, 65536, 65536)
+    assert lib.algm_labels(ctypes.byref(params), *pointers[:3], ctypes.c_size_t(0), None) == 1
 
 
 def test_parameter_structs_are_those_of_the_header() -> None:

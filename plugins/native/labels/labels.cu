@@ -227,7 +227,8 @@ bool isValid(const AlgmLabelsParams* p) {
   if (!inRange(p->height, 1, 65536) || !inRange(p->width, 1, 65536)) return false;
   const LabelsShape shape = shapeOf(*p);
   return shape.vertical.isExact() && shape.horizontal.isExact() &&
-         inRange(int64_t(p->grid_height) * p->grid_width, 1, kMaxRows);
+         inRange(int64_t(p->grid_height) * p->grid_width, 1, kMaxRows) &&
+         inRange(int64_t(p->height) * p->width, 1, INT32_MAX);
 }
 
 }  // namespace
