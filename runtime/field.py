@@ -180,10 +180,22 @@ class LogitField:
         """
         band = self.rows(start, stop)
         for row in band:
-            row -= row.max(axis=1, keepdims=True)
-            np.exp(row, out=row)
-            row /= row.sum(axis=1, keepdims=True)
+            shares, total = _exponentials(row)
+            shares /= total
+            row[:] = cv2.transpose(shares)
         return band
+
+    def confidence(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Probability of the winning class at the source rows start..stop-1: (stop - start, W0) float32.
+
+        Raises:
+            UsageError: rows outside the picture.
+        """
+        band = self.rows(start, stop)
+        winner = np.empty(band.shape[:2], np.float32)
+        for place, row in zip(winner, band, strict=True):
+            np.divide(np.float32(1), _exponentials(row)[1], out=place)
+        return winner
 
     def _label_tiles(self, labels: NDArray[Any], rows: _Group, columns: _Group, mixed: NDArray[np.bool_]) -> None:
         """Compute the labels of the tiles that are `mixed`, (rows, columns) of the groups, and write them."""
@@ -214,6 +226,17 @@ def _mosaic(logits: NDArray[np.float32], window_rows: int) -> NDArray[np.float32
         # OpenCV's transpose works in blocks and takes a ninth of NumPy's time
         mosaic[row, :, column] = cv2.transpose(flat).reshape(height, width, classes)
     return mosaic.reshape(window_rows * height, window_columns * width, classes)
+
+
+def _exponentials(row: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Exponentials (K, W) of logits (W, K) less the highest of each pixel, and their sums (W).
+
+    Classes come first because NumPy is slow where the innermost axis is short.
+    """
+    shares = np.asarray(cv2.transpose(row), np.float32)
+    shares -= shares.max(axis=0)
+    np.exp(shares, out=shares)
+    return shares, shares.sum(axis=0)
 
 
 def _contests(corners: NDArray[np.float32], pixels: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:

@@ -29,6 +29,8 @@ from algm_trt.runtime.writers import WrittenFile
 if TYPE_CHECKING:
     from algm_trt.runtime.result import SegmentationResult
 
+_BAND_PIXELS = 2**17
+
 
 @dataclass(frozen=True)
 class Tally:
@@ -47,7 +49,9 @@ class Tally:
     @classmethod
     def of(cls, result: SegmentationResult) -> Tally:
         """Count one result."""
-        pixels = np.bincount(result.labels.ravel(), minlength=len(result.classes))
+        labels, pixels = result.labels.ravel(), np.zeros(len(result.classes), np.int64)
+        for start in range(0, labels.size, _BAND_PIXELS):  # bincount makes 8 bytes of every label
+            pixels += np.bincount(labels[start : start + _BAND_PIXELS], minlength=len(pixels))
         present = {str(class_id): int(pixels[class_id]) for class_id in np.flatnonzero(pixels)}
         sums = tuple(float(total) for total in result.token_counts.sum(axis=0, dtype=np.int64))
         return cls(len(result.token_counts), sums, present)

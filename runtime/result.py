@@ -94,9 +94,10 @@ class SegmentationResult:
 
     def confidence(self) -> NDArray[np.float16]:
         """Probability of the winning class at each pixel: (H, W) float16."""
+        field = self.scores.field()
         winner = np.empty(self.labels.shape, np.float16)
-        for rows, band in self.probability_bands():
-            winner[rows] = band.max(axis=2)
+        for rows in self._bands():
+            winner[rows] = field.confidence(rows.start, rows.stop)
         return winner
 
     def with_logits(self) -> SegmentationResult:

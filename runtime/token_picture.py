@@ -47,15 +47,15 @@ def token_picture(
 
 def _token_of_each_pixel(plan: WindowPlan, token_maps: NDArray[np.int32], patch_size: int) -> NDArray[np.int32]:
     """(H, W) int32 number of each pixel's token, counted over all windows without gaps."""
-    windows = len(token_maps)
-    flat = token_maps.reshape(windows, -1).astype(np.int64)
-    stride = int(flat.max()) + 1
-    numbers = (flat + stride * np.arange(windows)[:, None]).reshape(token_maps.shape)
+    windows, height, width = token_maps.shape
+    stride = int(token_maps.max()) + 1
+    numbers = token_maps.astype(np.int64) + stride * np.arange(windows)[:, None, None]
+    compact = np.unique(numbers, return_inverse=True)[1].astype(np.int32)
+    by_place = compact.reshape(len(plan.rows), len(plan.columns), height, width).swapaxes(1, 2)
+    mosaic = by_place.reshape(len(plan.rows) * height, -1)
     row, patch_row = _nearest_window(plan.source[0], plan.canvas[0], plan.rows, plan.window[0], patch_size)
     column, patch_column = _nearest_window(plan.source[1], plan.canvas[1], plan.columns, plan.window[1], patch_size)
-    window = row[:, None] * len(plan.columns) + column[None, :]
-    compact = np.unique(numbers, return_inverse=True)[1].reshape(numbers.shape).astype(np.int32)
-    tokens: NDArray[np.int32] = compact[window, patch_row[:, None], patch_column[None, :]]
+    tokens: NDArray[np.int32] = mosaic[row * height + patch_row].take(column * width + patch_column, axis=1)
     return tokens
 
 

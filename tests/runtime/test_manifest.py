@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from io import FileIO
@@ -254,6 +255,20 @@ def test_tallies_count_windows_tokens_and_pixels() -> None:
     assert total.token_means() == tuple(np.round(counts.mean(axis=0), 2))
     assert total.class_pixels == {str(index): int((labels == index).sum()) for index in np.unique(labels)}
     assert Tally().token_means() is None
+
+
+def test_counting_a_large_picture_takes_little_memory() -> None:
+    rows = np.arange(3001)[:, None] % 150
+    labels = np.broadcast_to(rows, (3001, 2003)).astype(np.uint8)
+    result = replace(
+        Segmenter(FakeEngine())(color_picture(32, 32)), labels=labels, classes=tuple(f"c{index}" for index in range(150))
+    )
+    tracemalloc.start()
+    pixels = Tally.of(result).class_pixels
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < labels.nbytes
+    assert pixels == {str(index): 2003 * (21 if index == 0 else 20) for index in range(150)}
 
 
 def test_totals_leave_out_failures(tmp_path: Path, sources: list[Source]) -> None:
