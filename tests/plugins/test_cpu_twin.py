@@ -106,10 +106,14 @@ def test_global_merge_of_equal_tokens_merges_all_into_the_first_destination(kern
 
 
 @dtypes
-def test_a_nan_keeps_its_image_from_merging_globally(kernels: Kernels, rng: np.random.Generator, dtype: Any) -> None:
+@pytest.mark.parametrize("token", [5, 6])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_nan_keeps_its_image_from_merging_globally(
+    kernels: Kernels, rng: np.random.Generator, value: float, token: int, dtype: Any
+) -> None:
     lengths = [12, 12]
     x = cases.exact_tokens(rng, (24, 8), dtype)
-    x[5, 1] = np.nan
+    x[token, 1] = value
     inputs = cases.global_inputs(rng, lengths, 7)
     merged = kernels.global_merge(x, *inputs, layer=1)
     assert merged.cu_seqlens[1] == 12

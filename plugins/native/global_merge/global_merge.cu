@@ -3,11 +3,11 @@
 // Pass 1, similarityHalfKernel or similarityFloatKernel: best destination of every source, by tiles of the similarity
 //   product with a running arg-max; the n/2 x n/2 matrix never reaches memory.
 // Pass 2, decideKernel: one block per image. Mean and deviation of the best similarities (sums in fixed order),
-//   threshold, who merges, where every token goes, and the composed token_map. Indices and similarities only.
-// Pass 3, mergeRowsKernel: one warp per input token. Moves tokens that stay; a destination adds its sources in
-//   ascending order, found by scanning the image's list of destinations 32 at a time: no atomics, no sort.
+//   threshold, who merges, how many tokens are left. Similarities only.
+// Pass 3, mergeRowsKernel: a block per 32 tokens of an image. Moves tokens that stay; a destination adds its sources in
+//   ascending order, found by scanning the image's list of them: no atomics, no sort. Also the composed token_map.
 //
-// Traffic, X = bytes of x, Y of y: pass 1 reads each image from L2 about n/128 times, from memory once; pass 3 reads X
+// Traffic, X = bytes of x, Y of y: pass 1 reads each image from L2 about n/256 times, from memory once; pass 3 reads X
 // and writes Y. Floor: 2 (n/2)^2 C operations an image on tensor cores, X read once, Y written once.
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -28,23 +28,40 @@ namespace {
 
 constexpr int kMaxSplits = 8;  // of an image's destinations among blocks
 constexpr int kDecideThreads = 512;
+constexpr int kCachedMatches = 2048;  // in shared memory of the deciding block; of longer images the others in scratch
 constexpr int kWarps = 8;
+constexpr int kRowsPerWarp = 4;
 
 // Scratch memory; T rows of tokens.
 struct GlobalScratch {
-  Match* matches;      // (splits, T) at the rows of sources: best destination of each split
-  int32_t* targets;    // (T) at begin + s: token that source s of the image merges into, or -1
-  int32_t* places;     // (T) place in its image's output; of a source that merges, its destination's
-  int32_t* receives;   // (T) at destinations: whether a source merges into it
-  int32_t* lengths;    // (B) tokens that each image keeps
+  Match* matches;     // (splits, T) at the rows of sources: best destination of each split
+  int32_t* codes;     // (T) at begin + s: of source s of the image, see Pairing::placeOf
+  int32_t* receives;  // (T) at begin + d: whether a source merges into destination d of the image
+  int32_t* lengths;   // (B) tokens that each image keeps
   size_t bytes;
 };
 
-// Pass 2.
+// The best match of every source of an image; a thread reads only what it wrote itself.
+struct MatchStore {
+  Match* cached;   // shared memory
+  Match* scratch;  // at the rows of the image
+
+  __device__ __forceinline__ Match load(int s) const {
+    return s < kCachedMatches ? cached[s] : scratch[Pairing::sourceToken(s)];
+  }
+  __device__ __forceinline__ void store(int s, Match match) const {
+    if (s < kCachedMatches) {
+      cached[s] = match;
+    } else {
+      scratch[Pairing::sourceToken(s)] = match;
+    }
+  }
+};
+
+// Pass 2. `tile`: destinations of a tile of pass 1.
 __global__ void __launch_bounds__(kDecideThreads)
-    decideKernel(const int32_t* __restrict__ cuSeqlens, const int32_t* __restrict__ tokenMap, int tokens, int maxTokens,
-                 int patches, int layer, int extraTokens, int splits, GlobalScratch scratch,
-                 int32_t* __restrict__ newTokenMap) {
+    decideKernel(const int32_t* __restrict__ cuSeqlens, int tokens, int maxTokens, int layer, int extraTokens,
+                 int splits, int tile, GlobalScratch scratch) {
   using Reduce = cub::BlockReduce<float, kDecideThreads>;
   using Scan = cub::BlockScan<int, kDecideThreads>;
   __shared__ union {
@@ -52,13 +69,14 @@ __global__ void __launch_bounds__(kDecideThreads)
     typename Scan::TempStorage scan;
   } temporary;
   __shared__ float broadcast;
+  __shared__ Match cached[kCachedMatches];
 
   const int image = blockIdx.x, thread = threadIdx.x;
   const ImageRange range = imageRange(cuSeqlens, image, tokens, maxTokens);
   const Pairing pairing = makePairing(range.count, extraTokens);
-  Match* matches = scratch.matches + range.begin;
-  int32_t* targets = scratch.targets + range.begin;
-  int32_t* places = scratch.places + range.begin;
+  const Match* candidates = scratch.matches + range.begin;
+  const MatchStore matches{cached, scratch.matches + range.begin};
+  int32_t* codes = scratch.codes + range.begin;
   int32_t* receives = scratch.receives + range.begin;
 
   // Sum over the block of what each thread has, the same in all threads.
@@ -70,65 +88,50 @@ __global__ void __launch_bounds__(kDecideThreads)
     return broadcast;
   };
 
-  // Best match of every source over the splits; a thread reads back only what it wrote itself.
+  for (int d = thread; d < pairing.destinations; d += kDecideThreads) receives[d] = 0;
   float threshold = 0.0f;
   if (pairing.canMerge()) {
-    const int tiles = ceilDiv(pairing.destinations, kTile);
+    const int tiles = ceilDiv(pairing.destinations, tile);
     const int usedSplits = tiles < splits ? tiles : splits;
     float sum = 0.0f;
     for (int s = thread; s < pairing.sources; s += kDecideThreads) {
-      Match best = matches[Pairing::sourceToken(s)];
-      for (int split = 1; split < usedSplits; ++split) {
-        const Match other = matches[int64_t(split) * tokens + Pairing::sourceToken(s)];
+      Match best = candidates[Pairing::sourceToken(s)];
+#pragma unroll
+      for (int split = 1; split < kMaxSplits; ++split) {
+        if (split >= usedSplits) continue;
+        const Match other = candidates[int64_t(split) * tokens + Pairing::sourceToken(s)];
         if (isBetter(other, best)) best = other;
       }
-      matches[Pairing::sourceToken(s)] = best;
+      matches.store(s, best);
       sum += best.similarity;
     }
     const float mean = blockSum(sum) / static_cast<float>(pairing.sources);
     float squares = 0.0f;
     for (int s = thread; s < pairing.sources; s += kDecideThreads) {
-      const float difference = matches[Pairing::sourceToken(s)].similarity - mean;
+      const float difference = matches.load(s).similarity - mean;
       squares += difference * difference;
     }
     const float deviation = sqrtf(blockSum(squares) / static_cast<float>(pairing.sources - 1));
     threshold = mean + deviation / static_cast<float>(layer);
   }
 
-  // Sources that stay take the places behind the extra tokens, in order.
+  // Sources that stay take the places behind the extra tokens, in order. The barriers below also keep this block's
+  // zeros of `receives` before its ones.
   int staying = 0;
   for (int start = 0; start < pairing.sources; start += kDecideThreads) {
     const int s = start + thread;
-    bool stays = false;
-    if (s < pairing.sources) {
-      const Match match = pairing.canMerge() ? matches[Pairing::sourceToken(s)] : noMatch();
-      const bool merges = match.index >= 0 && match.index < pairing.destinations && match.similarity >= threshold;
-      targets[s] = merges ? pairing.destinationToken(match.index) : -1;
-      stays = !merges;
-    }
+    const Match match = s < pairing.sources && pairing.canMerge() ? matches.load(s) : noMatch();
+    const bool merges = match.index >= 0 && match.index < pairing.destinations && match.similarity >= threshold;
+    const bool stays = s < pairing.sources && !merges;
     int before, total;
     __syncthreads();
     Scan(temporary.scan).ExclusiveSum(int(stays), before, total);
-    if (stays) places[Pairing::sourceToken(s)] = pairing.extraTokens + staying + before;
+    if (stays) codes[s] = staying + before;
+    if (merges) {
+      codes[s] = Pairing::mergesInto(match.index);
+      receives[match.index] = 1;  // several sources may write it, all the same value
+    }
     staying += total;
-  }
-  for (int token = thread; token < pairing.extraTokens; token += kDecideThreads) places[token] = token;
-  for (int d = thread; d < pairing.destinations; d += kDecideThreads) {
-    places[pairing.destinationToken(d)] = pairing.destinationPlace(d, staying);
-    receives[pairing.destinationToken(d)] = 0;
-  }
-  __syncthreads();
-  for (int s = thread; s < pairing.sources; s += kDecideThreads) {
-    const int target = targets[s];
-    if (target < 0 || target >= range.count) continue;  // overlapping images of a garbage cu_seqlens share these rows
-    places[Pairing::sourceToken(s)] = places[target];
-    receives[target] = 1;  // several sources may write it, all the same value
-  }
-  __syncthreads();
-
-  for (int i = thread; i < patches; i += kDecideThreads) {
-    const int64_t at = int64_t(image) * patches + i;
-    newTokenMap[at] = range.count > 0 ? places[clampIndex(tokenMap[at], 0, range.count - 1)] : 0;
   }
   if (thread == 0) scratch.lengths[image] = pairing.extraTokens + staying + pairing.destinations;
 }
@@ -136,8 +139,9 @@ __global__ void __launch_bounds__(kDecideThreads)
 // A destination with all its sources, weighted by their sizes: one warp, kGroup vectors a lane at a time.
 template <typename T, int V>
 __device__ __forceinline__ void mergeRow(T* target, int32_t* targetSize, const T* image, const int32_t* sizes,
-                                         const int32_t* targets, int sources, int token, int channels, int lane) {
-  constexpr int kGroup = 4;
+                                         const int32_t* codes, int sources, int token, int code, int channels,
+                                         int lane) {
+  constexpr int kGroup = 3, kScan = 4;
   for (int start = 0; start < channels; start += kGroup * 32 * V) {
     float sums[kGroup][V];
     const auto add = [&](int addend, bool first) {
@@ -159,14 +163,21 @@ __device__ __forceinline__ void mergeRow(T* target, int32_t* targetSize, const T
     add(token, true);
     int size = sizes[token];
     float weight = static_cast<float>(size);
-    for (int first = 0; first < sources; first += 32) {
-      const int s = first + lane;
-      unsigned found = __ballot_sync(~0u, s < sources && targets[s] == token);
-      for (; found != 0; found &= found - 1) {
-        const int source = Pairing::sourceToken(first + __ffs(found) - 1);
-        add(source, false);
-        size += sizes[source];
-        weight += static_cast<float>(sizes[source]);
+    for (int first = 0; first < sources; first += kScan * 32) {
+      int candidates[kScan];
+#pragma unroll
+      for (int i = 0; i < kScan; ++i) {
+        const int s = first + i * 32 + lane;
+        candidates[i] = s < sources ? codes[s] : 0;  // which no destination has
+      }
+#pragma unroll
+      for (int i = 0; i < kScan; ++i) {
+        for (unsigned found = __ballot_sync(~0u, candidates[i] == code); found != 0; found &= found - 1) {
+          const int source = Pairing::sourceToken(first + i * 32 + __ffs(found) - 1);
+          add(source, false);
+          size += sizes[source];
+          weight += static_cast<float>(sizes[source]);
+        }
       }
     }
 #pragma unroll
@@ -182,43 +193,89 @@ __device__ __forceinline__ void mergeRow(T* target, int32_t* targetSize, const T
   }
 }
 
-// Pass 3.
+// Copies rows first .. first + kRowsPerWarp to target rows `places`, those that are not negative: one warp. The loads
+// of a round are issued before its stores.
+template <typename T, int V>
+__device__ __forceinline__ void moveRows(T* y, const T* first, const int (&places)[kRowsPerWarp], int channels,
+                                         int lane) {
+  constexpr int kRound = 2;
+  for (int start = lane * V; start < channels; start += kRound * 32 * V) {
+    Pack<T, V> packs[kRowsPerWarp][kRound];
+#pragma unroll
+    for (int i = 0; i < kRowsPerWarp * kRound; ++i) {
+      const int row = i / kRound, channel = start + i % kRound * 32 * V;
+      if (places[row] >= 0 && channel < channels) {
+        packs[row][i % kRound] = loadPack<T, V>(first + int64_t(row) * channels + channel);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kRowsPerWarp * kRound; ++i) {
+      const int row = i / kRound, channel = start + i % kRound * 32 * V;
+      if (places[row] >= 0 && channel < channels) {
+        storePack<T, V>(y + int64_t(places[row]) * channels + channel, packs[row][i % kRound]);
+      }
+    }
+  }
+}
+
+// Pass 3. Grid: 32 tokens each, images.
 template <typename T, int V>
 __global__ void __launch_bounds__(kWarps * 32)
     mergeRowsKernel(const T* __restrict__ x, const int32_t* __restrict__ sizes, const int32_t* __restrict__ cuSeqlens,
-                    int batch, int tokens, int maxTokens, int channels, int extraTokens, GlobalScratch scratch,
-                    T* __restrict__ y, int32_t* __restrict__ newSizes, int32_t* __restrict__ newCuSeqlens,
-                    int32_t* __restrict__ count) {
-  const int lane = threadIdx.x % 32;
-  const int token = blockIdx.x * kWarps + threadIdx.x / 32;
-  const int image = blockIdx.y;
+                    const int32_t* __restrict__ tokenMap, int batch, int tokens, int maxTokens, int channels,
+                    int patches, int extraTokens, GlobalScratch scratch, T* __restrict__ y,
+                    int32_t* __restrict__ newSizes, int32_t* __restrict__ newCuSeqlens,
+                    int32_t* __restrict__ newTokenMap, int32_t* __restrict__ count) {
+  const int lane = threadIdx.x % 32, image = blockIdx.y;
   const ImageRange range = imageRange(cuSeqlens, image, tokens, maxTokens);
-  if (token >= range.count && token > 0) return;
+  const Pairing pairing = makePairing(range.count, extraTokens);
+  const int32_t* codes = scratch.codes + range.begin;
+  const auto lengthOf = [&](int b) { return scratch.lengths[b]; };
+  const int length = lengthOf(image);
+  const int staying = length - pairing.extraTokens - pairing.destinations;
+
+  for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < patches; i += gridDim.x * blockDim.x) {
+    const int64_t at = int64_t(image) * patches + i;
+    newTokenMap[at] =
+        range.count > 0 ? pairing.placeOf(clampIndex(tokenMap[at], 0, range.count - 1), staying, codes) : 0;
+  }
+  const int firstToken = (blockIdx.x * kWarps + threadIdx.x / 32) * kRowsPerWarp;
+  if (firstToken >= range.count && firstToken > 0) return;
 
   // The sum may only exceed the buffer when cu_seqlens is garbage and images overlap.
-  const auto lengthOf = [&](int b) { return scratch.lengths[b]; };
   const int base = clampIndex(imageOffset(image, lane, lengthOf), 0, tokens);
-  if (token == 0 && lane == 0) {
+  if (firstToken == 0 && lane == 0) {
     newCuSeqlens[image] = base;
-    if (image == batch - 1) newCuSeqlens[batch] = *count = clampIndex(base + lengthOf(image), 0, tokens);
+    if (image == batch - 1) newCuSeqlens[batch] = *count = clampIndex(base + length, 0, tokens);
   }
-  if (token >= range.count) return;
 
-  const Pairing pairing = makePairing(range.count, extraTokens);
-  const int32_t* targets = scratch.targets + range.begin;
-  if (!pairing.isExtra(token) && Pairing::isSource(token) && targets[Pairing::sourceOf(token)] >= 0) return;
-  const int row = base + scratch.places[range.begin + token];
-  if (row < 0 || row >= tokens) return;
-  const T* imageRows = x + int64_t(range.begin) * channels;
-  T* target = y + int64_t(row) * channels;
-  const bool isDestination = !pairing.isExtra(token) && !Pairing::isSource(token);
-  if (isDestination && scratch.receives[range.begin + token] == 1) {
-    mergeRow<T, V>(target, newSizes + row, imageRows, sizes + range.begin, targets, pairing.sources, token, channels,
-                   lane);
-    return;
+  // Where the warp's tokens go, one a lane: sources that merge go nowhere, destinations that receive are summed.
+  int place = -1;
+  bool receives = false;
+  const int token = firstToken + lane;
+  if (lane < kRowsPerWarp && token < range.count) {
+    const bool isExtra = pairing.isExtra(token), isSource = !isExtra && Pairing::isSource(token);
+    const bool leaves = isSource && codes[Pairing::sourceOf(token)] < 0;
+    receives = !isExtra && !isSource && scratch.receives[range.begin + pairing.destinationOf(token)] == 1;
+    place = leaves ? -1 : base + pairing.placeOf(token, staying, codes);
+    if (place >= tokens) place = -1;
+    if (place >= 0 && !receives) newSizes[place] = sizes[range.begin + token];
   }
-  copyByWarp<T, V>(target, imageRows + int64_t(token) * channels, channels, lane);
-  if (lane == 0) newSizes[row] = sizes[range.begin + token];
+  int moved[kRowsPerWarp], summed[kRowsPerWarp];
+#pragma unroll
+  for (int i = 0; i < kRowsPerWarp; ++i) {
+    moved[i] = __shfl_sync(~0u, receives ? -1 : place, i);
+    summed[i] = __shfl_sync(~0u, receives ? place : -1, i);
+  }
+  const T* rows = x + int64_t(range.begin) * channels;
+  moveRows<T, V>(y, rows + int64_t(firstToken) * channels, moved, channels, lane);
+#pragma unroll
+  for (int i = 0; i < kRowsPerWarp; ++i) {
+    if (summed[i] < 0) continue;
+    mergeRow<T, V>(y + int64_t(summed[i]) * channels, newSizes + summed[i], rows, sizes + range.begin, codes,
+                   pairing.sources, firstToken + i, Pairing::mergesInto(pairing.destinationOf(firstToken + i)),
+                   channels, lane);
+  }
 }
 
 bool isValid(const AlgmGlobalMergeParams* p) {
@@ -230,8 +287,12 @@ bool isValid(const AlgmGlobalMergeParams* p) {
 // Sources, and destinations, that an image can have at most.
 int maxSources(const AlgmGlobalMergeParams& p) { return ceilDiv(p.max_tokens < p.tokens ? p.max_tokens : p.tokens, 2); }
 
+bool usesTensorCores(const AlgmGlobalMergeParams& p) { return p.dtype == ALGM_FLOAT16 && p.channels % 8 == 0; }
+
+int tileOf(const AlgmGlobalMergeParams& p) { return usesTensorCores(p) ? kHalfTile : kFloatTile; }
+
 int splitsOf(const AlgmGlobalMergeParams& p) {
-  const int tiles = ceilDiv(maxSources(p), kTile);
+  const int tiles = ceilDiv(maxSources(p), tileOf(p));
   return tiles < kMaxSplits ? tiles : kMaxSplits;
 }
 
@@ -239,26 +300,39 @@ GlobalScratch scratchOf(const AlgmGlobalMergeParams& p, void* workspace) {
   Workspace space(workspace);
   GlobalScratch scratch;
   scratch.matches = space.take<Match>(size_t(splitsOf(p)) * p.tokens);
-  scratch.targets = space.take<int32_t>(p.tokens);
-  scratch.places = space.take<int32_t>(p.tokens);
+  scratch.codes = space.take<int32_t>(p.tokens);
   scratch.receives = space.take<int32_t>(p.tokens);
   scratch.lengths = space.take<int32_t>(p.batch);
   scratch.bytes = space.bytes();
   return scratch;
 }
 
+// Multiprocessors of the current device. The CPU twin has few, so that a block finds several pieces of work.
+AlgmStatus countMultiprocessors(int& count) {
+#ifdef ALGM_CPU_TWIN
+  count = 2;
+  return ALGM_OK;
+#else
+  int device;
+  ALGM_RETURN_IF_ERROR(checkCuda(cudaGetDevice(&device)));
+  return checkCuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+#endif
+}
+
 template <typename T, int V>
 AlgmStatus launchSimilarity(const AlgmGlobalMergeParams& p, const T* x, const int32_t* cuSeqlens,
                             const GlobalScratch& scratch, cudaStream_t stream) {
-  static_assert(kTile == kFloatTile);
-  const int splits = splitsOf(p);
-  const dim3 grid(ceilDiv(maxSources(p), kTile) * splits, p.batch);
+  const int splits = splitsOf(p), tiles = ceilDiv(maxSources(p), tileOf(p)) * splits;
   if constexpr (V == 8) {
-    return launch(similarityHalfKernel, grid, dim3(kHalfThreads), 0, stream, x, cuSeqlens, p.tokens, p.max_tokens,
-                  p.channels, p.extra_tokens, splits, scratch.matches);
+    int multiprocessors;
+    ALGM_RETURN_IF_ERROR(countMultiprocessors(multiprocessors));
+    const int64_t pieces = int64_t(tiles) * p.batch, atOnce = int64_t(kHalfBlocks) * multiprocessors;
+    const dim3 grid(unsigned(pieces < atOnce ? pieces : atOnce));
+    return launch(similarityHalfKernel, grid, dim3(kHalfThreads), sizeof(HalfTiles), stream, x, cuSeqlens, p.batch,
+                  p.tokens, p.max_tokens, p.channels, p.extra_tokens, splits, scratch.matches);
   } else {
-    return launch(similarityFloatKernel<T>, grid, dim3(kFloatThreads), 0, stream, x, cuSeqlens, p.tokens, p.max_tokens,
-                  p.channels, p.extra_tokens, splits, scratch.matches);
+    return launch(similarityFloatKernel<T>, dim3(tiles, p.batch), dim3(kFloatThreads), 0, stream, x, cuSeqlens,
+                  p.tokens, p.max_tokens, p.channels, p.extra_tokens, splits, scratch.matches);
   }
 }
 
@@ -288,12 +362,12 @@ extern "C" AlgmStatus algm_global_merge(const AlgmGlobalMergeParams* params, con
     constexpr int V = decltype(type)::kVector;
     const T* rows = static_cast<const T*>(x);
     ALGM_RETURN_IF_ERROR((launchSimilarity<T, V>(p, rows, cu_seqlens, scratch, stream)));
-    ALGM_RETURN_IF_ERROR(launch(decideKernel, dim3(p.batch), dim3(kDecideThreads), 0, stream, cu_seqlens, token_map,
-                                p.tokens, p.max_tokens, p.patches, p.layer, p.extra_tokens, splitsOf(p), scratch,
-                                new_token_map));
-    const dim3 grid(ceilDiv(p.max_tokens < p.tokens ? p.max_tokens : p.tokens, kWarps), p.batch);
-    return launch(mergeRowsKernel<T, V>, grid, dim3(kWarps * 32), 0, stream, rows, sizes, cu_seqlens, p.batch, p.tokens,
-                  p.max_tokens, p.channels, p.extra_tokens, scratch, static_cast<T*>(y), new_sizes, new_cu_seqlens,
-                  count);
+    ALGM_RETURN_IF_ERROR(launch(decideKernel, dim3(p.batch), dim3(kDecideThreads), 0, stream, cu_seqlens, p.tokens,
+                                p.max_tokens, p.layer, p.extra_tokens, splitsOf(p), tileOf(p), scratch));
+    const int longest = p.max_tokens < p.tokens ? p.max_tokens : p.tokens;
+    const dim3 grid(ceilDiv(longest, kWarps * kRowsPerWarp), p.batch);
+    return launch(mergeRowsKernel<T, V>, grid, dim3(kWarps * 32), 0, stream, rows, sizes, cu_seqlens, token_map,
+                  p.batch, p.tokens, p.max_tokens, p.channels, p.patches, p.extra_tokens, scratch, static_cast<T*>(y),
+                  new_sizes, new_cu_seqlens, new_token_map, count);
   });
 }

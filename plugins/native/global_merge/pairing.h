@@ -5,6 +5,8 @@
 #ifndef ALGM_NATIVE_GLOBAL_MERGE_PAIRING_H_
 #define ALGM_NATIVE_GLOBAL_MERGE_PAIRING_H_
 
+#include <cstdint>
+
 #include "common/host_device.h"
 
 namespace algm {
@@ -23,8 +25,19 @@ struct Pairing {
   // A sample deviation needs two sources.
   ALGM_HD bool canMerge() const { return sources >= 2 && destinations >= 1; }
 
-  // Place in the output of a destination, given how many sources stay.
-  ALGM_HD int destinationPlace(int destination, int staying) const { return extraTokens + staying + destination; }
+  ALGM_HD int destinationOf(int token) const { return (token - 1) / 2 - (extraTokens - 1); }
+
+  // Place of a token in the output, given how many sources stay and the codes of the sources: the number of a source
+  // among those that stay, or mergesInto(destination). That of a source that merges is its destination's.
+  ALGM_HD int placeOf(int token, int staying, const int32_t* codes) const {
+    if (isExtra(token)) return token;
+    if (!isSource(token)) return extraTokens + staying + destinationOf(token);
+    const int code = codes[sourceOf(token)];
+    return code >= 0 ? extraTokens + code : extraTokens + staying + mergesInto(code);
+  }
+
+  // From a destination to its code, and back.
+  ALGM_HD static int mergesInto(int destination) { return -1 - destination; }
 };
 
 ALGM_HD Pairing makePairing(int tokens, int extraTokens) {

@@ -18,7 +18,7 @@ constexpr int kFloatThreads = 256;  // 16 x 16 patches
 constexpr int kFloatDepth = 16;     // channels of a step
 constexpr int kPatch = 4;
 
-// The same contract as similarityHalfKernel.
+// The same contract as similarityHalfKernel, on a grid of (tiles of sources times splits, images).
 template <typename T>
 __global__ void __launch_bounds__(kFloatThreads)
     similarityFloatKernel(const T* __restrict__ x, const int32_t* __restrict__ cuSeqlens, int tokens, int maxTokens,

@@ -1,9 +1,12 @@
 // Best destination of every source, FP16 on tensor cores: a running arg-max over tiles of the similarity product.
 //
-// A block takes 64 sources of an image and every kSplits-th tile of 64 destinations. Products of raw tokens are summed
-// in FP32 by mma.sync; the same passing tiles give the squared lengths (one row a thread), which scale the finished
-// sums. The similarity matrix never leaves registers. Tokens come through two stages of shared memory filled by
-// cp.async; rows are padded to 144 bytes, so that ldmatrix and the row-wise reads of the lengths meet no bank conflict.
+// A block takes 128 sources of an image and every `splits`-th tile of its 128 destinations. Products of raw tokens are
+// summed in FP32 by mma.sync; the squared lengths come from the fragments in registers, where the multiplications leave
+// issue slots free, and scale the finished sums. The similarity matrix never leaves registers. Tokens come through two
+// stages of shared memory filled by cp.async; rows are padded to 144 bytes, so that ldmatrix meets no bank conflict.
+//
+// The grid is as large as the device takes at once, and each block goes through every gridDim.x-th piece of work:
+// blocks without work would have to wait for this much shared memory all the same.
 #ifndef ALGM_NATIVE_GLOBAL_MERGE_SIMILARITY_HALF_H_
 #define ALGM_NATIVE_GLOBAL_MERGE_SIMILARITY_HALF_H_
 
@@ -11,22 +14,24 @@
 #include <cuda_runtime.h>
 
 #include "common/images.cuh"
+#include "common/launch.cuh"
 #include "common/ptx.cuh"
-#include "common/rows.cuh"
 #include "global_merge/pairing.h"
 
 namespace algm {
 
-constexpr int kTile = 64;        // sources and destinations of a tile
-constexpr int kHalfThreads = 128;  // four warps, each 32 x 32 of the tile
-constexpr int kDepth = 64;       // channels of a stage
+constexpr int kHalfTile = 128;     // sources and destinations of a tile
+constexpr int kWarpTile = 64;      // of these, a warp's
+constexpr int kHalfThreads = 128;  // four warps
+constexpr int kHalfBlocks = 2;     // of a multiprocessor
+constexpr int kDepth = 64;         // channels of a stage
 constexpr int kStride = kDepth + 8;
 
 // Shared memory of one block.
 struct HalfTiles {
-  alignas(16) __half rows[2][2 * kTile * kStride];  // stage: 64 source rows, then 64 destination rows
-  float inverse[2 * kTile];
-  Match best[2][kTile];  // of the left and right half of the destinations
+  alignas(16) __half rows[2][2 * kHalfTile * kStride];  // stage: source rows, then destination rows
+  float inverse[2 * kHalfTile];
+  Match best[kHalfTile];  // among the right half of the destinations
 };
 
 // The lower-index-wins maximum over the four lanes that share a row of an mma result.
@@ -39,6 +44,44 @@ __device__ __forceinline__ Match bestOfQuad(Match match) {
   return match;
 }
 
+// Goes through the pieces of work of all images in order: (tile of sources, split), fewer in short images.
+struct WorkList {
+  const int32_t* cuSeqlens;
+  int batch, tokens, maxTokens, extraTokens, splits;
+  int group = 0;        // of 32 images: those before it have no more work for this block
+  unsigned before = 0;  // pieces of work of the groups before it
+
+  __device__ __forceinline__ unsigned piecesOf(int image) const {
+    if (image >= batch) return 0;
+    const Pairing pairing = makePairing(imageRange(cuSeqlens, image, tokens, maxTokens).count, extraTokens);
+    const int tiles = ceilDiv(pairing.destinations, kHalfTile);
+    return pairing.canMerge() ? unsigned(ceilDiv(pairing.sources, kHalfTile) * (tiles < splits ? tiles : splits)) : 0;
+  }
+
+  // Finds the image of a piece and the piece's number in it; false when there are no more. Called by whole warps with
+  // rising numbers.
+  __device__ __forceinline__ bool find(unsigned piece, int lane, int& image, unsigned& number) {
+    for (; group * 32 < batch; ++group) {
+      const unsigned pieces = piecesOf(group * 32 + lane);
+      unsigned sum = pieces;  // of this and all lower lanes
+#pragma unroll
+      for (int distance = 1; distance < 32; distance <<= 1) {
+        const unsigned other = __shfl_sync(~0u, sum, lane - distance);
+        if (lane >= distance) sum += other;
+      }
+      const unsigned owners = __ballot_sync(~0u, piece < before + sum);
+      if (owners != 0) {
+        const int owner = __ffs(owners) - 1;
+        image = group * 32 + owner;
+        number = piece - before - __shfl_sync(~0u, sum - pieces, owner);
+        return true;
+      }
+      before += __shfl_sync(~0u, sum, 31);
+    }
+    return false;
+  }
+};
+
 // Which tokens a block works on.
 struct TileTask {
   const __half* image;  // first token
@@ -46,129 +89,189 @@ struct TileTask {
   int channels;
   int firstSource;
 
-  // Starts the copies of one stage: rows 0..63 are sources, 64..127 destinations; what does not exist is zero.
-  __device__ __forceinline__ void loadStage(__half* stage, int firstDestination, int firstChannel) const {
-    constexpr int kChunks = kDepth / 8;
-    for (int i = threadIdx.x; i < 2 * kTile * kChunks; i += kHalfThreads) {
-      const int row = i / kChunks;
-      const int channel = firstChannel + i % kChunks * 8;
-      const int index = row < kTile ? firstSource + row : firstDestination + row - kTile;
-      const bool exists = index < (row < kTile ? pairing.sources : pairing.destinations) && channel < channels;
-      const int token = row < kTile ? Pairing::sourceToken(index) : pairing.destinationToken(index);
-      const __half* source = exists ? image + int64_t(token) * channels + channel : image;
-      copyAsync16(stage + row * kStride + i % kChunks * 8, source, exists);
+  // Starts the copies of one stage; what does not exist becomes zeros. A thread copies the same 16 bytes of every
+  // kStep-th row.
+  __device__ __forceinline__ void startStage(__half* stage, int firstDestination, int firstChannel) const {
+    constexpr int kChunks = kDepth / 8, kStep = kHalfThreads / kChunks;
+    const int first = threadIdx.x / kChunks, column = threadIdx.x % kChunks * 8;
+    const bool inside = firstChannel + column < channels;
+    const char* from = reinterpret_cast<const char*>(image + firstChannel + column);
+    const int bytes = 2 * channels;
+    __half* target = stage + first * kStride + column;
+#pragma unroll
+    for (int i = 0; i < kHalfTile; i += kStep) {
+      const int source = firstSource + first + i;
+      copyAsync16(target + i * kStride, from + int64_t(Pairing::sourceToken(source)) * bytes,
+                  inside && source < pairing.sources);
+    }
+    target += kHalfTile * kStride;
+#pragma unroll
+    for (int i = 0; i < kHalfTile; i += kStep) {
+      const int destination = firstDestination + first + i;
+      copyAsync16(target + i * kStride, from + int64_t(pairing.destinationToken(destination)) * bytes,
+                  inside && destination < pairing.destinations);
     }
   }
 };
 
-// Adds the squares of one row of a stage.
-__device__ __forceinline__ float addSquares(float squares, const __half* row) {
+// What a warp computes: 64 sources times 64 destinations. The two warps that share rows each sum half of their squares:
+// of a fragment's 16 rows, the warps of the left and upper half take the first eight.
+struct WarpProduct {
+  int lane, down, across;  // which half of the sources, of the destinations
+  float sums[4][8][4];     // fragment of 16 sources, of 8 destinations, element
+  float squares[8];     // of this lane's columns: a row of each of 4 source fragments, of each of 4 destination pairs
+  Match best[8];        // of this lane's columns so far; similarities yet to be scaled by the source's length
+  float poison = 0.0f;  // NaN once there was a destination without a finite length
+
+  __device__ __forceinline__ WarpProduct(int lane, int warp) : lane(lane), down(warp / 2), across(warp % 2) {
 #pragma unroll
-  for (int i = 0; i < kDepth; i += 8) {
-    const Pack<__half, 8> pack = loadPack<__half, 8>(row + i);
-#pragma unroll
-    for (int j = 0; j < 8; ++j) squares += toFloat(pack.values[j]) * toFloat(pack.values[j]);
+    for (int i = 0; i < 8; ++i) best[i] = noMatch();
+    clear();
   }
-  return squares;
-}
 
-// sums += the product of the warp's 32 source rows and 32 destination rows of a stage.
-__device__ __forceinline__ void multiplyStage(float (&sums)[2][4][4], const __half* sources, const __half* destinations,
-                                              int lane) {
+  __device__ __forceinline__ void clear() {
 #pragma unroll
-  for (int k = 0; k < kDepth; k += 16) {
-    uint32_t a[2][4], b[2][4];
+    for (int i = 0; i < 128; ++i) sums[i / 32][i / 4 % 8][i % 4] = 0.0f;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      loadMatrices(a[i], sources + (i * 16 + lane % 16) * kStride + k + lane / 16 * 8);
-      loadMatrices(b[i], destinations + (i * 16 + lane / 16 * 8 + lane % 8) * kStride + k + lane / 8 % 2 * 8);
-    }
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) multiplyAdd(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
-    }
+    for (int i = 0; i < 8; ++i) squares[i] = 0.0f;
   }
-}
 
-// Best match of each of the warp's rows in a finished tile; written to best[row] by the first lane of each quad.
-__device__ __forceinline__ void matchTile(Match* best, const float (&sums)[2][4][4], const float* inverseSources,
-                                          const float* inverseDestinations, int firstIndex, int destinations,
-                                          int lane) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int row = i * 8 + lane / 4;
-    Match match = noMatch();
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const int column = j / 2 * 8 + lane % 4 * 2 + j % 2;
-      const float product = sums[i / 2][j / 2][i % 2 * 2 + j % 2];
-      const float similarity = product * inverseSources[row] * inverseDestinations[column];
-      const Match candidate{similarity, firstIndex + column};
-      if (candidate.index < destinations && isBetter(candidate, match)) match = candidate;
-    }
-    match = bestOfQuad(match);
-    if (lane % 4 == 0) best[row] = match;
+  __device__ __forceinline__ static void addSquares(float& sum, uint32_t pair) {
+    const float2 values = __half22float2(*reinterpret_cast<const __half2*>(&pair));
+    sum += values.x * values.x;
+    sum += values.y * values.y;
   }
-}
 
-// matches[split][row of the source's token] = best destination among the tiles of that split. blockIdx.x = tile of
-// sources times splits + split, blockIdx.y = image.
-__global__ void __launch_bounds__(kHalfThreads)
-    similarityHalfKernel(const __half* __restrict__ x, const int32_t* __restrict__ cuSeqlens, int tokens, int maxTokens,
-                         int channels, int extraTokens, int splits, Match* __restrict__ matches) {
-  __shared__ HalfTiles shared;
-  const ImageRange range = imageRange(cuSeqlens, blockIdx.y, tokens, maxTokens);
-  const Pairing pairing = makePairing(range.count, extraTokens);
-  const int split = blockIdx.x % splits;
-  const TileTask task{x + int64_t(range.begin) * channels, pairing, channels, int(blockIdx.x) / splits * kTile};
-  const int tiles = ceilDiv(pairing.destinations, kTile);
-  if (!pairing.canMerge() || task.firstSource >= pairing.sources || split >= tiles) return;
-
-  const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-  const int warpSource = warp / 2 * 32, warpDestination = warp % 2 * 32;
-  const int depthSteps = ceilDiv(channels, kDepth);
-  const int steps = ceilDiv(tiles - split, splits) * depthSteps;
-  const auto firstDestination = [&](int step) { return (split + step / depthSteps * splits) * kTile; };
-
-  Match running = noMatch();  // threads 0..63: of source `thread` of the tile
-  float sums[2][4][4] = {};
-  float squares = 0.0f;
-  task.loadStage(shared.rows[0], firstDestination(0), 0);
-  commitCopies();
-  for (int step = 0; step < steps; ++step) {
-    if (step + 1 < steps) {
-      task.loadStage(shared.rows[(step + 1) % 2], firstDestination(step + 1), (step + 1) % depthSteps * kDepth);
-    }
-    commitCopies();
-    waitCopies<1>();
-    __syncthreads();  // the stage of this step is complete
-    const __half* stage = shared.rows[step % 2];
-    squares = addSquares(squares, stage + thread * kStride);
-    multiplyStage(sums, stage + warpSource * kStride, stage + (kTile + warpDestination) * kStride, lane);
-
-    if ((step + 1) % depthSteps == 0) {
-      shared.inverse[thread] = inverseLength(squares);
-      __syncthreads();
-      matchTile(shared.best[warp % 2] + warpSource, sums, shared.inverse + warpSource,
-                shared.inverse + kTile + warpDestination, firstDestination(step) + warpDestination,
-                pairing.destinations, lane);
-      __syncthreads();
-      if (thread < kTile) {
-        for (int half = 0; half < 2; ++half) {
-          const Match match = shared.best[half][thread];
-          if (isBetter(match, running)) running = match;
-        }
+  // Adds the products of one stage.
+  __device__ __forceinline__ void multiply(const __half* stage) {
+    const __half* sources = stage + (down * kWarpTile + lane % 16) * kStride + lane / 16 * 8;
+    const __half* destinations =
+        stage + (kHalfTile + across * kWarpTile + lane / 16 * 8 + lane % 8) * kStride + lane / 8 % 2 * 8;
+#pragma unroll
+    for (int k = 0; k < kDepth; k += 16) {
+      uint32_t a[4][4], b[4][4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        loadMatrices(a[i], sources + i * 16 * kStride + k);
+        loadMatrices(b[i], destinations + i * 16 * kStride + k);
       }
-      squares = 0.0f;
 #pragma unroll
-      for (int i = 0; i < 32; ++i) sums[i / 16][i / 4 % 4][i % 4] = 0.0f;
+      for (int i = 0; i < 4; ++i) {
+#pragma unroll
+        for (int j = 0; j < 8; ++j) multiplyAdd(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+        addSquares(squares[i], across == 0 ? a[i][0] : a[i][1]);
+        addSquares(squares[i], across == 0 ? a[i][2] : a[i][3]);
+        addSquares(squares[4 + i], down == 0 ? b[i][0] : b[i][2]);
+        addSquares(squares[4 + i], down == 0 ? b[i][1] : b[i][3]);
+      }
     }
-    __syncthreads();  // the next step overwrites this stage
   }
-  const int source = task.firstSource + thread;
-  if (thread < kTile && source < pairing.sources) {
-    matches[int64_t(split) * tokens + range.begin + Pairing::sourceToken(source)] = running;
+
+  // Writes 1 / length of this warp's share of the tile's rows; NaN where the length is not finite.
+  __device__ __forceinline__ void writeInverse(float* inverse) const {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      float sum = squares[i];
+      sum += __shfl_xor_sync(~0u, sum, 1);
+      sum += __shfl_xor_sync(~0u, sum, 2);
+      const int row =
+          i < 4 ? down * kWarpTile + i * 16 + across * 8 : kHalfTile + across * kWarpTile + (i - 4) * 16 + down * 8;
+      if (lane % 4 == 0) inverse[row + lane / 4] = inverseLength(sum) + sum * 0.0f;
+    }
+  }
+
+  // Compares what is finished of a tile with the best so far. Columns come in rising order: the first of equals stays.
+  __device__ __forceinline__ void compare(const float* inverse, int firstDestination, int destinations) {
+#pragma unroll
+    for (int j = 0; j < 16; ++j) {
+      const int column = across * kWarpTile + j / 2 * 8 + lane % 4 * 2 + j % 2;
+      const bool exists = firstDestination + column < destinations;
+      const float scale = exists ? inverse[kHalfTile + column] : NAN;
+      if (exists) poison += scale * 0.0f;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const float similarity = sums[i / 2][j / 2][i % 2 * 2 + j % 2] * scale;
+        if (similarity > best[i].similarity) best[i] = {similarity, firstDestination + column};
+      }
+    }
+  }
+
+  // Best match of row i of the warp's eight per quad, over the warp's columns, the same in the lanes of a quad. NaN
+  // with any index if the source or a destination has no finite length.
+  __device__ __forceinline__ Match matchOf(int i, const float* inverse) const {
+    Match match{best[i].similarity * inverse[rowOf(i)] + poison, best[i].index};
+    if (match.similarity != match.similarity) match.index = 0;
+    return bestOfQuad(match);
+  }
+
+  __device__ __forceinline__ int rowOf(int i) const { return down * kWarpTile + i * 8 + lane / 4; }
+};
+
+// matches[split][row of the source's token] = best destination among the tiles of that split.
+__global__ void __launch_bounds__(kHalfThreads, kHalfBlocks)
+    similarityHalfKernel(const __half* __restrict__ x, const int32_t* __restrict__ cuSeqlens, int batch, int tokens,
+                         int maxTokens, int channels, int extraTokens, int splits, Match* __restrict__ matches) {
+  ALGM_DYNAMIC_SHARED(sharedBytes);
+  HalfTiles& shared = *reinterpret_cast<HalfTiles*>(sharedBytes);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int depthSteps = ceilDiv(channels, kDepth);
+  WorkList work{cuSeqlens, batch, tokens, maxTokens, extraTokens, splits};
+  int image;
+  unsigned number;
+  for (unsigned piece = blockIdx.x; work.find(piece, lane, image, number); piece += gridDim.x) {
+    const ImageRange range = imageRange(cuSeqlens, image, tokens, maxTokens);
+    const Pairing pairing = makePairing(range.count, extraTokens);
+    const int tiles = ceilDiv(pairing.destinations, kHalfTile);
+    const int usedSplits = tiles < splits ? tiles : splits;
+    const int split = int(number) % usedSplits;
+    const TileTask task{x + int64_t(range.begin) * channels, pairing, channels, int(number) / usedSplits * kHalfTile};
+    const int steps = ceilDiv(tiles - split, usedSplits) * depthSteps;
+
+    WarpProduct product(lane, warp);
+    int tile = split, depth = 0;  // of the stage that is used
+    task.startStage(shared.rows[0], tile * kHalfTile, 0);
+    commitCopies();
+    for (int step = 0; step < steps; ++step) {
+      waitCopies<0>();
+      __syncthreads();  // this stage is complete, and nobody reads the other one any more
+      const bool last = depth + 1 == depthSteps;
+      if (step + 1 < steps) {
+        task.startStage(shared.rows[(step + 1) % 2], (last ? tile + usedSplits : tile) * kHalfTile,
+                        last ? 0 : (depth + 1) * kDepth);
+      }
+      commitCopies();
+      product.multiply(shared.rows[step % 2]);
+      ++depth;
+      if (!last) continue;
+
+      product.writeInverse(shared.inverse);
+      __syncthreads();
+      product.compare(shared.inverse, tile * kHalfTile, pairing.destinations);
+      product.clear();
+      tile += usedSplits;
+      depth = 0;
+    }
+
+    // The warps of the right half of the destinations hand their matches to those of the left.
+    if (product.across == 1) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const Match match = product.matchOf(i, shared.inverse);
+        if (lane % 4 == 0) shared.best[product.rowOf(i)] = match;
+      }
+    }
+    __syncthreads();
+    if (product.across == 0) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        Match match = product.matchOf(i, shared.inverse);
+        const int source = task.firstSource + product.rowOf(i);
+        if (lane % 4 != 0 || source >= pairing.sources) continue;
+        const Match other = shared.best[product.rowOf(i)];
+        if (isBetter(other, match)) match = other;
+        matches[int64_t(split) * tokens + range.begin + Pairing::sourceToken(source)] = match;
+      }
+    }
   }
 }
 
