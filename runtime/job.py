@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     Bar: TypeAlias = "tqdm[Any]"
 
 STAGES: Final = ("decode", "cut", "model", "labels", "write")
+_WHOLE_VIDEO = 0.9  # of the frames announced: headers are often wrong by a few
 _PACKAGES = ("algm-trt", "numpy", "onnxruntime", "opencv-python-headless", "pillow")
 
 
@@ -238,6 +239,9 @@ class _Job:
             raise
         except Exception as error:
             return self._record(given, error, time.perf_counter() - begin)
+        if video.frames < _WHOLE_VIDEO * video.announced:
+            read = f"{video.frames} of the {video.announced} frames that its header announces could be read"
+            tqdm.write(f"algm-infer: {printable(source.path)}: only {read}: is it cut short?", file=sys.stderr)
         saved = _Saved(video.size, video.tally, video.files, video.frames)
         return self._record(given, saved, video.seconds)
 

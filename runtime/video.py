@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,17 @@ from algm_trt.runtime.result import SegmentationResult
 from algm_trt.runtime.writers import KINDS, WriteError, WrittenFile, output_path
 
 _DEFAULT_FPS = 25.0  # for files that do not say
+
+
+@contextmanager
+def _quiet_opencv() -> Iterator[None]:
+    """Keep OpenCV's warnings off the screen: what they are about becomes an error of ours."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
 
 
 class _EndOfVideoError(Exception):
@@ -50,7 +61,8 @@ class VideoReader:
             raise DecodeError("no such file", path)
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # its complaints would go to the screen
         try:
-            self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+            with _quiet_opencv():
+                self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
         except (cv2.error, UnicodeError) as error:
             raise DecodeError(f"OpenCV cannot open it ({type(error).__name__})", path) from error
         width, height = (int(self._capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
@@ -98,6 +110,7 @@ class SavedVideo:
     Attributes:
         size: height and width of the frames.
         frames: number of frames.
+        announced: number of frames by the file's header, which may be wrong; 0 if it does not say.
         seconds: work on all frames.
         tally: over all frames.
         files: overlay video and folders of frames, in the order of the kinds asked for.
@@ -105,6 +118,7 @@ class SavedVideo:
 
     size: tuple[int, int]
     frames: int
+    announced: int
     seconds: float
     tally: Tally
     files: tuple[WrittenFile, ...]
@@ -170,7 +184,7 @@ def segment_video(
         if not frames:
             raise DecodeError("no frame of the video can be read", path)
         files = tuple(_written(_target(kind, name), draft) for kind, draft in drafts.items())
-    return SavedVideo(reader.size, frames, seconds, tally, files)
+    return SavedVideo(reader.size, frames, reader.frames, seconds, tally, files)
 
 
 class _OverlayVideo:
@@ -184,7 +198,8 @@ class _OverlayVideo:
             return
         height, width = reader.size
         fourcc = cv2.VideoWriter.fourcc(*"mp4v")
-        self._writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, fourcc, reader.fps, (width, height))
+        with _quiet_opencv():
+            self._writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, fourcc, reader.fps, (width, height))
         if not self._writer.isOpened():
             raise WriteError(f"OpenCV cannot write a video of {width}x{height} pixels at {reader.fps:g} frames/s")
 
@@ -206,7 +221,8 @@ class _OverlayVideo:
         """
         self.close()
         if self._path is not None and frames:
-            video = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
+            with _quiet_opencv():
+                video = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
             written = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
             if written != frames:
                 raise WriteError(f"the overlay video holds {written} of {frames} frames: is the disk full?")

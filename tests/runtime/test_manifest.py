@@ -261,7 +261,9 @@ def test_counting_a_large_picture_takes_little_memory() -> None:
     rows = np.arange(3001)[:, None] % 150
     labels = np.broadcast_to(rows, (3001, 2003)).astype(np.uint8)
     result = replace(
-        Segmenter(FakeEngine())(color_picture(32, 32)), labels=labels, classes=tuple(f"c{index}" for index in range(150))
+        Segmenter(FakeEngine())(color_picture(32, 32)),
+        labels=labels,
+        classes=tuple(f"c{index}" for index in range(150)),
     )
     tracemalloc.start()
     pixels = Tally.of(result).class_pixels

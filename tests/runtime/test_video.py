@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,23 @@ def test_a_video_cut_short_gives_an_error_or_the_frames_that_are_there(tmp_path:
     saved = segment(path, tmp_path / "out")
     assert 0 < saved.frames < 20
     assert len(list((tmp_path / "out/labels/clip").iterdir())) == saved.frames
+
+
+def test_the_command_tells_of_a_video_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engine_module, "open_engine", lambda path, options: FakeEngine())
+    (tmp_path / "model.onnx").write_bytes(b"a model")
+    whole, cut = write_video(tmp_path / "a.avi", frames=40), tmp_path / "b.avi"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    (tmp_path / "c.avi").write_bytes(b"no video")
+    inputs = [str(tmp_path / name) for name in ("a.avi", "b.avi", "c.avi")]
+    assert main([*inputs, "--engine", str(tmp_path / "model.onnx"), "-o", str(tmp_path / "out"), "-q"]) == 5
+    shown = capfd.readouterr().err
+    assert "WARN" not in shown  # of OpenCV
+    short, unreadable = (line for line in shown.splitlines() if line.startswith("algm-infer"))
+    assert re.fullmatch(r"algm-infer: .*b\.avi: only \d+ of the 40 frames that its header announces .*", short)
+    assert unreadable.endswith("c.avi: not a video that can be read")
 
 
 def test_a_frame_that_fails_fails_the_video_and_leaves_nothing(tmp_path: Path) -> None:
