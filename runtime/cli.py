@@ -62,6 +62,7 @@ def _infer(arguments: argparse.Namespace) -> int:
         part=None if arguments.shard is None else parse_shard(arguments.shard),
         max_pixels=arguments.max_pixels,
         quiet=arguments.quiet,
+        cpu_precision=engine.cpu_precision,
     )
     sources = without_outputs(find_sources(arguments.inputs, recursive=arguments.recursive), arguments.output)
     if not sources:

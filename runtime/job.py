@@ -49,6 +49,7 @@ class JobOptions:
         part: index and number of the shard that the sources are; None for all.
         max_pixels: larger pictures are refused.
         quiet: no progress bar.
+        cpu_precision: that the engine was opened with, for the record.
     """
 
     pipeline: PipelineOptions = field(default_factory=PipelineOptions)
@@ -58,6 +59,7 @@ class JobOptions:
     part: tuple[int, int] | None = None
     max_pixels: int = DEFAULT_MAX_PIXELS
     quiet: bool = False
+    cpu_precision: str = "fp32"
 
     def __post_init__(self) -> None:
         parse_kinds(self.kinds)
@@ -323,6 +325,7 @@ def _settings(card: ModelCard, options: JobOptions) -> dict[str, Any]:
         "stride": (pipeline.stride or card.stride) if pipeline.mode == "slide" else None,
         "threshold": threshold,
         "save": sorted(options.kinds),
+        "cpu_precision": options.cpu_precision,
     }
 
 

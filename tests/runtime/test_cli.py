@@ -171,7 +171,14 @@ def test_resume_does_only_what_is_missing(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--threshold", "0.5"], ["--mode", "whole"], ["--stride", "16"], ["--save", "labels"]]
+    "arguments",
+    [
+        ["--threshold", "0.5"],
+        ["--mode", "whole"],
+        ["--stride", "16"],
+        ["--save", "labels"],
+        ["--cpu-precision", "bf16"],
+    ],
 )
 def test_resume_with_other_options_does_all_again(
     infer: Infer, engine: FakeEngine, tmp_path: Path, arguments: list[str]
