@@ -96,6 +96,11 @@ class ModelFigures:
             return None
         return Spread.of([sum(self.sizes) / sum(turn) for turn in self.device.rounds])
 
+    @property
+    def calls(self) -> int:
+        """Number of calls that `latency` is about."""
+        return len(_of_full(self.samples, self.sizes, self.batch).calls)
+
     def latency(self, percent: float) -> float:
         """Seconds that this percentage of the calls with a full batch stay within; of all calls if none was full."""
         return _of_full(self.samples, self.sizes, self.batch).percentile(percent)
@@ -106,6 +111,7 @@ class ModelFigures:
             "clock": "host",
             "images_per_second": self.images_per_second.to_dict(),
             "latency_seconds": {f"p{percent}": self.latency(percent) for percent in PERCENTILES},
+            "calls_timed": self.calls,
             "batches_filled": self.filled,
             "windows_per_call": list(self.sizes),
             "seconds_of_calls": [list(turn) for turn in self.samples.rounds],

@@ -14,6 +14,11 @@ from algm_trt.runtime.files import renamed_together
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
+    from matplotlib.lines import Line2D
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
 
 SUFFIXES: Final = (".png", ".svg", ".pdf")
 
@@ -22,6 +27,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _SIZE_INCHES = (5.2, 3.6)
 _DOTS_PER_INCH = 200
+_MARKER_SIZE = 5
 _STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -31,7 +37,19 @@ _STYLE = {
     "grid.linewidth": 0.6,
     "svg.fonttype": "none",
     "svg.hashsalt": "algm-bench",
+    "text.parse_math": False,  # a file name may hold dollars
 }
+# Places of a threshold around its point, the best first: offset in points, and which side of the text touches it.
+_PLACES = (
+    ((4, 4), "left", "bottom"),
+    ((4, -4), "left", "top"),
+    ((-4, 4), "right", "bottom"),
+    ((-4, -4), "right", "top"),
+    ((7, 0), "left", "center"),
+    ((-7, 0), "right", "center"),
+    ((3, 12), "left", "bottom"),
+    ((3, -12), "left", "top"),
+)
 
 
 def check_plot(path: Path) -> None:
@@ -73,13 +91,13 @@ def draw_plot(report: BenchReport, path: Path) -> None:
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
         axes = figure.add_subplot()
-        for number, results in enumerate(models):
-            _draw_model(axes, results, number, against_quality, title=_title(results, with_batch=not batch))
+        lines = [_draw_model(axes, results, number, against_quality) for number, results in enumerate(models)]
         axes.set_xlabel("mean IoU (%)" if against_quality else "tokens kept (%)")
         axes.set_ylabel(f"images/s, model alone\n({size}{batch}{report.pictures.kind})")
         axes.set_ylim(bottom=0)
         axes.margins(x=0.12)
-        axes.legend(frameon=False, fontsize=8)
+        titles = [_title(results, with_batch=not batch) for results in models]
+        _place_labels(figure, axes, axes.legend(lines, titles, frameon=False, fontsize=8))
         with renamed_together() as temporary:
             figure.savefig(temporary(path), dpi=_DOTS_PER_INCH, metadata=_metadata(path))
 
@@ -96,7 +114,7 @@ def _title(results: Sequence[BenchResult], *, with_batch: bool) -> str:
     return f"{variant.model} ({', '.join(remarks)})" if remarks else variant.model
 
 
-def _draw_model(axes: Axes, results: Sequence[BenchResult], number: int, against_quality: bool, title: str) -> None:
+def _draw_model(axes: Axes, results: Sequence[BenchResult], number: int, against_quality: bool) -> Line2D:
     """A curve over thresholds, or the point of a dense model; bars are the quartiles over rounds."""
     ordered = sorted(results, key=lambda result: result.variant.threshold or 0.0)
     across = [100 * _across(result, against_quality) for result in ordered]
@@ -104,22 +122,53 @@ def _draw_model(axes: Axes, results: Sequence[BenchResult], number: int, against
     rates = [spread.median for spread in spreads]
     bars = [[spread.median - spread.lower for spread in spreads], [spread.upper - spread.median for spread in spreads]]
     dense = ordered[0].variant.threshold is None
-    axes.errorbar(
+    colour = _COLOURS[number % len(_COLOURS)]
+    line: Line2D = axes.errorbar(
         across,
         rates,
         yerr=bars,
-        color=_COLOURS[number % len(_COLOURS)],
+        color=colour,
         marker="*" if dense else _MARKERS[number % len(_MARKERS)],
-        markersize=11 if dense else 5,
+        markersize=11 if dense else _MARKER_SIZE,
         linestyle="none" if dense else "-",
         linewidth=1.2,
         elinewidth=0.8,
         capsize=2,
-        label=title,
-    )
-    for x, y, result in zip(across, rates, ordered, strict=True):
-        if result.variant.threshold is not None:
-            axes.annotate(f"{result.variant.threshold:g}", (x, y), (4, 4), textcoords="offset points", fontsize=7)
+    )[0]
+    for point, result in zip(zip(across, rates, strict=True), ordered, strict=True):
+        label = "" if result.variant.threshold is None else f"{result.variant.threshold:g}"
+        axes.annotate(label, point, (0, 0), textcoords="offset points", fontsize=7, color=colour, in_layout=False)
+    return line
+
+
+def _place_labels(figure: Figure, axes: Axes, legend: Legend) -> None:
+    """Move the text of each point to where it covers as little as it can of the others, the points and the legend."""
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()  # only then is known where the points and the legend lie
+    labels = [text for text in axes.texts if isinstance(text, Annotation)]
+    half = _MARKER_SIZE / 2 * figure.dpi / 72
+    corners = [axes.transData.transform(label.xy) for label in labels]
+    taken = [Bbox.from_extents(x - half, y - half, x + half, y + half) for x, y in corners]
+    taken.append(legend.get_window_extent())
+    for label in labels:
+        if label.get_text():
+            best = min(_PLACES, key=lambda place: _covered(_moved(label, place), taken))
+            taken.append(_moved(label, best))
+
+
+def _moved(label: Annotation, place: tuple[tuple[int, int], str, str]) -> Bbox:
+    """Put a label at one of `_PLACES`; returns what it covers, in pixels."""
+    offset, across, upward = place
+    label.set(position=offset, ha=across, va=upward)
+    return label.get_window_extent()
+
+
+def _covered(box: Bbox, others: Sequence[Bbox]) -> float:
+    """Area of the others under a box, in square pixels."""
+    shared = (box.intersection(box, other) for other in others)
+    return float(sum(part.width * part.height for part in shared if part is not None))
 
 
 def _across(result: BenchResult, against_quality: bool) -> float:

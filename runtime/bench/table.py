@@ -104,6 +104,9 @@ def _meaning(report: BenchReport) -> list[str]:
         frozenset({True, False}): "host clock, and events on the GPU where the backend has them",
     }[frozenset(clocks)]
     lines.append(f"Model alone: an image is one window of the model's size, in memory. Times: {where}.")
+    lines.append(
+        f"Batch p50, p90, p99: milliseconds that this percentage of the calls stay within, of {_calls(report)}."
+    )
     if any(result.job for result in report.results):
         kinds = ",".join(report.options.job.kinds)
         lines.append(
@@ -112,6 +115,14 @@ def _meaning(report: BenchReport) -> list[str]:
         )
     lines.append("Padding avoided: share of a batch padded to its longest window, after the last merge.")
     return lines
+
+
+def _calls(report: BenchReport) -> str:
+    """How many calls the percentiles are of: a p99 of few is little more than the slowest."""
+    counts: dict[int, set[int]] = {}
+    for row in report.results:
+        counts.setdefault(row.variant.batch, set()).add(row.model.calls)
+    return ", ".join(f"{' or '.join(map(str, sorted(counts[batch])))} at batch {batch}" for batch in counts)
 
 
 def _names(rows: Sequence[BenchResult]) -> list[Column]:

@@ -37,6 +37,7 @@ def test_model_figures_are_those_of_numpy(rounds: int) -> None:
     assert figures.filled == 27 / 32
     for percent in (50, 90, 99):  # of full batches only
         assert figures.latency(percent) == pytest.approx(np.percentile(seconds[:, :3], percent))
+    assert figures.calls == seconds[:, :3].size
     assert figures.to_dict()["device"] is None
 
 

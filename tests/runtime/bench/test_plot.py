@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 from helpers.bench import install
+from matplotlib.figure import Figure
 from PIL import Image
 
 from algm_trt.plugins.errors import UsageError
-from algm_trt.runtime.bench.plot import check_plot, draw_plot
+from algm_trt.runtime.bench.plot import _place_labels, check_plot, draw_plot
 from algm_trt.runtime.bench.report import BenchOptions, BenchReport
 from algm_trt.runtime.bench.run import run_bench
 
@@ -65,6 +68,28 @@ def test_formats(report: BenchReport, tmp_path: Path, suffix: str) -> None:
         with Image.open(target) as picture:
             picture.verify()
     assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_labels_of_points_that_lie_close_do_not_cover_each_other() -> None:
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    points = [(20 + index % 3, 30 + index % 2) for index in range(6)] + [(90, 90)]
+    (line,) = axes.plot(*zip(*points, strict=True), "o", markersize=5)
+    labels = [axes.annotate("0.95", point, (0, 0), textcoords="offset points", fontsize=7) for point in points[:-1]]
+    nameless = axes.annotate("", points[-1], (0, 0), textcoords="offset points")
+    _place_labels(figure, axes, axes.legend([line], ["a model"]))
+    boxes = [label.get_window_extent() for label in labels]
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    centres = [axes.transData.transform(point) for point in points]
+    assert not any(box.contains(*centre) for box in boxes for centre in centres)
+    assert nameless.get_position() == (0, 0)
+
+
+def test_dollars_in_a_name_are_dollars(report: BenchReport, tmp_path: Path) -> None:
+    variant = replace(report.results[0].variant, model="$a_$.onnx")
+    named = replace(report, results=(replace(report.results[0], variant=variant),))
+    draw_plot(named, tmp_path / "plot.svg")
+    assert "$a_$.onnx" in (tmp_path / "plot.svg").read_text()
 
 
 def test_other_formats_are_refused() -> None:
