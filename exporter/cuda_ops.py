@@ -26,7 +26,6 @@ from algm_trt.plugins.library import PluginLibraryError, find_library, load_ctyp
 Outputs = Tensor | tuple[Tensor, ...]
 
 _DTYPES: Final = {torch.float32: interface.FLOAT32, torch.float16: interface.FLOAT16}
-_MERGES: Final = ("local_merge", "global_merge")
 
 
 class NoKernelError(AlgmError):
@@ -196,14 +195,12 @@ def dispatcher(name: str, plain: Callable[..., Outputs]) -> Callable[..., Output
 
     Args:
         name: method of `Kernels`.
-        plain: the operator in PyTorch; takes its place where there are no kernels, and in a merge that needs gradients:
-            those are computed by running `plain` again, which must decide as the forward pass did.
+        plain: the operator in PyTorch; takes its place where there are no kernels.
     """
 
     def run(*arguments: Any) -> Outputs:
         kernels = _installed.get()
-        differentiated = any(isinstance(value, Tensor) and value.requires_grad for value in arguments)
-        if kernels is None or (name in _MERGES and differentiated):
+        if kernels is None:
             return plain(*arguments)
         try:
             result: Outputs = getattr(kernels, name)(*arguments)
