@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from ctypes.util import find_library
 from pathlib import Path
 from typing import Any
 
@@ -334,3 +335,13 @@ def test_enqueue_reports_a_failure_of_the_kernel(
     assert status != 0
     assert f"algm: {op}: invalid argument" in capfd.readouterr().err
     assert last_error(plugin_library).startswith(f"{op}: invalid argument")
+
+
+@pytest.mark.skipif(find_library("cuda") is not None, reason="a CUDA driver is here, which would use made-up addresses")
+def test_enqueue_says_why_cuda_refused_a_launch(
+    probe: Probe, plugin_library: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plugin, inputs = make(probe, "AlgmLabels"), positive(SHAPES["AlgmLabels"][0])
+    assert plugin.enqueue(inputs, input_types(OPS["AlgmLabels"], HALF), [256], [512], None) == 4
+    assert "CUDA driver version is insufficient" in capfd.readouterr().err
+    assert "CUDA driver version is insufficient" in last_error(plugin_library)

@@ -200,7 +200,9 @@ class Plugin final : public IPluginV3, public IPluginV3OneCore, public IPluginV3
     typename Op::Params const params = Op::params(mAttributes, dtypeOf(inputDesc[0].type), extents(inputDesc, actual));
     // What TensorRT reserved is for the largest shapes; these need no more.
     AlgmStatus const status = Op::launch(params, inputs, outputs, workspace, Op::kWORKSPACE(&params), stream);
-    if (status != ALGM_OK) {
+    if (status == ALGM_CUDA_ERROR) {
+      reportError("%s: %s: %s", Op::kNAME, algm_status_string(status), algm_last_cuda_error());
+    } else if (status != ALGM_OK) {
       reportError("%s: %s", Op::kNAME, algm_status_string(status));
     }
     return static_cast<int32_t>(status);
