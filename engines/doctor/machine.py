@@ -145,7 +145,10 @@ def _library(limit: float) -> Library:
         built_for, problem = None, str(error)
     answer = call(probes.plugin_library, str(path), limit=limit)
     interface = answer.value["interface"] if answer.ok else None
-    return Library(path, interface, built_for, answer.error or problem)
+    error = answer.error
+    if error and str(path) not in error:  # the process died of it; what the file looks like may say why
+        error = problem or f"{path} cannot be loaded: {error}"
+    return Library(path, interface, built_for, error or problem)
 
 
 def package_version(name: str) -> str:

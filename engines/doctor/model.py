@@ -100,7 +100,8 @@ def _examine_onnx(path: Path) -> Model:
                 f"{answer.value['run_seconds']:.2f} s, tokens {tokens}"
             )
         elif answer.missing:
-            problems.append(Problem("environment", f"{answer.error}: pip install algm-trt brings it", LACKS))
+            cure = "" if "pip install" in answer.error else ": pip install algm-trt brings it"
+            problems.append(Problem("environment", f"{answer.error}{cure}", LACKS))
         else:
             problems.append(Problem("file", answer.error, BREAKS))
     return Model(path, "onnx", card, outline, None, tuple(problems), run)

@@ -176,8 +176,9 @@ def _portability(name: str, situation: Situation) -> Finding:
         cure = "build it on the machine that runs it, or with --hardware-compatibility or --version-compatible"
         return found(name, problems[0].text, cure, BREAKS)
     if model.record is None:
-        cure = "copy MODEL.plan and MODEL.plan.json together"
-        return found(name, "the plan has no engine record that could say what it is for", cure, BREAKS)
+        causes = [problem.text for problem in model.about("file")]
+        evidence = f"no engine record says what the plan is for{': ' + causes[0] if causes else ''}"
+        return found(name, evidence, "copy MODEL.plan and MODEL.plan.json together, or build the engine again", BREAKS)
     if model.about("environment"):
         return cannot_tell(name, f"not with what is here: {model.about('environment')[0].text}")
     return not_found(name, "TensorRT and GPU are those that the plan was built for")
@@ -252,6 +253,8 @@ def _transforms(name: str, situation: Situation) -> Finding:
     model = situation.model
     if model is None:
         return cannot_tell(name, _NAME_A_MODEL)
+    if model.card is None and model.kind == "plan":
+        return cannot_tell(name, "the engine record, which has the model card, cannot be read")
     if model.card is None:
         cause = model.about("file")
         evidence = cause[0].text if cause else "it has no model card"

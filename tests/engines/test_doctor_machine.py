@@ -87,7 +87,10 @@ def library_of(path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     [
         ("int algm_version(void) { return 0; }", "has interface 0, this package needs"),
         ("int other(void) { return 1; }", "undefined symbol: algm_version"),
-        ("#include <stdlib.h>\n__attribute__((constructor)) void f(void) { abort(); }", "ended by SIGABRT"),
+        (
+            "#include <stdlib.h>\n__attribute__((constructor)) void f(void) { abort(); }",
+            f"{LIBRARY_NAME} cannot be loaded: the process was ended by SIGABRT",
+        ),
     ],
 )
 def test_unfit_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str) -> None:
@@ -98,6 +101,15 @@ def test_a_library_that_is_text_and_one_that_is_not_there(tmp_path: Path, monkey
     (tmp_path / LIBRARY_NAME).write_text("not a library")
     assert "cannot be loaded as plugin library" in library_of(tmp_path / LIBRARY_NAME, monkeypatch)
     assert "there is no plugin library at" in library_of(tmp_path / "absent.so", monkeypatch)
+
+
+def test_a_library_that_is_cut_off_is_named_and_so_is_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugin_library: Path
+) -> None:
+    cut = tmp_path / LIBRARY_NAME
+    cut.write_bytes(plugin_library.read_bytes()[:100_000])
+    said = library_of(cut, monkeypatch)
+    assert f"{cut} is no whole ELF library" in said or f"{cut} cannot be loaded" in said
 
 
 def test_a_library_that_fits(plugin_library: Path) -> None:

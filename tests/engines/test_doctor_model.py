@@ -148,6 +148,9 @@ def test_onnx_files_that_will_not_run(tmp_path: Path, spoil: Callable[[onnx.Mode
 def test_onnx_runtime_absent_and_unable(answers: Callable[[Answer], None]) -> None:
     answers(ABSENT)
     assert problems(SAMPLE_MODEL) == [("environment", LACKS)]
+    assert examine_model(SAMPLE_MODEL, GOOD).problems[0].text.count("pip install") == 1
+    answers(replace(ABSENT, error="onnxruntime is not installed: pip install onnxruntime"))
+    assert examine_model(SAMPLE_MODEL, GOOD).problems[0].text.count("pip install") == 1
     answers(BROKEN)
     assert problems(SAMPLE_MODEL) == [("file", BREAKS)]
 

@@ -167,6 +167,14 @@ def test_what_needs_a_model_says_so() -> None:
     assert exit_code(findings) == 0
 
 
+def test_a_plan_without_a_record_has_one_pain_and_its_cause() -> None:
+    spoilt = replace(PLAN, card=None, record=None, problems=(Problem("file", "the record is damaged", BREAKS),))
+    finding = look("engine for another machine", None, spoilt)
+    assert "the record is damaged" in finding.evidence
+    assert "build the engine again" in finding.cure
+    assert look("unknown transforms", None, spoilt).state == "cannot tell"
+
+
 def test_a_plan_that_cannot_be_compared_is_not_called_fitting() -> None:
     finding = look("engine for another machine", machine(), plan_with(NO_GPU))
     assert (finding.state, finding.evidence) == ("cannot tell", "not with what is here: no GPU")
