@@ -145,10 +145,10 @@ def _library(limit: float) -> Library:
         built_for, problem = None, str(error)
     answer = call(probes.plugin_library, str(path), limit=limit)
     interface = answer.value["interface"] if answer.ok else None
-    error = answer.error
-    if error and str(path) not in error:  # the process died of it; what the file looks like may say why
-        error = problem or f"{path} cannot be loaded: {error}"
-    return Library(path, interface, built_for, error or problem)
+    reason = answer.error
+    if reason and str(path) not in reason:  # the process died of it; what the file looks like may say why
+        reason = problem or f"{path} cannot be loaded: {reason}"
+    return Library(path, interface, built_for, reason or problem)
 
 
 def package_version(name: str) -> str:
