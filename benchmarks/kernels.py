@@ -2,11 +2,15 @@
 
 FP16, a batch of unlike images (30 to 90 % of the tokens kept, 60 % on average), ViT-S and ViT-B widths, 512 x 512 and
 768 x 768. The slide mode's kernels take one picture of as many windows as the batch has images. Each time is the median
-over runs between CUDA events, with the L2 cache overwritten before each run.
+over runs between CUDA events, once with an L2 cache that holds none of the data (`ms`) and once right after a run of
+the same (`warm_ms`; inside a network the truth lies between). A kernel that spins holds the device back until the host
+has queued the run, so that no time of the host is in it; gaps between the kernels of one operator are.
 
-Floors: bytes that must be read and written once, over the bandwidth that a device copy reaches here; for attention and
-the similarity product, PyTorch on the same lengths (`torch.nn.attention.varlen`, cuBLAS by `torch.bmm` at the mean
-length). `share` is floor / time: 1 is the floor itself.
+Floors: bytes that must be read and written once, over the bandwidth that a device copy reaches here; for attention,
+PyTorch's on the same lengths (`torch.nn.attention.varlen`); for GlobalMerge, the similarity product by cuBLAS
+(`torch.bmm`) on images of one length that makes as many operations, rounded up to a multiple of 8, which cuBLAS likes
+best. `share` is floor / time: 1 is the floor itself. A kernel that fails has its `error` in the record, the others go
+on; the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import statistics
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +34,10 @@ from algm_trt.runtime.windows import WindowPlan, plan_slide
 
 CLASSES = 150
 WARM_UPS = 5
-RUNS = 30
+RUNS = 50
 FLUSH_BYTES = 256 * 2**20
+COPY_BYTES = 2**30
+SPIN_CYCLES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -60,31 +67,47 @@ class Kernel:
     """A call of the C interface with its workspace."""
 
     def __init__(self, name: str, params: ctypes.Structure, tensors: list[torch.Tensor]) -> None:
-        library = load_ctypes()
-        query = getattr(library, f"{name}_workspace")
-        query.restype = ctypes.c_size_t
-        size = query(ctypes.byref(params))
+        library = interface.declare(load_ctypes())
+        size = getattr(library, f"{name}_workspace")(ctypes.byref(params))
         self._tensors = [*tensors, torch.empty(max(size, 1), dtype=torch.uint8, device="cuda")]
+        self._library = library
         self._call = getattr(library, name)
-        self._arguments = [
-            ctypes.byref(params),
-            *(ctypes.c_void_p(tensor.data_ptr()) for tensor in self._tensors),
-            ctypes.c_size_t(size),
-        ]
+        self._arguments = [ctypes.byref(params), *(tensor.data_ptr() for tensor in self._tensors), size]
 
     def __call__(self) -> None:
         """Queue the kernel on the current stream."""
-        status = self._call(*self._arguments, ctypes.c_void_p(torch.cuda.current_stream().cuda_stream))
+        status = self._call(*self._arguments, torch.cuda.current_stream().cuda_stream)
         if status != 0:
-            raise RuntimeError(f"{self._call.__name__} returned status {status}")
+            text = self._library.algm_status_string(status).decode()
+            cause = self._library.algm_last_cuda_error().decode()
+            raise RuntimeError(f"{self._call.__name__}: {text} ({cause})")
 
 
-def milliseconds(run: Callable[[], object], flush: torch.Tensor) -> float:
-    """Median time of `run` with a cold L2 cache."""
+@dataclass(frozen=True)
+class Times:
+    """Median milliseconds of what was queued, with an L2 cache that holds none of the data and with a warm one."""
+
+    cold: float
+    warm: float
+
+
+def measure(run: Callable[[], object], flush: torch.Tensor) -> Times:
+    """Time `run` on the device.
+
+    Before a cold run the cache is filled by reading: written lines would have to go to memory during the run.
+    """
+    return Times(
+        _median(run, lambda: torch.amax(flush)),
+        _median(run, run),
+    )
+
+
+def _median(run: Callable[[], object], before: Callable[[], object]) -> float:
     times = []
-    for i in range(WARM_UPS + RUNS):
-        flush.fill_(i % 7)
+    for _ in range(WARM_UPS + RUNS):
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(SPIN_CYCLES)
+        before()
         start.record()
         run()
         stop.record()
@@ -95,9 +118,9 @@ def milliseconds(run: Callable[[], object], flush: torch.Tensor) -> float:
 
 def copy_bandwidth(flush: torch.Tensor) -> float:
     """Bytes per millisecond, read and written together, of a large device copy."""
-    source = torch.empty(2**28, dtype=torch.float32, device="cuda")
+    source = torch.ones(COPY_BYTES // 4, dtype=torch.float32, device="cuda")
     target = torch.empty_like(source)
-    return 2 * source.nbytes / milliseconds(lambda: target.copy_(source), flush)
+    return 2 * source.nbytes / measure(lambda: target.copy_(source), flush).cold
 
 
 def ints(*shape: int) -> torch.Tensor:
@@ -111,7 +134,7 @@ def packed_lengths(batch: int, patches: int) -> torch.Tensor:
     return (kept * patches).int() + 1
 
 
-def time_local_merge(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[float, float]:
+def time_local_merge(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[Times, int]:
     """Milliseconds of AlgmLocalMerge with 53 % of the windows merging, and the bytes of its floor."""
     x = torch.randn(batch, 1 + shape.patches, shape.channels, device="cuda", dtype=torch.float16)
     windows = x[:, 1:].view(batch, shape.grid // 2, 2, shape.grid // 2, 2, shape.channels)
@@ -121,12 +144,12 @@ def time_local_merge(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[flo
     threshold, count = torch.tensor(0.5, device="cuda"), ints()
     outputs = [torch.empty_like(x), ints(x.shape[0] * x.shape[1]), ints(batch + 1), ints(batch, shape.patches), count]
     kernel = Kernel("algm_local_merge", params, [x, threshold, *outputs])
-    time = milliseconds(kernel, flush)
+    time = measure(kernel, flush)
     return time, x.nbytes + int(count) * shape.channels * 2
 
 
-def time_global_merge(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[float, float]:
-    """Milliseconds of AlgmGlobalMerge, and of cuBLAS for the similarity product alone."""
+def time_global_merge(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[Times, Times]:
+    """Milliseconds of AlgmGlobalMerge with half of the sources merging, and of cuBLAS for the similarities alone."""
     lengths = packed_lengths(batch, shape.patches)
     tokens = int(lengths.sum())
     cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int().cuda()
@@ -139,14 +162,21 @@ def time_global_merge(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[fl
     token_map = torch.zeros(batch, shape.patches, dtype=torch.int32, device="cuda")
     outputs = [torch.empty_like(x), torch.empty_like(sizes), ints(batch + 1), torch.empty_like(token_map), ints()]
     kernel = Kernel("algm_global_merge", params, [x, sizes, cu_seqlens, token_map, *outputs])
-    half = torch.randn(batch, tokens // batch // 2, shape.channels, device="cuda", dtype=torch.float16)
-    return milliseconds(kernel, flush), milliseconds(lambda: torch.bmm(half, half.transpose(1, 2)), flush)
+    # As many operations as the unlike images have; sources and destinations are memory of their own, as in x.
+    length = float((lengths.double() / 2).square().mean().sqrt())
+    half = (batch, -(-round(length) // 8) * 8, shape.channels)
+    sources, destinations = (torch.randn(half, device="cuda", dtype=torch.float16) for _ in range(2))
+    product = torch.empty(batch, half[1], half[1], device="cuda", dtype=torch.float16)
+    cublas = measure(lambda: torch.bmm(sources, destinations.transpose(1, 2), out=product), flush)
+    return measure(kernel, flush), cublas
 
 
-def time_attention(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[float, float]:
-    """Milliseconds of AlgmPackedAttention, and of PyTorch's variable-length attention."""
-    from torch.nn.attention.varlen import varlen_attn
+def time_attention(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[Times, Times]:
+    """Milliseconds of AlgmPackedAttention, and of PyTorch's variable-length attention.
 
+    Raises:
+        RuntimeError: their results differ, so that the times mean nothing.
+    """
     lengths = packed_lengths(batch, shape.patches)
     tokens = int(lengths.sum())
     cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int().cuda()
@@ -154,15 +184,36 @@ def time_attention(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[float
     params = interface.AlgmPackedAttentionParams(
         interface.FLOAT16, batch, tokens, shape.channels, shape.heads, shape.patches + 1
     )
-    y = torch.empty(tokens, shape.channels, device="cuda", dtype=torch.float16)
+    y = torch.full((tokens, shape.channels), torch.nan, device="cuda", dtype=torch.float16)
     kernel = Kernel("algm_packed_attention", params, [qkv, cu_seqlens, y])
     q, k, v = qkv.view(tokens, 3, shape.heads, -1).unbind(1)
     longest = int(lengths.max())
-    torch_time = milliseconds(lambda: varlen_attn(q, k, v, cu_seqlens, cu_seqlens, longest, longest), flush)
-    return milliseconds(kernel, flush), torch_time
+    attention, _ = torch_attention()
+    kernel()
+    difference = (y - attention(q, k, v, cu_seqlens, longest).reshape(y.shape)).abs().max()
+    if not difference < 0.01:
+        raise RuntimeError(f"packed attention differs from PyTorch's by {float(difference)}")
+    return measure(kernel, flush), measure(lambda: attention(q, k, v, cu_seqlens, longest), flush)
 
 
-def time_append(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[float, float]:
+def torch_attention() -> tuple[Callable[..., torch.Tensor], str]:
+    """PyTorch's variable-length attention of q, k, v, cu_seqlens and the longest length, and what it is called."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:  # before PyTorch 2.10: what it would call
+        return _flash_attention, "aten._flash_attention_forward (this PyTorch has no torch.nn.attention.varlen)"
+    return lambda q, k, v, cu, longest: varlen_attn(q, k, v, cu, cu, longest, longest), "torch varlen"
+
+
+def _flash_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, longest: int
+) -> torch.Tensor:
+    forward = torch.ops.aten._flash_attention_forward
+    result: torch.Tensor = forward(q, k, v, cu_seqlens, cu_seqlens, longest, longest, 0.0, False, False)[0]
+    return result
+
+
+def time_append(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[Times, int]:
     """Milliseconds of AlgmAppendTokens, and the bytes of its floor."""
     lengths = packed_lengths(batch, shape.patches)
     tokens = int(lengths.sum())
@@ -172,10 +223,10 @@ def time_append(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[float, f
     y = torch.empty(tokens + batch * (CLASSES - 1), shape.channels, device="cuda", dtype=torch.float16)
     params = interface.AlgmAppendTokensParams(interface.FLOAT16, batch, tokens, shape.channels, CLASSES, 1)
     kernel = Kernel("algm_append_tokens", params, [x, cu_seqlens, appended, y, ints(batch + 1)])
-    return milliseconds(kernel, flush), x.nbytes + y.nbytes
+    return measure(kernel, flush), x.nbytes + y.nbytes
 
 
-def time_unmerge(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[float, float]:
+def time_unmerge(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[Times, int]:
     """Milliseconds of AlgmUnmerge, and the bytes of its floor."""
     lengths = packed_lengths(batch, shape.patches) + CLASSES
     tokens = int(lengths.sum())
@@ -187,16 +238,16 @@ def time_unmerge(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[float, 
     tail = torch.empty(batch, CLASSES, shape.channels, device="cuda", dtype=torch.float16)
     params = interface.AlgmUnmergeParams(interface.FLOAT16, batch, tokens, shape.channels, shape.patches, CLASSES, 0)
     kernel = Kernel("algm_unmerge", params, [x, cu_seqlens, token_map, grid, tail])
-    return milliseconds(kernel, flush), x.nbytes + grid.nbytes + tail.nbytes + token_map.nbytes
+    return measure(kernel, flush), x.nbytes + grid.nbytes + tail.nbytes + token_map.nbytes
 
 
-def time_labels(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[float, float]:
+def time_labels(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[Times, int]:
     """Milliseconds of AlgmLabels on logits without structure (the slow case), and the bytes of its floor."""
     logits = torch.randn(batch, shape.grid, shape.grid, CLASSES, device="cuda", dtype=torch.float16)
     size = 16 * shape.grid
     labels = ints(batch, size, size)
     params = interface.AlgmLabelsParams(interface.FLOAT16, batch, shape.grid, shape.grid, CLASSES, size, size)
-    return milliseconds(Kernel("algm_labels", params, [logits, labels]), flush), logits.nbytes + labels.nbytes
+    return measure(Kernel("algm_labels", params, [logits, labels]), flush), logits.nbytes + labels.nbytes
 
 
 def slide_plan(shape: Shape, batch: int) -> WindowPlan:
@@ -206,18 +257,18 @@ def slide_plan(shape: Shape, batch: int) -> WindowPlan:
     return plan_slide((side + 3 * step, side + (max(4, batch) // 4 - 1) * step), (side, side), step)
 
 
-def time_cut_windows(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[float, float]:
+def time_cut_windows(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[Times, int]:
     """Milliseconds of algm_cut_windows for one picture, and the bytes of its floor."""
     plan = slide_plan(shape, batch)
     canvas = torch.randint(256, (*plan.canvas, 3), dtype=torch.uint8, device="cuda")
     windows = torch.empty(len(plan), *plan.window, 3, dtype=torch.uint8, device="cuda")
     anchors = torch.tensor(plan.anchors, dtype=torch.int32, device="cuda")
     params = interface.AlgmCutWindowsParams(*plan.canvas, len(plan), *plan.window)
-    time = milliseconds(Kernel("algm_cut_windows", params, [canvas, anchors, windows]), flush)
+    time = measure(Kernel("algm_cut_windows", params, [canvas, anchors, windows]), flush)
     return time, canvas.nbytes + windows.nbytes
 
 
-def time_slide_labels(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[float, float]:
+def time_slide_labels(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[Times, int]:
     """Milliseconds of algm_slide_labels for one picture, logits without structure, and the bytes of its floor."""
     plan = slide_plan(shape, batch)
     logits = torch.randn(len(plan), CLASSES, shape.grid, shape.grid, device="cuda", dtype=torch.float16)
@@ -228,7 +279,7 @@ def time_slide_labels(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[fl
     params = interface.AlgmSlideLabelsParams(interface.FLOAT16, *grids, *plan.source, *tiles, *supports)
     finite = torch.empty((), dtype=torch.int32, device="cuda")
     kernel = Kernel("algm_slide_labels", params, [logits, *uploaded(rows), *uploaded(columns), labels, finite])
-    return milliseconds(kernel, flush), logits.nbytes + labels.nbytes
+    return measure(kernel, flush), logits.nbytes + labels.nbytes
 
 
 def uploaded(axis: AxisOperator) -> list[torch.Tensor]:
@@ -237,22 +288,28 @@ def uploaded(axis: AxisOperator) -> list[torch.Tensor]:
     return [torch.from_numpy(array.copy()).cuda() for array in arrays]
 
 
-def measure(batch: int) -> dict[str, Any]:
+Timer = Callable[[Shape, int, torch.Tensor], tuple[Times, "Times | int"]]
+
+
+def measure_all(batch: int) -> dict[str, Any]:
     """All kernels at all shapes."""
-    flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
+    flush = torch.ones(FLUSH_BYTES // 4, dtype=torch.int32, device="cuda")
     bandwidth = copy_bandwidth(flush)
+    timers: dict[str, tuple[Timer, str]] = {
+        "local_merge": (time_local_merge, "device copy"),
+        "append_tokens": (time_append, "device copy"),
+        "unmerge": (time_unmerge, "device copy"),
+        "cut_windows": (time_cut_windows, "device copy"),
+        "labels": (time_labels, "device copy"),
+        "slide_labels": (time_slide_labels, "device copy"),
+        "global_merge": (time_global_merge, "cuBLAS"),
+        "packed_attention": (time_attention, torch_attention()[1]),
+    }
     rows = []
-    against_copy = {"local_merge": time_local_merge, "append_tokens": time_append, "unmerge": time_unmerge}
-    against_copy["cut_windows"] = time_cut_windows
-    slow_cases = {"labels": time_labels, "slide_labels": time_slide_labels}
-    against_torch = {"global_merge": time_global_merge, "packed_attention": time_attention}
     for shape in SHAPES:
-        for name, timer in (against_copy | slow_cases).items():
-            time, floor_bytes = timer(shape, batch, flush)
-            rows.append(_row(shape, name, time, floor_bytes / bandwidth, "device copy"))
-        for name, timer in against_torch.items():
-            time, other = timer(shape, batch, flush)
-            rows.append(_row(shape, name, time, other, "cuBLAS" if name == "global_merge" else "torch varlen"))
+        for name, (timer, against) in timers.items():
+            row: dict[str, Any] = {"shape": shape.name, "kernel": name, "against": against}
+            rows.append(row | _figures(row, timer, batch, flush, bandwidth, shape))
     return {
         "device": torch.cuda.get_device_name(),
         "batch": batch,
@@ -261,10 +318,22 @@ def measure(batch: int) -> dict[str, Any]:
     }
 
 
-def _row(shape: Shape, kernel: str, time: float, floor: float, against: str) -> dict[str, Any]:
-    row = {"shape": shape.name, "kernel": kernel, "ms": round(time, 4), "floor_ms": round(floor, 4)}
-    print(f"{shape.name:10} {kernel:17} {time:8.4f} ms, {against} {floor:8.4f} ms, share {floor / time:.2f}")
-    return row | {"against": against, "share": round(floor / time, 3)}
+def _figures(
+    row: dict[str, Any], timer: Timer, batch: int, flush: torch.Tensor, bandwidth: float, shape: Shape
+) -> dict[str, Any]:
+    label = f"{row['shape']:10} {row['kernel']:17}"
+    try:
+        time, floor = timer(shape, batch, flush)
+    except Exception as error:  # whatever it is, the other kernels are worth measuring
+        traceback.print_exc()
+        print(f"{label} failed: {error}")
+        return {"error": f"{type(error).__name__}: {error}"}
+    cold = floor.cold if isinstance(floor, Times) else floor / bandwidth
+    print(f"{label} {time.cold:8.4f} ms, {row['against']} {cold:8.4f} ms, share {cold / time.cold:.2f}", flush=True)
+    figures = {"ms": time.cold, "floor_ms": cold, "warm_ms": time.warm}
+    if isinstance(floor, Times):
+        figures["warm_floor_ms"] = floor.warm
+    return {name: round(value, 4) for name, value in figures.items()} | {"share": round(cold / time.cold, 3)}
 
 
 def main() -> int:
@@ -276,10 +345,10 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("no CUDA device: nothing measured")
         return 4
-    results = measure(options.batch)
+    results = measure_all(options.batch)
     if options.json:
         write_record(options.json, results)
-    return 0
+    return int(any("error" in row for row in results["kernels"]))
 
 
 if __name__ == "__main__":
