@@ -195,7 +195,11 @@ def _tokens(row: Record) -> str:
 
 
 def _percent(value: float, digits: int = 2) -> str:
-    return f"{100 * value:.{digits}f} %"
+    """A share; one that is less than all is never rounded to 100 %."""
+    text = f"{100 * value:.{digits}f}"
+    if value < 1 and float(text) == 100:
+        text = f"{100 - 10**-digits:.{digits}f}"
+    return f"{text} %"
 
 
 def _holds(row: Record) -> str:

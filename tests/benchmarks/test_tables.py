@@ -1,4 +1,4 @@
-"""Tables of benchmarks/README.md come from the recorded results, and so does every figure of the README."""
+"""Tables of benchmarks/README.md come from the recorded results."""
 
 from __future__ import annotations
 
@@ -60,6 +60,14 @@ def test_cpu_table() -> None:
     assert "| ONNX Runtime FP32 | 400 | 200 | 2.00x | 430 | 100.00 % |" in text
     assert "2.00x [1.90 2.10] | >= 1.6x, holds |" in text
     assert "Left out: OpenVINO bf16, merged (not installed)" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [(1.0, 2, "100.00 %"), (0.999996, 2, "99.99 %"), (0.9999956, 3, "99.999 %"), (0.96, 0, "96 %"), (0.999, 0, "99 %")],
+)
+def test_almost_all_is_not_all(value: float, digits: int, text: str) -> None:
+    assert tables._percent(value, digits) == text
 
 
 def test_a_promise_that_is_broken_is_shown() -> None:

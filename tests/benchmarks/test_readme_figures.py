@@ -1,0 +1,148 @@
+"""Figures that stand in prose are those of the recorded results: the README, and the sample's accuracy."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tables
+
+ROOT = Path(__file__).parents[2]
+Record = dict[str, Any]
+
+# A number that stands by itself: not the 16 of float16 or the 512s of 512x512.
+NUMBER = re.compile(r"(?<![\w./-])\d+(?:\.\d+)?(?:e-?\d+)?(?![\w/-]|\.\d)")
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """Cells of the rows of a Markdown table."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines][2:]
+
+
+def readme_rows() -> list[tuple[str, str, str]]:
+    """What, figure and file name of each row of the README's table of figures."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.split("## What it is held to")[1].split("\n## ")[0]
+    rows = []
+    for what, figure, source in rows_of(section):
+        link = re.fullmatch(r"\[([\w.]+)\]\(benchmarks/results/\1\)", source)
+        assert link, f"'{source}' does not name a recorded result"
+        rows.append((what, re.sub(r"\]\([^)]*\)", "]", figure), link[1]))
+    return rows
+
+
+def recorded(name: str) -> Record:
+    data: Record = json.loads((tables.RESULTS / name).read_text(encoding="utf-8"))
+    return data
+
+
+def rounded_down(value: float, digits: int) -> str:
+    return f"{math.floor(value * 10**digits) / 10**digits:.{digits}f}"
+
+
+def power_above(value: float) -> float:
+    """The least power of ten that is not below a value."""
+    return float(f"1e{math.ceil(math.log10(value))}")
+
+
+def golden(record: Record) -> list[str]:
+    assert record["token_counts_equal"]
+    assert record["patches_in_another_token"] == 0
+    forward = [row for row in record["rows"] if "max_score_difference" in row]
+    return [
+        str(len(forward) // 2),
+        f"{power_above(record['max_score_difference']):.0e}".replace("e-0", "e-"),
+        rounded_down(100 * record["least_labels_equal"], 4),
+    ]
+
+
+def sliding(record: Record) -> list[str]:
+    assert record["least_labels_equal_sliding"] == 1
+    return []
+
+
+def camvid(record: Record) -> list[str]:
+    dense, merged = record["curve"][0], at_training(record["curve"], record["settings"]["training_threshold"])
+    of_half, of_torch = (
+        abs(100 * record["claims"][name]["miou_difference"])
+        for name in ("ONNX Runtime FP16 from FP32", "ONNX Runtime FP32 from PyTorch")
+    )
+    shares = [f"{100 * dense['mean_iou']:.2f}", f"{100 * merged['mean_iou']:.2f}", f"{100 * merged['tokens_kept']:.0f}"]
+    return [str(dense["pictures"]), *shares, f"{power_above(of_half):g}", f"{power_above(of_torch):.4f}"]
+
+
+def merging(record: Record) -> list[str]:
+    times = record["median_ms"]
+    what = re.findall(r"(\d+) (?:classes|threads)", record["what"])
+    share = f"{100 * record['labels_in_model_share']:.0f}"
+    return [
+        *what,
+        f"{times['merged']:.0f}",
+        f"{times['dense']:.0f}",
+        f"{record['speedup_merged_over_dense']:.2f}",
+        share,
+    ]
+
+
+def cpu_table(record: Record) -> list[str]:
+    run = next(run for run in record["runs"] if "d384" in run["model"] and run["threads"] == 2)
+    times = {row["name"]: row["ms"]["median"] for row in run["variants"] if row["kind"] == "merged"}
+    official = {name: value for name, value in times.items() if name.startswith("official")}
+    assert min(official, key=lambda name: official[name]) == "official eager bf16"
+    names = ("official eager bf16", "official eager FP32", "ONNX Runtime FP32", "OpenVINO FP32", "OpenVINO bf16")
+    equal = sorted(100 * row["labels_equal"] for row in record["trained"])
+    return ["2", *(f"{times[name]:.0f}" for name in names), *(f"{share:.2f}" for share in equal)]
+
+
+def tradeoff(record: Record) -> list[str]:
+    merged = at_training(record["curve"], record["training_threshold"])
+    assert len(record["curve"]) == 1 + 7, "the README says seven thresholds"
+    return [f"{row['images_per_second']['median']:.1f}" for row in (merged, record["curve"][0])]
+
+
+def at_training(curve: list[Record], threshold: float) -> Record:
+    return next(row for row in curve if row["threshold"] == threshold)
+
+
+FIGURES: list[tuple[str, Callable[[Record], list[str]]]] = [
+    ("golden.json", golden),
+    ("golden.json", sliding),
+    ("camvid_cpu.json", camvid),
+    ("merging_cpu.json", merging),
+    ("cpu_table.json", cpu_table),
+    ("camvid_tradeoff.json", tradeoff),
+]
+
+
+def test_every_row_of_the_readme_is_checked() -> None:
+    assert [name for _, _, name in readme_rows()] == [name for name, _ in FIGURES]
+
+
+@pytest.mark.parametrize("number", range(len(FIGURES)))
+def test_figures_of_the_readme_are_recorded(number: int) -> None:
+    what, figure, name = readme_rows()[number]
+    assert NUMBER.findall(f"{what} {figure}") == FIGURES[number][1](recorded(name))
+
+
+def test_accuracy_of_the_sample() -> None:
+    """The table of examples/README.md against what training recorded."""
+    file = ROOT / "examples" / "sample" / "metrics.json"
+    record = json.loads(file.read_text(encoding="utf-8"), parse_float=Decimal)
+    text = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    assert f"On {record['held_out_scenes']} scenes" in text
+    rows = [row for row in rows_of(text.split("metrics.json")[1]) if row[0].startswith(("dense", "merged"))]
+    assert len(rows) == 1 + len(record["merged"])
+    for name, *figures in rows:
+        threshold = re.search(r"threshold ([\d.]+)", name)
+        found = record["merged"][threshold[1]] if threshold else record["dense"]
+        digits = {"pixel_accuracy": "0.1", "mean_iou": "0.1", "tokens_kept": "1"}
+        assert figures == [
+            f"{(100 * found[key]).quantize(Decimal(unit), ROUND_HALF_UP)} %" for key, unit in digits.items()
+        ]
