@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _infer(arguments: argparse.Namespace) -> int:
     # Imported here: --help and usage errors need none of it.
     from algm_trt.runtime.engine import open_engine
-    from algm_trt.runtime.job import JobOptions, prepare_folder, run_job, without_outputs
+    from algm_trt.runtime.job import JobOptions, check_overwriting, prepare_folder, run_job, without_outputs
     from algm_trt.runtime.pipeline import PipelineOptions
     from algm_trt.runtime.segmenter import Segmenter
     from algm_trt.runtime.sources import find_sources, parse_shard, shard
@@ -69,6 +69,7 @@ def _infer(arguments: argparse.Namespace) -> int:
         raise UsageError(f"all inputs are outputs of earlier runs in {arguments.output}: name pictures, or another OUT")
     if options.part:
         sources = shard(sources, *options.part)
+    check_overwriting(sources, arguments.output, options.kinds)
     prepare_folder(arguments.output)
     with Segmenter(open_engine(arguments.engine, engine)) as segmenter:
         if arguments.batch_size is None:
@@ -118,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="picture, video, folder, pattern, or list file (.txt)")
-    add("--engine", type=Path, required=True, metavar="MODEL", help="model file, such as model.onnx")
+    add("--engine", type=Path, required=True, metavar="MODEL", help="model.onnx, or model.plan of algm-build-engine")
     add("-o", "--output", type=Path, default=Path("masks"), metavar="OUT", help="output folder (default: masks)")
     add("--save", default="labels,overlay", metavar="KINDS", help="files to write (default: labels,overlay); see below")
     add("--mode", choices=("slide", "whole"), default="slide", help="windows over the picture, or the picture resized")

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from tqdm import tqdm
 
-from algm_trt.plugins.errors import AlgmError
+from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.decode import DEFAULT_MAX_PIXELS, DecodeError
 from algm_trt.runtime.manifest import Manifest, Record, Tally, input_state
 from algm_trt.runtime.pipeline import EngineFailedError, Inferred, PipelineOptions, Work, run_pipeline
 from algm_trt.runtime.segmenter import Segmenter, make_result, picture_item
 from algm_trt.runtime.sources import Source, printable
-from algm_trt.runtime.video import segment_video
-from algm_trt.runtime.writers import KINDS, WrittenFile, parse_kinds, save_result
+from algm_trt.runtime.video import segment_video, video_target
+from algm_trt.runtime.writers import KINDS, WrittenFile, output_path, parse_kinds, save_result
 
 if TYPE_CHECKING:
     Bar: TypeAlias = "tqdm[Any]"
@@ -127,6 +127,25 @@ def without_outputs(sources: Sequence[Source], folder: Path) -> list[Source]:
     """Leave out what earlier runs wrote, where the output folder lies within an input folder."""
     outputs = [str((folder / kind).absolute()) + os.sep for kind in KINDS]
     return [source for source in sources if not str(source.path.absolute()).startswith(tuple(outputs))]
+
+
+def check_overwriting(sources: Sequence[Source], folder: Path, kinds: Sequence[str]) -> None:
+    """Refuse to replace files that no run wrote: the labels of a data set often lie in a folder called labels.
+
+    Raises:
+        UsageError: a file of this run exists in a folder without a results file.
+    """
+    if any(folder.glob("results*.jsonl")):
+        return
+    for source in sources:
+        target_of = video_target if source.kind == "video" else output_path
+        for kind in kinds:
+            target = folder / target_of(kind, source.name)
+            if target.exists():
+                raise UsageError(
+                    f"{printable(target)} exists, and not from a run: there is no results.jsonl in "
+                    f"{printable(folder)}. Name another --output, or move that file away"
+                )
 
 
 def run_job(

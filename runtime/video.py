@@ -156,7 +156,7 @@ def segment_video(
         AlgmError: a frame failed, or the outputs cannot be written.
     """
     with closing(VideoReader(path)) as reader, renamed_together() as temporary:
-        drafts = {kind: temporary(folder / _target(kind, name)) for kind in kinds}
+        drafts = {kind: temporary(folder / video_target(kind, name)) for kind in kinds}
         still = {kind: draft for kind, draft in drafts.items() if kind != "overlay"}
         for draft in still.values():
             draft.mkdir()
@@ -183,7 +183,7 @@ def segment_video(
             overlay.finish(frames)
         if not frames:
             raise DecodeError("no frame of the video can be read", path)
-        files = tuple(_written(_target(kind, name), draft) for kind, draft in drafts.items())
+        files = tuple(_written(video_target(kind, name), draft) for kind, draft in drafts.items())
     return SavedVideo(reader.size, frames, reader.frames, seconds, tally, files)
 
 
@@ -233,7 +233,7 @@ class _OverlayVideo:
             self._writer.release()
 
 
-def _target(kind: str, name: str) -> Path:
+def video_target(kind: str, name: str) -> Path:
     """Path below the output folder of a video's outputs of one kind."""
     frame = output_path(kind, name)
     return frame.with_suffix(".mp4") if kind == "overlay" else frame.with_suffix("")

@@ -433,6 +433,21 @@ def test_text_that_the_screen_cannot_show_is_escaped(
     assert "overlay/\\u65e5\\u672c.jpg" in screen.read()
 
 
+@pytest.mark.parametrize("name", ["labels/street.png", "overlay/clip.mp4"])
+def test_files_that_no_run_wrote_are_not_replaced(
+    infer: Infer, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    save_picture(tmp_path / "in" / "street.png")
+    (tmp_path / "in" / "clip.mp4").write_bytes(b"a video")
+    theirs = tmp_path / "out" / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"by hand")
+    assert infer() == 2
+    assert f"{name} exists, and not from a run" in capsys.readouterr().err
+    assert theirs.read_bytes() == b"by hand"
+    assert infer("--save", "color") == 5, "nothing is in the way of other kinds"
+
+
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
