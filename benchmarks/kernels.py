@@ -202,7 +202,15 @@ def torch_attention() -> tuple[Callable[..., torch.Tensor], str]:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:  # before PyTorch 2.10: what it would call
         return _flash_attention, "aten._flash_attention_forward (this PyTorch has no torch.nn.attention.varlen)"
-    return lambda q, k, v, cu, longest: varlen_attn(q, k, v, cu, cu, longest, longest), "torch varlen"
+
+    def attention(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, longest: int
+    ) -> torch.Tensor:
+        result = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, longest, longest)
+        assert isinstance(result, torch.Tensor)
+        return result
+
+    return attention, "torch varlen"
 
 
 def _flash_attention(

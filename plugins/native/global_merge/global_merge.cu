@@ -256,7 +256,7 @@ __global__ void __launch_bounds__(kWarps * 32)
   if (lane < kRowsPerWarp && token < range.count) {
     const bool isExtra = pairing.isExtra(token), isSource = !isExtra && Pairing::isSource(token);
     const bool leaves = isSource && codes[Pairing::sourceOf(token)] < 0;
-    receives = !isExtra && !isSource && scratch.receives[range.begin + pairing.destinationOf(token)] == 1;
+    receives = !isExtra && !isSource && scratch.receives[range.begin + pairing.destinationOf(token)] != 0;
     place = leaves ? -1 : base + pairing.placeOf(token, staying, codes);
     if (place >= tokens) place = -1;
     if (place >= 0 && !receives) newSizes[place] = sizes[range.begin + token];
