@@ -15,6 +15,7 @@ from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluation.evaluate import Evaluation
 from algm_trt.runtime.evaluation.sets import Places
 from algm_trt.runtime.job import JobOptions
+from algm_trt.runtime.sources import printable
 
 FORMAT_VERSION: Final = 1
 USUAL_PICTURES: Final = 16
@@ -146,7 +147,7 @@ class BenchReport:
         return [
             *(f"not measured: {reason}" for reason in self.left_out),
             *(f"left out: {reason}" for reason in self.pictures.unreadable),
-            *(f"not in the mean IoU: {name}: {error}" for name, error in failures.items()),
+            *(f"not in the mean IoU: {printable(name)}: {error}" for name, error in failures.items()),
         ]
 
     def base_of(self, result: BenchResult) -> BenchResult | None:

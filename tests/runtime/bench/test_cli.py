@@ -104,6 +104,13 @@ def test_left_out_is_exit_code_5(opened: Opened, folder: Path, capsys: pytest.Ca
     assert "p0.png" in capsys.readouterr().err
 
 
+def test_every_problem_is_one_line(opened: Opened, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "labels" / "p0.png").rename(folder / "labels" / "no\npicture.png")
+    images, labels = str(folder / "images"), str(folder / "labels")
+    assert main(["merged.onnx", "--data", images, "--labels", labels, "--no-job", *FAST, "-q"]) == 5
+    assert all(line.startswith("algm-bench: ") for line in capsys.readouterr().err.splitlines())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
