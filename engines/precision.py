@@ -54,8 +54,7 @@ def _preprocessing(graph: Any) -> Nodes:
     tensor = next(value for value in graph.inputs if value.name == "images")
     found: Nodes = []
     while not found or found[-1].op != "Transpose":
-        # A dense model asks the pictures for their number as well.
-        users = [node for node in tensor.outputs if node.op != "Shape"]
+        users = tensor.outputs
         if len(users) != 1:
             raise PrecisionError("the preprocessing of the model is not that of algm-export: export it again")
         found += users

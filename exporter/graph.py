@@ -347,6 +347,9 @@ def _outputs(
         axes = g.constant("axes_1_2", np.array([1, 2], np.int64))
         pixels = g.node("Slice", [pixels, zeros, stops, axes], "labels/crop")
     narrow = model.config.n_cls <= MAX_UINT8_CLASSES
+    if narrow:
+        # TensorRT's documentation allows uint8 to come from float32 and float16 only, not from int32.
+        pixels = g.node("Cast", [pixels], "labels/float", to=TensorProto.FLOAT)
     to = TensorProto.UINT8 if narrow else TensorProto.INT32
     g.node("Cast", [pixels], "labels/cast", ["labels"], to=to)
     _telemetry(g, model, t, grid)
@@ -356,7 +359,8 @@ def _telemetry(g: GraphBuilder, model: Segmenter, t: GraphTokens, grid: tuple[in
     """`token_counts` and `token_map`."""
     extra, patches = model.config.extra_tokens, grid[0] * grid[1]
     if not t.cu_seqlens:
-        batch = g.node("Shape", ["images"], "tokens/batch", start=0, end=1)
+        # Not of the pictures: TensorRT's documentation allows uint8 to be converted and nothing else.
+        batch = g.node("Shape", ["labels/padded"], "tokens/batch", start=0, end=1)
         for output, row in (
             ("token_counts", np.full((1, 3), extra + patches, np.int32)),
             ("token_map", np.arange(extra, extra + patches, dtype=np.int32).reshape(1, *grid)),

@@ -119,6 +119,18 @@ class TestValidity:
         read = {value for node in graph.node for value in node.input}
         assert {value.name for value in graph.initializer} <= read, "initialisers that nothing reads"
 
+    def test_uint8_is_only_converted_from_and_to_float32(self, name: str, precision: str) -> None:
+        graph = onnx.shape_inference.infer_shapes(_graph(name, precision), strict_mode=True).graph
+        values = (*graph.input, *graph.value_info, *graph.output)
+        types = {value.name: value.type.tensor_type.elem_type for value in values}
+        bytes_ = {tensor for tensor, kind in types.items() if kind == onnx.TensorProto.UINT8}
+        assert "images" in bytes_
+        for node in graph.node:
+            names = {*node.input, *node.output}
+            if names & bytes_:
+                assert node.op_type == "Cast", node.name
+                assert {types[tensor] for tensor in names} == {onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT}
+
     def test_operators(self, name: str, precision: str) -> None:
         model, _ = _model(name)
         proto = _graph(name, precision)
