@@ -86,13 +86,12 @@ class Augmentation:
 
     def batch(self, count: int) -> tuple[Tensor, Tensor]:
         """Normalised crops (B, 3, crop, crop) float32 and labels (B, crop, crop) int64."""
-        chosen = torch.randint(len(self._pictures.images), (count,), generator=self._generator)
-        device = self._pictures.images.device
-        images = self._pictures.images[chosen.to(device)].permute(0, 3, 1, 2).float()
+        chosen = self._there(torch.randint(len(self._pictures.images), (count,), generator=self._generator))
+        images = self._pictures.images[chosen].permute(0, 3, 1, 2).float()
         # One more than the class, so that 0, what lies outside of the picture, is no class.
-        classes = self._pictures.labels[chosen.to(device)].float()
+        classes = self._pictures.labels[chosen].float()
         classes = torch.where(classes == IGNORED, 0.0, classes + 1)[:, None]
-        grid = F.affine_grid(self._boxes(count).to(device), [count, 1, self._crop, self._crop], align_corners=False)
+        grid = F.affine_grid(self._there(self._boxes(count)), [count, 1, self._crop, self._crop], align_corners=False)
         images = (self._distorted(images) - self._mean) / self._std
         crops = F.grid_sample(images, grid, mode="bilinear", align_corners=False)
         labels = F.grid_sample(classes, grid, mode="nearest", align_corners=False)[:, 0].long() - 1
@@ -127,9 +126,13 @@ class Augmentation:
         angle = self._sometimes(count, self._uniform(count, -HUE, HUE), 0.0)
         matrix = matrix * saturation + grey * (1 - saturation)
         matrix = _hue_rotation(angle) @ matrix * factor[:, None, None]
-        matrix, offset = matrix.to(images.device), (shift * factor).to(images.device)
+        matrix, offset = self._there(matrix), self._there(shift * factor)
         turned = torch.einsum("bij,bjhw->bihw", matrix, images) + offset[:, None, None, None]
         return turned.clamp(0, 255)
+
+    def _there(self, values: Tensor) -> Tensor:
+        """On the device of the pictures. Ordinary memory of the host may be reused at once: CUDA has its own copy."""
+        return values.to(self._pictures.images.device, non_blocking=True)
 
     def _uniform(self, count: int, low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(count, generator=self._generator)

@@ -9,12 +9,15 @@ polynomial schedule, SGD from pretrained weights (--weights: a ViT of timm or of
 without them AdamW, and the merging network learns dense for the first quarter. What differs: every picture merges for
 itself, no stochastic depth, and a crop that one class fills is not drawn again. Writes FOLDER/{dense,algm} in the
 official format, evaluates both on the test frames, dense and merged, and times them on the device. Needs the extra
-`export`. Minutes on a GPU; a CPU is for trying it out (--steps 3 --backbone tiny --crop 128).
+`export`. Minutes on a GPU, where products are computed in bfloat16 (--seconds bounds them); a CPU is for trying it out
+(--steps 3 --backbone tiny --crop 128). What is done is in the JSON when the script is stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import copy
 import math
 import sys
 import time
@@ -35,6 +38,7 @@ from start_weights import load_start_weights
 from tables import train_camvid
 from torch import Tensor
 
+from algm_trt.exporter import ops
 from algm_trt.exporter.checkpoint import load_checkpoint
 from algm_trt.exporter.segmenter import Segmenter, full_size_logits, normalise, segmenter_from_checkpoint
 from algm_trt.exporter.torch_engine import TorchEngine
@@ -55,6 +59,9 @@ WARM_UP: Final = 0.05
 DENSE_SHARE: Final = 0.25
 TIMED_BATCH: Final = 32
 REPORT: Final = 50
+# Steps that are not timed, and timed, to see how many fit; and how much longer than predicted a training may take.
+PROBED: Final = (5, 15)
+OVERTIME: Final = 1.25
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class Settings:
         weights: file to start from, or None for random weights.
         device: "cuda" or "cpu".
         seed: of weights and crops.
+        seconds: that the training of a network may take, about; None sets no limit.
     """
 
     backbone: str
@@ -80,6 +88,7 @@ class Settings:
     weights: Path | None
     device: str
     seed: int
+    seconds: float | None = None
 
     def training(self, pictures: int) -> Training:
         """For `variant.yml`."""
@@ -111,64 +120,151 @@ def first_network(settings: Settings) -> Segmenter:
     return model.to(settings.device)
 
 
+class Learner:
+    """A network that learns: on a GPU its products are computed in bfloat16, its weights and sums in float32."""
+
+    def __init__(self, settings: Settings, pictures: Pictures) -> None:
+        self.model = first_network(settings).train()
+        self._settings = settings
+        self._crops = Augmentation(pictures, settings.crop, self.model.config.normalization, settings.seed)
+        self._weights = [weight for name, weight in self.model.named_parameters() if "encoder.head." not in name]
+        self._optimizer = _optimizer(settings, self._weights)
+
+    def step(self, rate: float, merge: MergeSettings | None) -> tuple[Tensor, Tensor]:
+        """One step: its loss, and the share of the tokens that were left; both on the device, not waited for."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self.model.merge = merge
+        images, labels = self._crops.batch(self._settings.batch)
+        device, config = self._settings.device, self.model.config
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            output = self.model(images)
+        logits = full_size_logits(output.logits.float(), config.patch_size, config.image_size)
+        loss = F.cross_entropy(logits, labels, ignore_index=IGNORED)
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
+        self._optimizer.step()
+        before, _, last = output.token_counts.sum(dim=0)
+        return loss.detach(), last / before
+
+
 def train(settings: Settings, pictures: Pictures, merging: bool) -> tuple[Segmenter, dict[str, Any]]:
-    """A trained network in evaluation mode, and how the training went; in float32, with TF32 products on a GPU."""
-    torch.set_float32_matmul_precision("high")
-    model = first_network(settings).train()
-    crops = Augmentation(pictures, settings.crop, model.config.normalization, settings.seed)
-    learning = [weight for name, weight in model.named_parameters() if not name.startswith("encoder.head.")]
-    optimizer = _optimizer(settings, learning)
-    begin, smooth, course = time.monotonic(), math.log(CLASSES), []
-    dense_until = 0 if settings.weights else DENSE_SHARE * settings.steps
-    for step in range(settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = _rate(settings, step)
-        model.merge = settings.merge if merging and step >= dense_until else None
-        loss, kept = _step(model, optimizer, learning, crops.batch(settings.batch))
+    """A trained network in evaluation mode, its weights rounded to float16, and how the training went."""
+    learner = Learner(settings, pictures)
+    begin, course = time.monotonic(), []
+    smooth = torch.tensor(math.log(CLASSES), device=settings.device)
+    dense_until = 0 if settings.weights else DENSE_SHARE
+    step, done = 0, 0.0
+    while done < 1:
+        loss, kept = learner.step(_rate(settings, done), settings.merge if merging and done >= dense_until else None)
         smooth += (loss - smooth) * max(0.02, 1 / (step + 1))
-        if step % REPORT == REPORT - 1 or step + 1 == settings.steps:
-            seconds = time.monotonic() - begin
-            course.append({"step": step + 1, "loss": smooth, "tokens_kept": kept, "seconds": seconds})
+        step += 1
+        done = _done(settings, step, time.monotonic() - begin)
+        if step % REPORT == 0 or done >= 1:
+            if not torch.isfinite(smooth):
+                raise SystemExit("the loss is not finite: take a lower learning rate or other weights")
+            row = {"step": step, "loss": float(smooth), "tokens_kept": float(kept)}
+            course.append(row | {"seconds": time.monotonic() - begin})
             print(
-                f"step {step + 1}/{settings.steps}  loss {smooth:.3f}  tokens kept {kept:4.0%}  {seconds:.0f} s",
+                "step {step}/{steps}  loss {loss:.3f}  tokens kept {tokens_kept:4.0%}  {seconds:.0f} s".format(
+                    **course[-1], steps=settings.steps
+                ),
                 flush=True,
             )
-    torch.set_float32_matmul_precision("highest")
-    return model.eval(), {"seconds": time.monotonic() - begin, "course": course}
+    model = learner.model.eval()
+    model.load_state_dict({name: value.half().float() for name, value in model.state_dict().items()})
+    return model, {"steps": step, "seconds": time.monotonic() - begin, "course": course}
+
+
+def steps_that_fit(settings: Settings, pictures: Pictures) -> int:
+    """Steps for both networks: as many as the slower of the two ways to train does in the time, if those are fewer."""
+    if settings.seconds is None:
+        return settings.steps
+    times = {}
+    for name, merge in (("dense", None), ("merging", settings.merge)):
+        learner = Learner(settings, pictures)
+        for number in range(sum(PROBED)):
+            if number == PROBED[0]:
+                _wait(settings.device)
+                begin = time.monotonic()
+            learner.step(0.0, merge)
+        _wait(settings.device)
+        times[name] = (time.monotonic() - begin) / PROBED[1]
+    print(", ".join(f"a {name} step takes {1e3 * value:.1f} ms" for name, value in times.items()), flush=True)
+    return max(1, min(settings.steps, int(settings.seconds / max(times.values()))))
+
+
+@contextlib.contextmanager
+def fast_arithmetic(settings: Settings) -> Iterator[None]:
+    """TF32 meanwhile, and on a GPU packed attention by `torch.nn.attention.varlen`, where that computes right.
+
+    The kernels of the plugin library have neither bfloat16 nor a backward pass; the plain operator, which takes their
+    place where one trains, goes through the images one by one.
+    """
+    original = ops.packed_attention
+    torch.set_float32_matmul_precision("high")
+    if settings.device == "cuda":
+        try:
+            _check_varlen(original)
+        except (ImportError, RuntimeError, TypeError, ValueError) as error:
+            print(f"attention image by image, which is slow: {str(error).splitlines()[0]}", flush=True)
+        else:
+            ops.packed_attention = _varlen
+    try:
+        yield
+    finally:
+        ops.packed_attention = original
+        torch.set_float32_matmul_precision("highest")
+
+
+def _varlen(qkv: Tensor, cu_seqlens: Tensor, heads: int, max_tokens: int) -> Tensor:
+    """See `ops.packed_attention`; float16 or bfloat16."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    q, k, v = qkv.reshape(len(qkv), 3, heads, -1).unbind(1)
+    attended = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_tokens, max_tokens)
+    return attended.flatten(1)  # type: ignore[union-attr]
+
+
+def _check_varlen(plain: Callable[..., Tensor]) -> None:
+    """Values and gradients on three images, within what bfloat16 rounds."""
+    cu_seqlens = torch.tensor([0, 5, 70, 300], dtype=torch.int32, device="cuda")
+    found = []
+    for attention in (plain, _varlen):
+        torch.manual_seed(0)
+        qkv = torch.randn(300, 3 * 128, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        out = attention(qkv, cu_seqlens, 2, 400)
+        out.backward(torch.randn_like(out))  # type: ignore[no-untyped-call]
+        found.append((out.detach().float(), qkv.grad.float()))  # type: ignore[union-attr]
+    for one, other in zip(*found, strict=True):
+        if not torch.linalg.norm(one - other) < 0.02 * torch.linalg.norm(one):
+            raise ValueError("variable-length attention gives another result")
 
 
 def _optimizer(settings: Settings, weights: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    fused = settings.device == "cuda"
     if settings.weights:
-        return torch.optim.SGD(weights, lr=settings.rate, momentum=0.9)
-    return torch.optim.AdamW(weights, lr=settings.rate, weight_decay=0.02, betas=(0.9, 0.98))
+        return torch.optim.SGD(weights, lr=settings.rate, momentum=0.9, fused=fused)
+    return torch.optim.AdamW(weights, lr=settings.rate, weight_decay=0.02, betas=(0.9, 0.98), fused=fused)
 
 
-def _rate(settings: Settings, step: int) -> float:
+def _done(settings: Settings, step: int, seconds: float) -> float:
+    """Share of the training that is done: by steps, or by time where steps turn out to be slower than predicted."""
+    by_time = seconds / (OVERTIME * settings.seconds) if settings.seconds else 0.0
+    return max(step / settings.steps, by_time)
+
+
+def _rate(settings: Settings, done: float) -> float:
     """Polynomial decay; random weights warm up first."""
-    decayed = (settings.rate - LEAST_RATE) * (1 - step / settings.steps) ** POWER + LEAST_RATE
-    warm = 1.0 if settings.weights else min(1.0, (step + 1) / (WARM_UP * settings.steps))
+    decayed = (settings.rate - LEAST_RATE) * (1 - done) ** POWER + LEAST_RATE
+    warm = 1.0 if settings.weights else min(1.0, (done + 1 / settings.steps) / WARM_UP)
     return float(decayed * warm)
 
 
-def _step(
-    model: Segmenter,
-    optimizer: torch.optim.Optimizer,
-    weights: list[torch.nn.Parameter],
-    batch: tuple[Tensor, Tensor],
-) -> tuple[float, float]:
-    """One step: its loss, and the share of the tokens that were left."""
-    images, labels = batch
-    output = model(images)
-    logits = full_size_logits(output.logits, model.config.patch_size, model.config.image_size)
-    loss = F.cross_entropy(logits, labels, ignore_index=IGNORED)
-    if not torch.isfinite(loss):
-        raise SystemExit("the loss is not finite: take a lower learning rate or other weights")
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(weights, 1.0)
-    optimizer.step()
-    before, _, last = output.token_counts.sum(dim=0).tolist()
-    return float(loss.detach()), float(last / before)
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def evaluate(model: Segmenter, settings: Settings, data: Path, limit: int | None) -> list[dict[str, Any]]:
@@ -221,18 +317,22 @@ def speed(folders: dict[str, Path], settings: Settings, data: Path, rounds: int)
 
 def _waited(run: Callable[[], object], device: str) -> None:
     run()
-    if device == "cuda":
-        torch.cuda.synchronize()
+    _wait(device)
 
 
 def both(settings: Settings, data: Path, output: Path, limit: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Train, write and evaluate the dense network, then the merging one."""
+    """The dense network, then the merging one: what is known of it once it is trained, and once it is evaluated."""
     pictures = load_split(data, "train").to(torch.device(settings.device))
+    with fast_arithmetic(settings):
+        settings = replace(settings, steps=steps_that_fit(settings, pictures))
     for name, merging in (("dense", False), ("algm", True)):
         print(f"training {name}: {settings.backbone}, crop {settings.crop}, {len(pictures.images)} pictures")
-        model, course = train(settings, pictures, merging)
+        with fast_arithmetic(settings):
+            model, course = train(settings, pictures, merging)
         merge = settings.merge if merging else None
-        write_checkpoint(output / name, model, merge, settings.training(len(pictures.images)))
+        stored = copy.deepcopy(model).half()
+        write_checkpoint(output / name, stored, merge, settings.training(len(pictures.images)))
+        yield name, course
         yield name, course | {"test": evaluate(model, settings, data, limit)}
 
 
@@ -245,6 +345,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, help="pretrained weights to start from: .npz or .pth")
     parser.add_argument("--crop", type=int, default=384)
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--seconds", type=float, help="for the training of each network: fewer steps where those last")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--layers", type=int, nargs="+", default=[1, 5], help="layers at which tokens merge")
     parser.add_argument("--threshold", type=float, default=0.88, help="similarity at which windows merge")
@@ -261,14 +362,15 @@ def main() -> None:
     given = parse()
     merge = MergeSettings(tuple(given.layers), (2, 2), given.threshold)
     settings = Settings(
-        given.backbone, given.crop, given.steps, given.batch, merge, given.weights, given.device, given.seed
+        *(given.backbone, given.crop, given.steps, given.batch, merge, given.weights, given.device, given.seed),
+        seconds=given.seconds,
     )
     torch.backends.cudnn.deterministic = True
     results: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if given.device == "cuda" else "CPU",
         "network": f"{given.backbone}, {given.crop}x{given.crop}",
         "start": given.weights.name if given.weights else "random",
-        "steps": given.steps,
+        "steps": 0,
         "batch": given.batch,
         "layers": list(merge.layers),
         "threshold": merge.threshold,
@@ -277,6 +379,7 @@ def main() -> None:
     }
     for name, found in both(settings, given.data, given.output, given.limit):
         results["trained"][name] = found
+        results["steps"] = found["steps"]
         if given.json:
             write_record(given.json, results)  # what is done is kept when the time is up
     folders = {name: given.output / name for name in ("dense", "algm")}
