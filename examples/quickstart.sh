@@ -3,7 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-[ -x .venv/bin/python ] || python3 -m venv .venv
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, python3 is " + sys.version)'
+.venv/bin/python -m pip --version >/dev/null 2>&1 || python3 -m venv .venv
 .venv/bin/python -m pip install --quiet --upgrade pip
 .venv/bin/python -m pip install --quiet --requirement tests/requirements.txt
 # The plugin library is for NVIDIA GPUs and takes minutes to compile: algm-build-plugins makes it when it is wanted.
@@ -11,3 +12,4 @@ cd "$(dirname "$0")/.."
 
 .venv/bin/algm-export examples/sample -o masks/model.onnx --classes examples/sample/classes.txt
 .venv/bin/algm-infer examples/pictures --engine masks/model.onnx -o masks --save labels,overlay,tokens
+echo "these folders are in $PWD; the commands in $PWD/.venv/bin"

@@ -20,7 +20,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def _shared_folder() -> Path | None:
-    """The team's extra data: $ALGM_SHARED, or `shared` beside the checkout."""
+    """Extra data: $ALGM_SHARED, or `shared` beside the checkout."""
     candidate = Path(os.environ.get("ALGM_SHARED", Path(__file__).parents[2] / "shared"))
     return candidate if (candidate / "golden" / "index.json").is_file() else None
 
@@ -30,7 +30,7 @@ def shared() -> Path:
     """Folder with the golden cases, photographs and data set samples."""
     folder = _shared_folder()
     if folder is None:
-        pytest.skip("the team's extra data is not beside this checkout (set ALGM_SHARED)")
+        pytest.skip("the extra data is not beside this checkout (set ALGM_SHARED)")
     return folder
 
 
