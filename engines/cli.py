@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 The plan goes beside the model, with MODEL.plan.json: what it was built from, with and for. By default it serves batches
-of 1 to 8 and carries the plugin library, so that other programs load it as it is.
+of 1 to 8 and carries the plugin library, so that other programs need no other file; README says how they open it.
 
   algm-build-engine --fp16                      for this machine's GPU (TensorRT 10.9 or later)
   algm-build-engine --fp16 --target rtx         for RTX GPUs, on a machine without one (TensorRT-RTX)

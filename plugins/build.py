@@ -17,6 +17,13 @@ from algm_trt.plugins.errors import AlgmError, MissingDependencyError, UsageErro
 from algm_trt.plugins.library import LIBRARY_NAME, LIBRARY_VARIABLE, cache_library, load_ctypes
 
 _SOURCES = Path(__file__).resolve().parent
+_EPILOG = """\
+The library holds the CUDA kernels and the TensorRT plugins around them; TensorRT is not needed to compile it. In the
+user's cache it is found without being named, elsewhere the variable ALGM_PLUGINS_LIB names it. nvcc is taken from
+CUDACXX, PATH, CUDA_HOME, CUDA_PATH or /usr/local/cuda.
+
+exit codes: 0 built; 1 failed; 2 wrong usage; 4 cmake, nvcc or the sources are missing.
+"""
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="algm-build-plugins", description=__doc__.split(": ", 1)[1] if __doc__ else None
+        prog="algm-build-plugins",
+        description="Compile the plugin library on this machine with cmake and nvcc; it takes minutes.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--arch",
