@@ -31,6 +31,9 @@ HEAD_WIDTH = 64
 # A zip archive, as torch.save writes today, or a pickle, as it once did.
 FILE_HEADS = (b"PK", b"\x80")
 
+# Prefixes of the keys of a network that was wrapped when it was saved, in either order.
+WRAPPERS = ("module.", "_orig_mod.")
+
 State = dict[str, torch.Tensor]
 
 
@@ -125,7 +128,15 @@ def _read_state(path: Path) -> State:
         raise CheckpointError(
             f"{path}: no weights found; expected a dictionary with the key 'model', as upstream writes"
         )
-    return {str(key): value for key, value in state.items()}
+    return _without_wrappers({str(key): value for key, value in state.items()})
+
+
+def _without_wrappers(state: State) -> State:
+    """The weights under the network's own keys where all have the prefix of DataParallel or torch.compile."""
+    for prefix in WRAPPERS * 2:
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
 
 
 def _check_head(path: Path) -> None:

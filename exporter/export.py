@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +23,7 @@ from algm_trt.exporter.graph import build_graph
 from algm_trt.exporter.segmenter import Segmenter, segmenter_from_checkpoint
 from algm_trt.exporter.verify import Verification, verify
 from algm_trt.plugins.errors import UsageError
-from algm_trt.runtime.card import METADATA_KEY, MergeSettings, ModelCard
+from algm_trt.runtime.card import METADATA_KEY, MergeSettings, ModelCard, ModelCardError
 from algm_trt.runtime.datasets import DatasetClasses, dataset_classes, known_datasets, numbered_classes, read_class_file
 from algm_trt.runtime.files import renamed_together
 
@@ -95,6 +96,8 @@ def export_onnx(
     options = options or ExportOptions()
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
     target = Path(path) if path else loaded.path.with_name("model.onnx")
+    report_path = target.with_name(f"{target.name}.json")
+    _check_places(target, report_path, loaded, options)
     size = options.size or loaded.crop
     merge = resolve_merge(loaded.merge, options)
     check_grid(size, loaded.config.patch_size, merge)
@@ -103,7 +106,6 @@ def export_onnx(
     card = model_card(loaded, model, size, options, classes)
     proto = build_graph(model, size, options.precision)
     proto.metadata_props.add(key=METADATA_KEY, value=card.to_json())
-    report_path = target.with_name(f"{target.name}.json")
     with renamed_together() as temporary:
         draft = temporary(target)
         onnx.save(proto, draft)
@@ -114,11 +116,25 @@ def export_onnx(
     return ExportReport(target, report_path, card, len(proto.graph.node), notes, checked)
 
 
+def _check_places(target: Path, report: Path, checkpoint: Checkpoint, options: ExportOptions) -> None:
+    """Refuse to write over a folder or over what is read.
+
+    Raises:
+        UsageError: one of the files to write is there as something else.
+    """
+    read = [checkpoint.path, checkpoint.path.with_name("variant.yml"), *([options.classes] if options.classes else [])]
+    for path in (target, report):
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder: -o takes the name of a file, such as {path / 'model.onnx'}")
+        if path.resolve() in [source.resolve() for source in read]:
+            raise UsageError(f"{path} is read and would be written over: give -o another name")
+
+
 def resolve_merge(trained: MergeSettings | None, options: ExportOptions) -> MergeSettings | None:
     """Merge settings from those of the training and the options; None for a dense model.
 
     Raises:
-        UsageError: merge options together with `merge=False`.
+        UsageError: merge options together with `merge=False`, or merge options that make no sense.
     """
     given = (options.merge_layers, options.merge_window, options.threshold)
     if not options.merge:
@@ -128,12 +144,18 @@ def resolve_merge(trained: MergeSettings | None, options: ExportOptions) -> Merg
     if trained is None and all(value is None for value in given):
         return None
     base = trained or MergeSettings(DEFAULT_LAYERS, DEFAULT_WINDOW, DEFAULT_THRESHOLD)
-    return replace(
-        base,
-        layers=base.layers if options.merge_layers is None else options.merge_layers,
-        window=base.window if options.merge_window is None else options.merge_window,
-        threshold=base.threshold if options.threshold is None else options.threshold,
-    )
+    try:
+        merge = replace(
+            base,
+            layers=base.layers if options.merge_layers is None else options.merge_layers,
+            window=base.window if options.merge_window is None else options.merge_window,
+            threshold=base.threshold if options.threshold is None else options.threshold,
+        )
+    except ModelCardError as error:
+        raise UsageError(str(error)) from error
+    if not math.isfinite(merge.threshold):
+        raise UsageError(f"the threshold must be a finite number, got {merge.threshold}")
+    return merge
 
 
 def check_grid(size: tuple[int, int], patch_size: int, merge: MergeSettings | None) -> None:

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algm_trt.exporter.checkpoint import Checkpoint, CheckpointError
-from algm_trt.exporter.config import NORMALIZATIONS, ConfigError, SegmenterConfig
+from algm_trt.exporter.config import NORMALIZATIONS, SegmenterConfig
 from algm_trt.exporter.decoder import LinearDecoder, MaskTransformer
 from algm_trt.exporter.vit import Tokens, VisionTransformer
+from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import MergeSettings
 
 
@@ -41,7 +42,10 @@ class Segmenter(nn.Module):
     def __init__(self, config: SegmenterConfig, merge: MergeSettings | None = None) -> None:
         super().__init__()
         if merge is not None and merge.layers[-1] > config.n_layers:
-            raise ConfigError(f"merge layer {merge.layers[-1]} is beyond the encoder's {config.n_layers} layers")
+            raise UsageError(
+                f"merge layer {merge.layers[-1]} is beyond the encoder's {config.n_layers} layers: "
+                "choose others with --merge-layers"
+            )
         self.config = config
         self.merge = merge
         self.encoder = VisionTransformer(config)
@@ -78,7 +82,7 @@ def segmenter_from_checkpoint(checkpoint: Checkpoint, merge: MergeSettings | Non
     """Build the network and load the weights strictly, in evaluation mode.
 
     Raises:
-        CheckpointError: keys are missing or unexpected, or shapes differ; all of them are named.
+        CheckpointError: keys are missing or unexpected, shapes differ, or weights are not finite.
     """
     model = Segmenter(checkpoint.config, merge)
     expected = model.state_dict()
@@ -98,6 +102,17 @@ def segmenter_from_checkpoint(checkpoint: Checkpoint, merge: MergeSettings | Non
         raise CheckpointError(
             f"{checkpoint.path}: the weights do not fit {checkpoint.config.describe()} with {checkpoint.config.n_cls} "
             f"classes; {'; '.join(problems)}. Check that variant.yml belongs to this checkpoint."
+        )
+    # The classification head is carried along and computes nothing.
+    broken = [
+        key
+        for key, value in checkpoint.state.items()
+        if not key.startswith("encoder.head") and not value.float().isfinite().all()
+    ]
+    if broken:
+        raise CheckpointError(
+            f"{checkpoint.path}: weights that are infinite or not a number, training diverged or the file is damaged: "
+            f"{_shorten(broken)}"
         )
     model.load_state_dict(checkpoint.state, strict=True)
     return model.eval()

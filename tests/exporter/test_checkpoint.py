@@ -185,6 +185,15 @@ class TestWithoutVariant:
         torch.save(state_of(MASKS), path)
         assert load_checkpoint(path).path == path
 
+    @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+    @pytest.mark.parametrize("variant", [None, variant_of(MASKS)], ids=["inferred", "variant"])
+    def test_network_that_was_wrapped_when_it_was_saved(self, tmp_path: Path, prefix: str, variant: Any) -> None:
+        state = state_of(MASKS)
+        write(tmp_path, {"model": {f"{prefix}{key}": value for key, value in state.items()}}, variant)
+        loaded = load_checkpoint(tmp_path)
+        assert loaded.state.keys() == state.keys()
+        segmenter_from_checkpoint(loaded, None)
+
     def test_weights_of_something_else(self, tmp_path: Path) -> None:
         write(tmp_path, {"model": {"conv1.weight": torch.zeros(64, 3, 7, 7)}})
         message = failure(tmp_path)
@@ -256,6 +265,22 @@ class TestDamagedFiles:
     def test_no_weights_inside(self, tmp_path: Path, data: Any) -> None:
         write(tmp_path, data)
         assert "no weights found" in failure(tmp_path)
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+    def test_weights_that_are_not_finite(self, tmp_path: Path, value: float, dtype: torch.dtype) -> None:
+        state = {key: weight.to(dtype) for key, weight in state_of(MASKS).items()}
+        state["encoder.blocks.1.mlp.fc1.bias"][3] = value
+        write(tmp_path, {"model": state}, variant_of(MASKS))
+        message = failure(tmp_path)
+        assert "not a number" in message
+        assert "encoder.blocks.1.mlp.fc1.bias" in message
+
+    def test_classification_head_may_be_anything(self, tmp_path: Path) -> None:
+        state = state_of(MASKS)
+        state["encoder.head.bias"][:] = float("nan")
+        write(tmp_path, {"model": state}, variant_of(MASKS))
+        segmenter_from_checkpoint(load_checkpoint(tmp_path), None)
 
 
 class Evil:

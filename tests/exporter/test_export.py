@@ -1,0 +1,62 @@
+"""The exporter's choices and places: wrong options are usage errors, and nothing that is read is written over."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.checkpoints import write_checkpoint
+from helpers.models import random_segmenter
+
+from algm_trt.exporter import ExportOptions, export_onnx
+from algm_trt.exporter.config import SegmenterConfig
+from algm_trt.plugins.errors import UsageError
+from algm_trt.runtime.card import MergeSettings
+
+SMALL = SegmenterConfig(image_size=(32, 32), patch_size=8, d_model=64, n_layers=2, n_heads=1, d_ff=256, n_cls=5)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "run", random_segmenter(SMALL), MergeSettings((1, 2), (2, 2), 0.6))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"merge_layers": (2, 1)}, "ascending"),
+        ({"merge_layers": (1, 1)}, "ascending"),
+        ({"merge_layers": (0, 1)}, "at least 1"),
+        ({"merge_layers": (1, 3)}, "beyond the encoder's 2 layers"),
+        ({"merge_window": (1, 1)}, "at least 2 tokens"),
+        ({"merge_window": (3, 3)}, "nearest sizes"),
+        ({"threshold": math.nan}, "finite"),
+        ({"threshold": math.inf}, "finite"),
+        ({"merge": False, "threshold": 0.5}, "--no-merge"),
+    ],
+)
+def test_options_that_make_no_model(options: dict[str, Any], message: str, checkpoint: Path) -> None:
+    before = sorted(checkpoint.iterdir())
+    with pytest.raises(UsageError, match=message):
+        export_onnx(checkpoint, options=ExportOptions(**options, verify=False))
+    assert sorted(checkpoint.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pth", "variant.yml", "names.txt", "run"])
+def test_what_is_read_is_not_written_over(name: str, checkpoint: Path, tmp_path: Path) -> None:
+    names = checkpoint / "names.txt"
+    names.write_text("".join(f"class {index}\n" for index in range(5)))
+    before = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    target = tmp_path / name if name == "run" else checkpoint / ".." / "run" / name
+    with pytest.raises(UsageError, match="folder" if name == "run" else "written over"):
+        export_onnx(checkpoint, target, ExportOptions(classes=names, verify=False))
+    assert {path.name: path.read_bytes() for path in checkpoint.iterdir()} == before
+
+
+def test_report_does_not_take_the_place_of_the_class_list(checkpoint: Path) -> None:
+    names = checkpoint / "model.onnx.json"
+    names.write_text('["a", "b", "c", "d", "e"]')
+    with pytest.raises(UsageError, match="written over"):
+        export_onnx(checkpoint, options=ExportOptions(classes=names, verify=False))
