@@ -178,7 +178,7 @@ def _build(job: _Job, record: EngineRecord) -> BuildReport:
     extras: dict[Path, bytes] = {}
     notes = [cache.note] if cache is not None and cache.note else []
     if options.save_onnx and proto is not job.source.proto:
-        extras[job.target.with_suffix(".fp16.onnx")] = proto.SerializeToString()
+        extras[_half_path(job.target)] = proto.SerializeToString()
     elif options.save_onnx:
         notes.append(f"--save-onnx wrote nothing: {job.source.path} was built as it is")
     if options.dump_layers is not None:
@@ -191,22 +191,43 @@ def _check_places(model: Path, plan: Path, options: BuildOptions) -> None:
     """Refuse to write over what is read, and try to write now instead of after minutes of building.
 
     Raises:
-        UsageError: two files would have one name.
-        BuildError: the folder cannot be written.
+        UsageError: two files would have one name, or a folder has it.
+        BuildError: a folder cannot be written.
     """
-    dumped = [options.dump_layers] if options.dump_layers is not None else []
-    places = [path.resolve() for path in (model, plan, record_path(plan), *dumped)]
+    written = [plan, record_path(plan)]
+    if options.save_onnx:
+        written.append(_half_path(plan))
+    if options.dump_layers is not None:
+        written.append(options.dump_layers)
+    changed = [options.timing_cache] if options.timing_cache is not None else []
+    places = [path.resolve() for path in (model, *written, *changed)]
     for path in places:
         if places.count(path) > 1:
-            raise UsageError(f"{path} would be written over: give -o and --dump-layers other names")
-    folder = plan.parent
+            raise UsageError(f"{path} would be written over: give -o, --dump-layers and --timing-cache other names")
+    for path in written:
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder: give the name of a file")
+        _check_writable(path.parent)
+
+
+def _check_writable(folder: Path) -> None:
+    """Make a file in a folder, or in the nearest one above that exists; it leaves nothing.
+
+    Raises:
+        BuildError: that fails.
+    """
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:
-        with tempfile.TemporaryFile(dir=folder):  # leaves nothing
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise BuildError(f"cannot write into {folder}: {error.strerror}; -o names another place") from error
+        raise BuildError(f"cannot write into {folder}: {error.strerror}; name another place") from error
+
+
+def _half_path(plan: Path) -> Path:
+    """Where `--save-onnx` keeps the float16 graph."""
+    return plan.with_suffix(".fp16.onnx")
 
 
 def _planned_record(job: _Job) -> EngineRecord:

@@ -15,6 +15,7 @@ DEFAULT_RTX_CAPABILITIES: Final = (80, 86, 89, 120)
 HARDWARE_COMPATIBILITY: Final = ("none", "ampere-plus", "same-compute-capability")
 OPTIMIZATION_LEVELS: Final = range(6)
 LARGEST_BATCH: Final = 4096
+LARGEST_WORKSPACE_MIB: Final = 2**24
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,8 @@ class BuildOptions:
             raise UsageError("precision is fp16 or fp32, target is tensorrt or rtx, and there is at least one profile")
         if self.optimization_level not in OPTIMIZATION_LEVELS:
             raise UsageError(f"optimisation level {self.optimization_level}: it must be 0 to {OPTIMIZATION_LEVELS[-1]}")
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise UsageError(f"workspace of {self.workspace_mib} MiB: it must be at least 1")
+        if self.workspace_mib is not None and not 1 <= self.workspace_mib <= LARGEST_WORKSPACE_MIB:
+            raise UsageError(f"workspace of {self.workspace_mib} MiB: it must be 1 to {LARGEST_WORKSPACE_MIB}")
         if self.hardware_compatibility not in HARDWARE_COMPATIBILITY:
             known = ", ".join(HARDWARE_COMPATIBILITY)
             raise UsageError(f"hardware compatibility '{self.hardware_compatibility}': expected {known}")

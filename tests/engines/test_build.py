@@ -179,6 +179,47 @@ def test_outputs_must_differ(name: str, model: Path) -> None:
     assert files(model.parent) == ["model.onnx"]
 
 
+@pytest.mark.parametrize(
+    ("plan", "changes"),
+    [
+        ("model.plan", {"target": "tensorrt", "compute_capabilities": (), "timing_cache": "model.onnx"}),
+        ("model.plan", {"target": "tensorrt", "compute_capabilities": (), "timing_cache": "model.plan"}),
+        ("other.plan", {"save_onnx": True, "dump_layers": "other.fp16.onnx"}),
+        ("other.plan", {"dump_layers": "other.plan.json"}),
+    ],
+)
+def test_every_file_needs_a_name_of_its_own(plan: str, changes: dict[str, Any], model: Path) -> None:
+    named = {
+        name: model.with_name(value) if isinstance(value, str) and "." in value else value
+        for name, value in changes.items()
+    }
+    with pytest.raises(UsageError, match="would be written over"):
+        build_engine(model, model.with_name(plan), options(**named))
+    assert files(model.parent) == ["model.onnx"]
+
+
+def test_graph_that_is_kept_does_not_take_the_place_of_the_model(model: Path) -> None:
+    source = model.rename(model.with_name("model.fp16.onnx"))
+    with pytest.raises(UsageError, match="would be written over"):
+        build_engine(source, model.with_name("model.plan"), options(precision="fp16", save_onnx=True))
+
+
+@pytest.mark.parametrize("folder", ["model.plan", "model.plan.json", "layers.json"])
+def test_folder_in_the_way_is_told_before_anything_is_built(folder: str, model: Path) -> None:
+    model.with_name(folder).mkdir()
+    with pytest.raises(UsageError, match=f"{folder} is a folder"):
+        build_engine(model, options=options(force=True, dump_layers=model.with_name("layers.json")))
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that even root cannot write into")
+def test_layers_that_cannot_be_written_leave_the_standing_plan_alone(model: Path, plugin_library: Path) -> None:
+    standing = build_engine(model, options=options())
+    with pytest.raises(BuildError, match="cannot write into /proc"):
+        build_engine(model, options=options(dump_layers=Path("/proc/layers.json")))
+    assert build_engine(model, options=options()).up_to_date
+    assert read_record(standing.path) == standing.record
+
+
 INTERRUPTED = """
 import os, signal, sys
 from algm_trt.engines import BuildOptions, build_engine
