@@ -7,8 +7,9 @@
 #   bash benchmarks/gpu_all.sh --budget 580          start no step, and let none run, beyond so many seconds
 #   bash benchmarks/gpu_all.sh --cpu-twin            try the script out without a GPU; figures mean nothing
 #
-# Nothing is fetched. Variables, with what is taken where they are not set:
-#   OUT                    folder for JSON and log (benchmarks/results; the log then in build/gpu)
+# Nothing is fetched; carry.py fills .carry on another machine. Variables (relative paths begin at the root of the
+# checkout), with what is taken where they are not set:
+#   OUT                    folder for JSON, log and trained weights (benchmarks/results; log and weights in build/gpu)
 #   PYTHON                 python3 with torch, numpy and pytest
 #   ALGM_PLUGINS_LIB       plugin library that was built elsewhere (built by nvcc for the GPU at hand)
 #   ALGM_TENSORRT_LIBS     libnvinfer_lean.so.N, separated by colons (.carry/tensorrt/*.so.*, also as .xz)
@@ -16,6 +17,7 @@
 #   ALGM_PICTURES          folder of photographs, or file of gpu_pictures.py (.carry/pictures.npz; else drawn scenes)
 #   ALGM_OFFICIAL          checkout of the official code (.carry/official; else it is not timed)
 #   ALGM_CHECKPOINTS       trained checkpoints, separated by colons (.carry/checkpoints/* and examples/sample)
+#   ALGM_CAMVID            CamVid, to train on (.carry/camvid; else nothing is trained)
 #
 # Exit code: 0 all steps passed, 1 a step failed, 2 wrong arguments, 4 no GPU (after building, where nvcc is there).
 #
@@ -23,7 +25,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-readonly STEPS=(build kernels sanitizer plugins runtime doctor speed model)
+readonly STEPS=(build kernels speed runtime plugins doctor model training sanitizer)
 declare -Ar WHAT=(
   [build]="plugin library for the GPU at hand, with nvcc"
   [kernels]="L4: kernels against the NumPy reference (tests/plugins/test_*kernels_gpu.py)"
@@ -33,8 +35,11 @@ declare -Ar WHAT=(
   [doctor]="algm-doctor --selftest: L0 to L6 as far as the machine goes"
   [speed]="kernels against their floors (benchmarks/kernels.py)"
   [model]="whole PyTorch model in FP16: speed, shares, agreement (benchmarks/gpu_model.py)"
+  [training]="ViT-S on CamVid, dense and with ALGM (benchmarks/train_camvid.py)"
 )
-declare -Ar LIMIT=([build]=300 [kernels]=200 [sanitizer]=150 [plugins]=150 [runtime]=200 [doctor]=300 [speed]=150 [model]=420)
+declare -Ar LIMIT=([build]=300 [kernels]=200 [sanitizer]=150 [plugins]=150 [runtime]=200 [doctor]=300 [speed]=150 [model]=480 [training]=570)
+# Of the training of each network; evaluating and timing both takes about two minutes more.
+readonly TRAINING_SECONDS=150
 # Small cases of every operator: the sanitizer is slow.
 readonly SANITIZED="test_local_merge_of_generic_tokens or (test_global_merge and lengths3) \
 or (test_attention and lengths1 and (64 or 80)) or (test_append_tokens_and_unmerge and lengths1 and 13) \
@@ -78,14 +83,15 @@ official=${ALGM_OFFICIAL:-$(first .carry/official)}
 checkpoints=${ALGM_CHECKPOINTS:-$(joined .carry/checkpoints/* examples/sample)}
 headers=${ALGM_TENSORRT_HEADERS:-$(joined "$PWD"/.carry/tensorrt/headers/*)}
 packed=${ALGM_TENSORRT_LIBS:-$(joined "$PWD"/.carry/tensorrt/*.so.*)}
+camvid=${ALGM_CAMVID:-$(first .carry/camvid)}
 library=${ALGM_PLUGINS_LIB:-}
 sanitizer=$(command -v compute-sanitizer || first /usr/local/cuda/bin/compute-sanitizer)
 
 if [ "$list" = yes ]; then
   for step in "${STEPS[@]}"; do printf '%-10s %s (at most %d s)\n' "$step" "${WHAT[$step]}" "${LIMIT[$step]}"; done
-  printf '\nlibrary      %s\nTensorRT     %s\nheaders      %s\npictures     %s\nofficial     %s\ncheckpoints  %s\nsanitizer    %s\n' \
+  printf '\nlibrary      %s\nTensorRT     %s\nheaders      %s\npictures     %s\nofficial     %s\ncheckpoints  %s\nCamVid       %s\nsanitizer    %s\n' \
     "${library:-to be built}" "${packed:-none}" "${headers:-none}" "${pictures:-drawn scenes}" "${official:-none}" \
-    "${checkpoints:-none}" "${sanitizer:-none}"
+    "${checkpoints:-none}" "${camvid:-none}" "${sanitizer:-none}"
   exit 0
 fi
 
@@ -93,7 +99,7 @@ out=${OUT:-benchmarks/results}
 [ "$twin" = yes ] && out=${OUT:-$work}
 mkdir -p "$work/site/algm_trt" "$work/logs" "$out"
 out=$(cd "$out" && pwd)
-log=${OUT:+$out/gpu_all.log}
+log=${OUT:+$out/gpu_all${only:+_${only%%,*}}.log}
 log=${log:-$work/gpu_all.log}
 table=$work/steps.tsv
 : >"$log"
@@ -101,7 +107,13 @@ table=$work/steps.tsv
 
 # `algm_trt` importable without installing it.
 for package in exporter plugins engines runtime; do ln -sfn "$PWD/$package" "$work/site/algm_trt/$package"; done
-export PYTHONPATH=$work/site:$PWD/.carry/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+export PYTHONPATH=$work/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+# Packages that the machine lacks.
+if exists .carry/wheels; then
+  "$python" -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$work/wheels" \
+    .carry/wheels/*.whl >>"$log" 2>&1 || echo "the wheels of .carry/wheels could not be installed: see $log"
+  PYTHONPATH=$PYTHONPATH:$work/wheels
+fi
 
 # --- running a step ---------------------------------------------------------------------------------------------------
 
@@ -170,12 +182,10 @@ PYTHON
   [ -n "$missing" ]
 }
 
-capability() { "$python" -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())' 2>>"$log"; }
-
 build() {
   if [ "$twin" = yes ]; then
     attempt build build "$python" -c "import pathlib, sys; sys.path.insert(0, 'tests')
-from helpers.twin import compile_twin; print(compile_twin(pathlib.Path('$work')))"
+from helpers.twin import compile_twin; print(compile_twin(pathlib.Path('$work')))" && sources >"$library.sources"
     return
   fi
   if [ -n "${ALGM_PLUGINS_LIB:-}" ]; then
@@ -184,8 +194,10 @@ from helpers.twin import compile_twin; print(compile_twin(pathlib.Path('$work'))
   fi
   local target=${gpu:-90}
   attempt build build "$python" -c 'import sys; from algm_trt.plugins.build import main; sys.exit(main())' \
-    --arch "$target" --output "$library" --jobs "$(nproc)"
+    --arch "$target" --output "$library" --jobs "$(nproc)" && sources >"$library.sources"
 }
+# sources: of what the library is made; dates say nothing, they are new wherever a checkout was copied.
+sources() { find plugins/native plugins/CMakeLists.txt -type f | LC_ALL=C sort | xargs cat | sha256sum; }
 
 kernels() {
   if [ "$twin" = yes ]; then
@@ -262,18 +274,38 @@ model() {
   attempt model model "$python" benchmarks/gpu_model.py "${arguments[@]}"
 }
 
+training() {
+  [ -n "$camvid" ] || { note training "not run" 0 "no CamVid (ALGM_CAMVID)"; return; }
+  lacks cv2 PIL tqdm yaml && { note training "not run" 0 "not installed: $missing"; return; }
+  local arguments=("$camvid" -o "$work/camvid" --json "$out/train_camvid.json")
+  if [ "$twin" = yes ]; then
+    arguments+=(--device cpu --backbone tiny --crop 128 --batch 2 --steps 1000 --seconds 5 --limit 3 --rounds 1)
+  else
+    arguments+=(--steps 8000 --seconds "$TRAINING_SECONDS")
+  fi
+  attempt training training "$python" benchmarks/train_camvid.py "${arguments[@]}"
+  # Weights never go into the repository. In pieces, because large files may not come back.
+  if [ -n "${OUT:-}" ] && exists "$work/camvid/algm"; then
+    rm -f "$out"/camvid_algm.tar.*
+    tar -C "$work/camvid" -c algm | split -b 15M -d - "$out/camvid_algm.tar."
+  fi
+}
+
 # --- all of it --------------------------------------------------------------------------------------------------------
 
-gpu=""
-[ "$twin" = yes ] || gpu=$(capability)
-name=$("$python" -c 'import torch; print(torch.cuda.get_device_name())' 2>>"$log") || name="no GPU"
-[ "$twin" = yes ] && name="CPU twin: figures mean nothing"
+gpu="" name="no GPU"
+if [ "$twin" = yes ]; then
+  name="CPU twin: figures mean nothing"
+else
+  found=$("$python" -c 'import torch; print("%d%d" % torch.cuda.get_device_capability(), torch.cuda.get_device_name())' \
+    2>>"$log") && gpu=${found%% *} name=${found#* }
+fi
 echo "device: $name" | tee -a "$log"
 
-# Everything but building needs the library; one of an earlier call must be no older than its sources.
+# Everything but building needs the library; one of an earlier call must be of the same sources.
 if [ "$twin" = yes ]; then library=$work/libalgm_twin.so; else library=${library:-$work/libalgm_plugins.so}; fi
-if [ -z "${ALGM_PLUGINS_LIB:-}" ] && exists "$library" && [ -n "$(find plugins/native -type f -newer "$library")" ]; then
-  rm "$library"
+if [ -z "${ALGM_PLUGINS_LIB:-}" ] && [ "$(cat "$library.sources" 2>/dev/null)" != "$(sources)" ]; then
+  rm -f "$library"
 fi
 if wanted build || ! exists "$library"; then build; fi
 export ALGM_PLUGINS_LIB=$library
@@ -288,7 +320,7 @@ for step in "${STEPS[@]:1}"; do
   fi
 done
 
-"$python" benchmarks/gpu_summary.py "$table" "$out/gpu_all.json" "$name"
+"$python" benchmarks/gpu_summary.py "$table" "$out/gpu_all${only:+_${only%%,*}}.json" "$name"
 summary=$?
 echo "log: $log"
 [ "$twin" = yes ] || [ -n "$gpu" ] || [ "$summary" -ne 0 ] || exit 4

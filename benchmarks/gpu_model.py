@@ -10,7 +10,8 @@ ViT-S/16 and ViT-B/16, 512 x 512, 150 classes, random weights, batch 32 of unlik
 - with `--official CHECKOUT`, the official code's eager run of both, its way of measuring (one picture) included.
 
 Then the share of time per operator, and the agreement with float32 on the CPU (`gpu_agreement.py`), for these networks
-and for trained checkpoints. Exit code 3 when the agreement fails its gates; speed is recorded, whatever it is.
+and for trained checkpoints. Exit code 3 when the agreement fails its gates or a part breaks; the rest goes on;
+speed is recorded, whatever it is.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import argparse
 import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -35,6 +37,7 @@ from torch import Tensor
 from algm_trt.exporter import cuda_ops, ops
 from algm_trt.exporter.checkpoint import load_checkpoint
 from algm_trt.exporter.segmenter import Segmenter, full_size_logits, normalise, segmenter_from_checkpoint
+from algm_trt.plugins.errors import AlgmError
 
 KEPT: Final = 0.6
 # Kernel names by operator; the first match counts.
@@ -245,8 +248,8 @@ def ratios(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def measure(backbone: str, images: Tensor, checkout: Path | None, plan: Plan) -> dict[str, Any]:
-    """Everything about one backbone."""
+def measure(backbone: str, images: Tensor, checkout: Path | None, plan: Plan) -> Iterator[dict[str, Any]]:
+    """Everything about one backbone, part after part, so that each can be kept before the next begins."""
     config = random_config(backbone, plan.size)
     reference = random_segmenter(config, MERGE)
     merged = random_segmenter(config, MERGE).to(plan.device, plan.dtype)
@@ -261,17 +264,18 @@ def measure(backbone: str, images: Tensor, checkout: Path | None, plan: Plan) ->
         rivals, failed = official(checkout, merged, pixels, threshold, variants["merged"].tokens, plan)
     rows = time_all(variants | rivals, plan)
     counts = merged(pixels, threshold).token_counts
-    return {
+    yield {
         "model": config.describe(),
         "threshold": threshold,
         "tokens_by_picture": counts[:, 1:].tolist(),
         "speed": rows,
         "ratios": ratios(rows),
         "not_run": failed,
-        "time_by_operator": {
-            name: shares(variants[name], plan) for name in ("merged with labels", "dense with labels")
-        },
-        "agreement": compare(backbone, reference, images[: plan.checked], threshold, plan.device, gated=False),
+    }
+    yield {"agreement": compare(backbone, reference, images[: plan.checked], threshold, plan.device, gated=False)}
+    # Last, because it is the part that a machine may not allow.
+    yield {
+        "time_by_operator": {name: shares(variants[name], plan) for name in ("merged with labels", "dense with labels")}
     }
 
 
@@ -335,22 +339,36 @@ def main() -> int:
         "networks": {},
         "checkpoints": [],
     }
-    for backbone in options.backbones:
-        results["networks"][backbone] = measure(backbone, torch.from_numpy(pictures), options.official, plan)
+
+    def keep() -> None:
         if options.json:
             write_record(options.json, results)  # what is done is kept when the time is up
+
+    broken = []
+    for backbone in options.backbones:
+        network = results["networks"][backbone] = {}
+        try:
+            for part in measure(backbone, torch.from_numpy(pictures), options.official, plan):
+                network |= part
+                keep()
+        except (RuntimeError, AlgmError) as error:
+            broken.append(f"{backbone}: {str(error).splitlines()[0]}")
+            network["broken"] = str(error)
+            traceback.print_exc()
     for folder in options.checkpoint:
         results["checkpoints"] += check_checkpoint(folder, options.pictures, plan)
+        keep()
     for backbone, network in results["networks"].items():
-        for name, ratio in network["ratios"].items():
+        for name, ratio in network.get("ratios", {}).items():
             print(f"{backbone}: {name}: {ratio:.2f}")
-    if options.json:
-        write_record(options.json, results)
-    compared = [row for network in results["networks"].values() for row in network["agreement"]]
+    keep()
+    compared = [row for network in results["networks"].values() for row in network.get("agreement", [])]
     wrong = [f"{row['model']} {row['run']}" for row in compared + results["checkpoints"] if row["passed"] is False]
     if wrong:
         print(f"agreement with float32 on the CPU fails for {', '.join(wrong)}")
-    return 3 if wrong else 0
+    for line in broken:
+        print(f"not measured to the end: {line}")
+    return 3 if wrong or broken else 0
 
 
 if __name__ == "__main__":
