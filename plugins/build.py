@@ -9,20 +9,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from algm_trt.plugins.errors import AlgmError, MissingDependencyError, UsageError
 from algm_trt.plugins.library import LIBRARY_NAME, LIBRARY_VARIABLE, cache_library, load_ctypes
 
+_INTERRUPTED = 130
 _SOURCES = Path(__file__).resolve().parent
 _EPILOG = """\
 The library holds the CUDA kernels and the TensorRT plugins around them; TensorRT is not needed to compile it. In the
 user's cache it is found without being named, elsewhere the variable ALGM_PLUGINS_LIB names it. nvcc is taken from
 CUDACXX, PATH, CUDA_HOME, CUDA_PATH or /usr/local/cuda.
 
-exit codes: 0 built; 1 failed; 2 wrong usage; 4 cmake, nvcc or the sources are missing.
+exit codes: 0 built; 1 failed; 2 wrong usage; 4 cmake, nvcc or the sources are missing;
+130 interrupted.
 """
 
 
@@ -64,16 +67,19 @@ def build_library(options: BuildOptions) -> Path:
         Path of the library.
 
     Raises:
+        UsageError: the file to write is a folder.
         MissingDependencyError: cmake, nvcc or the sources are missing.
         AlgmError: the compiler failed; the message holds the end of what it said.
+        OSError: the file cannot be written.
     """
     cmake = _tool("cmake")
     nvcc = find_nvcc()
     if not (_SOURCES / "native" / "algm.h").is_file():
         raise MissingDependencyError(f"the sources of the plugin library are not in {_SOURCES}; install algm-trt again")
     output = options.output or cache_library()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="algm-build-") as name:
+    if output.is_dir():
+        raise UsageError(f"{output} is a folder: -o takes the name of a file, such as {output / LIBRARY_NAME}")
+    with tempfile.TemporaryDirectory(prefix="algm-build-") as name, _draft(output) as draft:
         folder = Path(name)
         configure = [cmake, "-S", str(_SOURCES), "-B", str(folder), "-DALGM_BUILD_PLUGINS=ON"]
         configure += [f"-DCMAKE_CUDA_COMPILER={nvcc}", "-DCMAKE_BUILD_TYPE=Release"]
@@ -81,11 +87,21 @@ def build_library(options: BuildOptions) -> Path:
         _run(configure, options.verbose)
         _run([cmake, "--build", str(folder), "--parallel", str(options.jobs)], options.verbose)
         load_ctypes(folder / LIBRARY_NAME)
-        # The final name appears only when the file is whole.
-        draft = output.with_name(f".{output.name}.{os.getpid()}")
         shutil.copyfile(folder / LIBRARY_NAME, draft)
         draft.replace(output)
     return output
+
+
+@contextmanager
+def _draft(output: Path) -> Iterator[Path]:
+    """A file to write and rename when it is whole; made now, because compiling takes minutes, and never left behind."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    draft = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        draft.touch()
+        yield draft
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def find_nvcc() -> Path:
@@ -118,6 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = build_library(options)
     except AlgmError as error:
         return _complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _complain("interrupted, nothing was written", _INTERRUPTED)
     except OSError as error:
         return _complain(str(error), 1)
     size = path.stat().st_size / 2**20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import subprocess
 import sys
@@ -216,6 +217,51 @@ def test_command_reports_errors_as_one_line(
     printed = capsys.readouterr().err.splitlines()
     assert len(printed) == 2
     assert all(line.startswith("algm-build-plugins: ") for line in printed)
+
+
+def _compiles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outcome: type[BaseException] | None) -> Path:
+    """Stand in for the compilers: they make an empty library, or end with an exception; returns where it should go."""
+
+    def compile_nothing(command: list[str], verbose: bool) -> None:
+        if outcome is not None:
+            raise outcome
+        Path(command[command.index("--build") + 1] if "--build" in command else tmp_path, LIBRARY_NAME).touch()
+
+    monkeypatch.setattr(build, "_tool", lambda name: name)
+    monkeypatch.setattr(build, "find_nvcc", lambda: Path("nvcc"))
+    monkeypatch.setattr(build, "_run", compile_nothing)
+    monkeypatch.setattr(build, "load_ctypes", lambda path: None)
+    return tmp_path / "out" / LIBRARY_NAME
+
+
+def test_interrupted_command_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = _compiles(monkeypatch, tmp_path, KeyboardInterrupt)
+    assert build.main(["-o", str(target)]) == 130
+    assert capsys.readouterr().err == "algm-build-plugins: interrupted, nothing was written\n"
+    assert list(target.parent.iterdir()) == []
+
+
+def test_full_disk_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(source: Path, target: Path) -> None:
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    target = _compiles(monkeypatch, tmp_path, None)
+    monkeypatch.setattr(build.shutil, "copyfile", full)
+    assert build.main(["-o", str(target)]) == 1
+    assert list(target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("output", ["out", "file/lib.so"])
+def test_unusable_place_is_told_before_minutes_of_compiling(
+    output: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _compiles(monkeypatch, tmp_path, AssertionError)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "file").touch()
+    assert build.main(["-o", str(tmp_path / output)]) == (2 if output == "out" else 1)
 
 
 @pytest.mark.heavy
