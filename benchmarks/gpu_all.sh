@@ -108,6 +108,9 @@ table=$work/steps.tsv
 # `algm_trt` importable without installing it.
 for package in exporter plugins engines runtime; do ln -sfn "$PWD/$package" "$work/site/algm_trt/$package"; done
 export PYTHONPATH=$work/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+# Tools that are Python packages, and those of CUDA, may be in folders that are not on PATH.
+PATH=$PATH:$("$python" -c 'import sysconfig; print(sysconfig.get_path("scripts"))'):/usr/local/cuda/bin
+command -v ninja >/dev/null && export CMAKE_GENERATOR=${CMAKE_GENERATOR:-Ninja}
 # Packages that the machine lacks.
 if exists .carry/wheels; then
   "$python" -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$work/wheels" \
@@ -283,6 +286,7 @@ training() {
   else
     arguments+=(--steps 8000 --seconds "$TRAINING_SECONDS")
   fi
+  rm -rf "$work/camvid"
   attempt training training "$python" benchmarks/train_camvid.py "${arguments[@]}"
   # Weights never go into the repository. In pieces, because large files may not come back.
   if [ -n "${OUT:-}" ] && exists "$work/camvid/algm"; then

@@ -238,7 +238,7 @@ def _check_varlen(plain: Callable[..., Tensor]) -> None:
         out.backward(torch.randn_like(out))  # type: ignore[no-untyped-call]
         found.append((out.detach().float(), qkv.grad.float()))  # type: ignore[union-attr]
     for one, other in zip(*found, strict=True):
-        if not torch.linalg.norm(one - other) < 0.02 * torch.linalg.norm(one):
+        if not torch.linalg.norm(one - other) < 0.05 * torch.linalg.norm(one):
             raise ValueError("variable-length attention gives another result")
 
 
