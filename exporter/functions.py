@@ -7,6 +7,7 @@ each for a reason that was measured:
 - Index arithmetic is int64; similarities, means and sums are float32.
 - No NonZero, Compress, Unique or scatter with a reduction (TensorRT-RTX refuses them). Compaction is a scatter of row
   numbers into a buffer, whose last slot takes what is dropped, and a slice.
+- No Pad: ONNX Runtime before 1.25 and ONNX 1.17 cannot infer its shape here, where the widths are a constant list.
 - A size that depends on the threshold is the last element of a CumSum: TensorRT's shape analysis stops there.
 - Padded lengths are cut from a constant range that `max_tokens` bounds, and are multiples of 64 or 128: sums over
   padded rows then group their terms the same way whatever the batch, so an image has the same bits in any batch.
@@ -97,7 +98,7 @@ def AlgmLocalMerge(
     unmerged_windows = op.Sub(window_count, merged_count)
     lengths = op.Add(op.Add(merged_count, op.Mul(unmerged_windows, members)), extra)
     ends = op.CumSum(op.Squeeze(lengths, one), op.Constant(value_int=0))
-    cu = op.Pad(ends, op.Constant(value_ints=[1, 0]))
+    cu = op.Concat(zero, ends, axis=0)
     starts = op.Unsqueeze(op.Slice(cu, zero, minus_one), one)
     count_1d = op.Slice(cu, minus_one, everything)
 
@@ -203,7 +204,7 @@ def AlgmGlobalMerge(
     position_a = op.Where(merges, op.Add(kept_count, choice), op.Add(kept_before, behind_first))
     new_lengths = op.Add(kept_count, op.Div(lengths, two))
     ends = op.CumSum(op.Squeeze(new_lengths, one), op.Constant(value_int=0))
-    new_cu = op.Pad(ends, op.Constant(value_ints=[1, 0]))
+    new_cu = op.Concat(zero, ends, axis=0)
     new_starts = op.Unsqueeze(op.Slice(new_cu, zero, minus_one), one)
     count_1d = op.Slice(new_cu, minus_one, everything)
 
@@ -437,7 +438,7 @@ def AlgmLabels(logits, size: Sequence[int], plugin_namespace: str, plugin_versio
     class_ids = op.Range(op.Constant(value_int=0), op.Squeeze(classes), op.Constant(value_int=1))
     slots = op.Where(op.Cast(able, to=9), op.Sub(seen, one), classes)
     ids = op.Add(op.Mul(able, zero), class_ids)
-    empty = op.Pad(op.Mul(able, zero), op.Constant(value_ints=[0, 0, 0, 0, 0, 0, 0, 1]))
+    empty = op.Concat(op.Mul(able, zero), op.Mul(op.Slice(able, zero, one, minus_one), zero), axis=-1)
     candidates = op.Slice(op.ScatterElements(empty, slots, ids, axis=-1), zero, count, minus_one)
     four = op.Constant(value_ints=[1, 1, 1, 4, 1])
     kept = op.GatherElements(corners, op.Expand(op.Unsqueeze(candidates, corner_axis), four), axis=-1)
