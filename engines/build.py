@@ -181,6 +181,8 @@ def _build(job: _Job, record: EngineRecord) -> BuildReport:
         extras[_half_path(job.target)] = proto.SerializeToString()
     elif options.save_onnx:
         notes.append(f"--save-onnx wrote nothing: {job.source.path} was built as it is")
+    if job.target.suffix.lower() != ".plan":
+        notes.append("algm-infer knows a plan by a name that ends in .plan: rename both files to use it there")
     if options.dump_layers is not None:
         extras[options.dump_layers] = _dump(job, session, plan, layers).encode()
     _write_together(job.target, content, record, extras)

@@ -117,10 +117,10 @@ def export_onnx(
 
 
 def _check_places(target: Path, report: Path, checkpoint: Checkpoint, options: ExportOptions) -> None:
-    """Refuse to write over a folder or over what is read.
+    """Refuse to write over a folder or over what is read, and a name by which no backend knows the model.
 
     Raises:
-        UsageError: one of the files to write is there as something else.
+        UsageError: one of the files to write is there as something else, or the model's name does not end in .onnx.
     """
     read = [checkpoint.path, checkpoint.path.with_name("variant.yml"), *([options.classes] if options.classes else [])]
     for path in (target, report):
@@ -128,6 +128,8 @@ def _check_places(target: Path, report: Path, checkpoint: Checkpoint, options: E
             raise UsageError(f"{path} is a folder: -o takes the name of a file, such as {path / 'model.onnx'}")
         if path.resolve() in [source.resolve() for source in read]:
             raise UsageError(f"{path} is read and would be written over: give -o another name")
+    if target.suffix.lower() != ".onnx":
+        raise UsageError(f"{target}: the name of a model must end in .onnx")
 
 
 def resolve_merge(trained: MergeSettings | None, options: ExportOptions) -> MergeSettings | None:

@@ -207,7 +207,7 @@ def _fixed_shapes(name: str, situation: Situation) -> Finding:
             return not_found(name, "the picture size of a plan is fixed, windows take care of others")
         return cannot_tell(name, _NAME_A_MODEL)
     if any(not isinstance(extent, int) for extent in images.shape[1:]):
-        cure = "export with algm-export --size HEIGHT WIDTH"
+        cure = "export with algm-export --size HEIGHTxWIDTH"
         return found(name, f"the picture size is free: {images.shape[1:]}", cure)
     return not_found(
         name, f"the picture size is fixed to {images.shape[1]}x{images.shape[2]}, windows take care of others"

@@ -141,6 +141,14 @@ def test_graph_and_layers_are_kept_when_asked(model: Path, plugin_library: Path,
     assert layers[0]["inputs"][0] == {"name": "images", "dtype": "UINT8", "shape": [-1, 128, 128, 3]}
 
 
+@pytest.mark.parametrize(("name", "notes"), [("model.plan", 0), ("other.PLAN", 0), ("model.engine", 1)])
+def test_name_by_which_the_runtime_does_not_know_a_plan_is_noted(
+    name: str, notes: int, model: Path, plugin_library: Path
+) -> None:
+    report = build_engine(model, model.with_name(name), options())
+    assert ["ends in .plan" in note for note in report.notes] == [True] * notes
+
+
 def test_equal_build_is_up_to_date(model: Path, plugin_library: Path) -> None:
     first = build_engine(model, options=options())
     again = build_engine(model, options=options())

@@ -60,3 +60,9 @@ def test_report_does_not_take_the_place_of_the_class_list(checkpoint: Path) -> N
     names.write_text('["a", "b", "c", "d", "e"]')
     with pytest.raises(UsageError, match="written over"):
         export_onnx(checkpoint, options=ExportOptions(classes=names, verify=False))
+
+
+@pytest.mark.parametrize("name", ["model", "model.pb", "model.json", "model.onnx.bak"])
+def test_name_by_which_no_backend_knows_the_model(name: str, checkpoint: Path) -> None:
+    with pytest.raises(UsageError, match=r"must end in \.onnx"):
+        export_onnx(checkpoint, checkpoint / name, ExportOptions(verify=False))
