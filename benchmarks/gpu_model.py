@@ -17,6 +17,7 @@ speed is recorded, whatever it is.
 from __future__ import annotations
 
 import argparse
+import copy
 import re
 import statistics
 import time
@@ -153,7 +154,7 @@ def official(
     one = pixels[:1].repeat(len(pixels), 1, 1, 1)
     full = [tokens[0]] * 3
     for dtype, kind in ((plan.dtype, "FP16"), (torch.float32, "FP32")):
-        weights = random_segmenter(model.config, None).to(plan.device, dtype)
+        weights = copy.deepcopy(model).to(dtype)
         for name, merge, source, known in (
             ("dense", None, pixels, full),
             ("merged, coupled batch", MERGE, pixels, []),
@@ -252,8 +253,9 @@ def measure(backbone: str, images: Tensor, checkout: Path | None, plan: Plan) ->
     """Everything about one backbone, part after part, so that each can be kept before the next begins."""
     config = random_config(backbone, plan.size)
     reference = random_segmenter(config, MERGE)
-    merged = random_segmenter(config, MERGE).to(plan.device, plan.dtype)
-    dense = random_segmenter(config, None).to(plan.device, plan.dtype)
+    merged = copy.deepcopy(reference).to(plan.device, plan.dtype)
+    dense = copy.deepcopy(merged)
+    dense.merge = None
     pixels = normalise(images.to(plan.device), config.normalization).to(plan.dtype)
     threshold = threshold_for(merged, pixels, KEPT)
     print(f"{backbone}: {config.describe()}, threshold {threshold:.4f}")

@@ -33,7 +33,8 @@ def import_official(checkout: Path, device: str) -> types.SimpleNamespace:
     stubs: dict[str, dict[str, Any]] = {
         "timm": {},
         "timm.models": {},
-        "timm.models.layers": {"DropPath": _NoDropPath, "trunc_normal_": nn.init.trunc_normal_},
+        # Weights are loaded: those of before cost seconds.
+        "timm.models.layers": {"DropPath": _NoDropPath, "trunc_normal_": lambda tensor, **_: tensor},
         "timm.models.vision_transformer": {"_load_weights": None},
     }
     for name, members in stubs.items():
