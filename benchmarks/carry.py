@@ -9,7 +9,7 @@ group and the checkout together are larger than --limit.
 
 - tensorrt: runtime libraries of the tensorrt-lean wheels (--lean, from PyPI), compressed, and NVIDIA's headers;
 - model: 32 photographs, the official code, trained checkpoints;
-- training: CamVid's training and test frames;
+- training: CamVid's training and test frames, and the checkpoints again;
 - wheels: packages for Python 3.12 (--wheel NAME ..., from PyPI, without what they need), where that machine lacks some.
 """
 
@@ -36,7 +36,7 @@ LIMIT: Final = 64
 GROUPS: Final = {
     "tensorrt": ("tensorrt",),
     "model": ("pictures.npz", "official", "checkpoints"),
-    "training": ("camvid",),
+    "training": ("camvid", "checkpoints"),
     "wheels": ("wheels",),
 }
 LEAN: Final = ("10.16.1.11", "11.4.0.106")

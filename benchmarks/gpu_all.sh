@@ -25,7 +25,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-readonly STEPS=(build kernels speed runtime plugins doctor model training sanitizer)
+readonly STEPS=(build kernels speed runtime plugins doctor model accuracy training sanitizer)
 declare -Ar WHAT=(
   [build]="plugin library for the GPU at hand, with nvcc"
   [kernels]="L4: kernels against the NumPy reference (tests/plugins/test_*kernels_gpu.py)"
@@ -35,9 +35,10 @@ declare -Ar WHAT=(
   [doctor]="algm-doctor --selftest: L0 to L6 as far as the machine goes"
   [speed]="kernels against their floors (benchmarks/kernels.py)"
   [model]="whole PyTorch model in FP16: speed, shares, agreement (benchmarks/gpu_model.py)"
+  [accuracy]="algm-eval of a trained checkpoint on the GPU, with the kernels and with plain PyTorch operators"
   [training]="ViT-S on CamVid, dense and with ALGM (benchmarks/train_camvid.py)"
 )
-declare -Ar LIMIT=([build]=300 [kernels]=200 [sanitizer]=150 [plugins]=150 [runtime]=200 [doctor]=300 [speed]=150 [model]=480 [training]=570)
+declare -Ar LIMIT=([build]=300 [kernels]=260 [sanitizer]=150 [plugins]=150 [runtime]=200 [doctor]=300 [speed]=150 [model]=480 [accuracy]=90 [training]=570)
 # Of the training of each network; evaluating and timing both takes about two minutes more.
 readonly TRAINING_SECONDS=150
 # Small cases of every operator: the sanitizer is slow.
@@ -275,6 +276,27 @@ model() {
   local IFS=:
   for folder in $checkpoints; do arguments+=(--checkpoint "$folder"); done
   attempt model model "$python" benchmarks/gpu_model.py "${arguments[@]}"
+}
+
+# evaluate NAME LIBRARY CHECKPOINT ARGUMENTS...
+evaluate() {
+  local name=$1 plugins=$2 device=cuda
+  shift 2
+  [ "$twin" = yes ] && device=cpu
+  attempt accuracy "$name" env ALGM_PLUGINS_LIB="$plugins" "$python" \
+    -c 'import sys; from algm_trt.runtime.evaluation.cli import main; sys.exit(main())' \
+    "$@" --data "$camvid" --dataset camvid --device "$device"
+}
+
+accuracy() {
+  local trained
+  trained=$(first .carry/checkpoints/camvid/checkpoint.pth)
+  [ -n "$camvid" ] && [ -n "$trained" ] || { note accuracy "not run" 0 "no CamVid, or no .carry/checkpoints/camvid"; return; }
+  lacks cv2 PIL tqdm yaml && { note accuracy "not run" 0 "not installed: $missing"; return; }
+  local limit=()
+  [ "$twin" = yes ] && limit=(--limit 3)
+  evaluate accuracy "$library" "$trained:dense" "$trained" "${limit[@]}" --json "$out/gpu_accuracy.json"
+  evaluate accuracy-plain none "$trained" --limit 24
 }
 
 training() {
