@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,7 +52,7 @@ from algm_trt.plugins.spec import PLUGIN_VERSION
 from algm_trt.runtime.backends.tensorrt.bindings import TensorRT
 from algm_trt.runtime.check_pictures import check_pictures
 from algm_trt.runtime.engine_record import EngineRecord, EngineRecordError, PluginRecord, read_record, record_path
-from algm_trt.runtime.files import renamed_together
+from algm_trt.runtime.files import check_writable, renamed_together
 
 
 @dataclass(frozen=True)
@@ -207,24 +206,12 @@ def _check_places(model: Path, plan: Path, options: BuildOptions) -> None:
         if places.count(path) > 1:
             raise UsageError(f"{path} would be written over: give -o, --dump-layers and --timing-cache other names")
     for path in written:
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder: give the name of a file")
-        _check_writable(path.parent)
-
-
-def _check_writable(folder: Path) -> None:
-    """Make a file in a folder, or in the nearest one above that exists; it leaves nothing.
-
-    Raises:
-        BuildError: that fails.
-    """
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise BuildError(f"cannot write into {folder}: {error.strerror}; name another place") from error
+        try:
+            check_writable(path)
+        except IsADirectoryError as error:
+            raise UsageError(f"{error}: give the name of a file") from error
+        except OSError as error:
+            raise BuildError(f"{error}; name another place") from error
 
 
 def _half_path(plan: Path) -> Path:

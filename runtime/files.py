@@ -7,8 +7,8 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from errno import EISDIR
 from pathlib import Path
+from tempfile import TemporaryFile
 
 
 @contextmanager
@@ -42,20 +42,22 @@ def renamed_together() -> Iterator[Callable[[Path], Path]]:
 
 
 def check_writable(path: Path) -> None:
-    """Find out before long work whether a file can be written; the folders that it lies in are made.
+    """Find out before long work whether a file can be written; it leaves nothing, and makes no folder.
 
     Raises:
-        OSError: it cannot.
+        IsADirectoryError: it is a folder.
+        OSError: it cannot be written, or the folders that it is to lie in cannot be made.
     """
     if path.is_dir():
-        raise IsADirectoryError(EISDIR, "it is a folder", str(path))
-    draft = draft_of(path)
+        raise IsADirectoryError(f"{path} is a folder")
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.touch()
-        _remove(draft)
+        with TemporaryFile(dir=folder):
+            pass
     except OSError as error:
-        raise OSError(error.errno, "it cannot be written", str(path)) from error
+        raise OSError(f"cannot write into {folder}: {error.strerror}") from error
 
 
 def draft_of(path: Path) -> Path:

@@ -161,7 +161,7 @@ def test_files_that_cannot_be_written_are_met_before_anything_is_measured(
 ) -> None:
     (tmp_path / "file").touch()
     assert main(["merged.onnx", option, str(tmp_path / "file" / "out.svg"), *FAST]) == 1
-    assert "it cannot be written" in capsys.readouterr().err
+    assert "cannot write into" in capsys.readouterr().err
     assert not opened.engines
 
 
