@@ -148,21 +148,29 @@ def merging_cpu(record: Record) -> str:
 
 
 def train_camvid(record: Record) -> str:
-    """Of `train_camvid.py`: accuracy of both trainings, dense and merged, and the speed of the two ways to run."""
+    """Of `train_camvid.py`: accuracy of both trainings, dense and merged, and the speed of the two ways to run.
+
+    A record of a run that was cut off lacks what came last.
+    """
     rows = [
         [f"trained {'with ALGM' if name == 'algm' else 'dense'}, run {row['run']}", *_test(row)]
         for name, training in record["trained"].items()
-        for row in training["test"]
+        for row in training.get("test", ())
     ]
-    speed = record["speed"]
-    rates = speed["images_per_second"]
     return (
         f"{record['network']}, {record['steps']} steps of {record['batch']} crops from {record['start']} weights, "
         f"merging at layers {' and '.join(map(str, record['layers']))} from a similarity of {record['threshold']:g}, "
         f"{record['device']}:\n\n"
         + markdown(["", "mIoU", "pixel accuracy", "tokens kept", "test frames"], rows)
-        + f"\n{speed['what']}: dense {rates['dense']:.1f} images/s, merged {rates['merged']:.1f} images/s, "
-        f"{_spread(speed['merged_times_as_fast'], 'x')}.\n"
+        + f"\n{_training_speed(record['speed']) if 'speed' in record else 'The speed was not measured.'}\n"
+    )
+
+
+def _training_speed(speed: Record) -> str:
+    rates = speed["images_per_second"]
+    return (
+        f"{speed['what']}: dense {rates['dense']:.1f} images/s, merged {rates['merged']:.1f} images/s, "
+        f"{_spread(speed['merged_times_as_fast'], 'x')}."
     )
 
 
