@@ -79,8 +79,14 @@ def test_a_promise_that_is_broken_is_shown() -> None:
 def test_training_that_was_cut_off() -> None:
     tested = {"run": "dense", "mean_iou": 0.5, "pixel_accuracy": 0.9, "tokens_kept": 1.0, "pictures": 2}
     record = {
-        **{"network": "ViT", "steps": 3, "batch": 2, "start": "random", "layers": [1, 5], "threshold": 0.9},
-        **{"device": "CPU", "trained": {"dense": {"test": [tested]}, "algm": {}}},
+        "network": "ViT",
+        "steps": 3,
+        "batch": 2,
+        "start": "random",
+        "layers": [1, 5],
+        "threshold": 0.9,
+        "device": "CPU",
+        "trained": {"dense": {"test": [tested]}, "algm": {}},
     }
     text = tables.train_camvid(record)
     assert "| trained dense, run dense | 50.00 | 90.00 | 100.0 % | 2 |" in text
