@@ -43,8 +43,6 @@ class OnnxRuntimeEngine:
             )
         options = ort.SessionOptions()
         options.log_severity_level = LOG_ERRORS_ONLY
-        # Threads that wait for work in a loop take cores from those that read, label and write.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads:
             options.intra_op_num_threads = threads
         providers = PROVIDERS["cuda" if has_cuda and device != "cpu" else "cpu"]
