@@ -286,3 +286,20 @@ def test_no_threshold_merges_beyond_one() -> None:
     assert (sizes == 1).all()
     assert (token_map == np.arange(1, 65)).all()
     assert count == 3 * 65
+
+
+@pytest.mark.parametrize("channels", [384, 768])
+def test_windows_of_almost_equal_similarity_keep_their_order(channels: int) -> None:
+    # Similarities 1e-6 apart: float32 tells them apart if the squares are not summed one after the other.
+    random, windows = np.random.default_rng(channels), 64
+    rank = random.permutation(windows)
+    cosine = 2 * (0.97 - 1e-6 * rank) - 1  # of one token to the three others of its window, which are equal
+    a, b = np.linalg.qr(random.standard_normal((windows, channels, 2)))[0].transpose(2, 0, 1)
+    odd = cosine[:, None] * a + np.sqrt(1 - cosine**2)[:, None] * b
+    members = np.stack([a, a, a, odd], axis=1).reshape(8, 8, 2, 2, channels).transpose(0, 2, 1, 3, 4)
+    tokens = members.reshape(1, 4 * windows, channels).astype(np.float32)
+    inputs = (np.concatenate([tokens[:, :1], tokens], axis=1), np.array(0.9, np.float32))
+    attributes = {"grid": (16, 16), "window": (2, 2), "extra_tokens": 1}
+    case = OpCase("close", spec.LOCAL_MERGE, lambda: inputs, attributes)
+    token_map = run_node(session(one_node_model(case)), inputs)[3]
+    assert np.array_equal(token_map.reshape(16, 16)[::2, ::2].ravel(), 1 + rank)
