@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +74,7 @@ def _lines(report: ExportReport) -> list[str]:
         lines += ["", f"PyTorch against ONNX Runtime on {kind}:", report.verification.table(), ""]
     megabytes = report.path.stat().st_size / 1e6
     lines.append(f"written: {report.path} ({megabytes:.1f} MB, {report.nodes} nodes), {report.report_path.name}")
-    lines.append(f"next: algm-infer PICTURES --engine {report.path}")
+    lines.append(f"next: algm-infer PICTURES --engine {shlex.quote(str(report.path))}")
     return lines
 
 

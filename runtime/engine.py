@@ -74,7 +74,8 @@ def open_engine(path: str | Path, options: EngineOptions | None = None) -> Engin
     """
     file, options = Path(path), options or EngineOptions()
     if not file.is_file():
-        raise EngineError(f"{file}: no such model file; export one with algm-export CHECKPOINT")
+        maker = "algm-build-engine MODEL.onnx" if file.suffix.lower() == ".plan" else "algm-export CHECKPOINT"
+        raise EngineError(f"{file}: no such model file; {maker} makes one")
     backend = backend_for(file, options)
     if backend == "tensorrt":
         from algm_trt.runtime.backends.tensorrt.engine import TensorRTEngine
