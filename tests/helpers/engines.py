@@ -24,18 +24,13 @@ MERGE = MergeSettings(layers=(1, 3), window=(2, 2), threshold=0.6)
 LINEAR = replace(TINY, decoder="linear")
 
 
-def tiny_model(
-    config: SegmenterConfig = TINY,
-    merge: MergeSettings | None = MERGE,
-    size: tuple[int, int] = (128, 128),
-    precision: str = "fp32",
-) -> onnx.ModelProto:
-    """A model with its card, the same for the same arguments."""
-    model = random_segmenter(config, merge)
-    proto = build_graph(model, size, precision)
-    mean, std = NORMALIZATIONS[config.normalization]
+def card_of(
+    config: SegmenterConfig, merge: MergeSettings | None, size: tuple[int, int], precision: str = "fp32"
+) -> ModelCard:
+    """The card of a model with numbered classes, whose windows do not overlap."""
     classes = numbered_classes(config.n_cls)
-    card = ModelCard(
+    mean, std = NORMALIZATIONS[config.normalization]
+    return ModelCard(
         classes=classes.classes,
         palette=classes.palette,
         size=size,
@@ -47,7 +42,18 @@ def tiny_model(
         merge=merge,
         precision=precision,
     )
-    proto.metadata_props.add(key=METADATA_KEY, value=card.to_json())
+
+
+def tiny_model(
+    config: SegmenterConfig = TINY,
+    merge: MergeSettings | None = MERGE,
+    size: tuple[int, int] = (128, 128),
+    precision: str = "fp32",
+) -> onnx.ModelProto:
+    """A model with its card, the same for the same arguments."""
+    model = random_segmenter(config, merge)
+    proto = build_graph(model, size, precision)
+    proto.metadata_props.add(key=METADATA_KEY, value=card_of(config, merge, size, precision).to_json())
     return proto
 
 

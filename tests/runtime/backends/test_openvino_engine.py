@@ -18,20 +18,20 @@ import psutil
 import pytest
 from helpers.cases import CASES, OpCase, reference_outputs
 from helpers.compare import assert_outputs_match, assert_same_bits, label_margins
+from helpers.engines import card_of
 from helpers.models import TINY, random_segmenter
 from helpers.pictures import checkerboard, drawn_scene, gradient, noise
 from numpy.typing import NDArray
 from PIL import Image
 
-from algm_trt.exporter.config import NORMALIZATIONS, SegmenterConfig
+from algm_trt.exporter.config import SegmenterConfig
 from algm_trt.exporter.graph import build_graph
 from algm_trt.plugins import reference, spec
 from algm_trt.plugins.errors import AlgmError, MissingDependencyError, UsageError
 from algm_trt.runtime.backends.onnxruntime_engine import OnnxRuntimeEngine
 from algm_trt.runtime.backends.openvino.engine import CACHED_MODELS, OpenVinoEngine
 from algm_trt.runtime.backends.openvino.operators import CONVERTERS
-from algm_trt.runtime.card import METADATA_KEY, MergeSettings, ModelCard, ModelCardError
-from algm_trt.runtime.datasets import numbered_classes
+from algm_trt.runtime.card import METADATA_KEY, MergeSettings, ModelCardError
 from algm_trt.runtime.engine import EngineError, EngineOutput, open_engine
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.scenes import draw_scene
@@ -99,22 +99,6 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return path
 
     return export
-
-
-def card_of(config: SegmenterConfig, merge: MergeSettings | None, size: Size) -> ModelCard:
-    classes = numbered_classes(config.n_cls)
-    mean, std = NORMALIZATIONS[config.normalization]
-    return ModelCard(
-        classes=classes.classes,
-        palette=classes.palette,
-        size=size,
-        patch_size=config.patch_size,
-        stride=min(size),
-        mean=mean,
-        std=std,
-        extra_tokens=config.extra_tokens,
-        merge=merge,
-    )
 
 
 def unlike_pictures(size: Size) -> NDArray[np.uint8]:
