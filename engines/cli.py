@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from algm_trt.plugins.errors import MissingDependencyError
-from algm_trt.runtime.command import VersionAction, positive_int, run_command
+from algm_trt.runtime.command import VersionAction, positive_int, run_command, say
 
 if TYPE_CHECKING:
     from algm_trt.engines.build import BuildReport
@@ -40,7 +40,7 @@ def _build(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise MissingDependencyError(f"{error.name} is not installed: pip install 'algm-trt[engine]'") from error
     report = build_engine(arguments.model, arguments.output, _options(arguments), progress=show_progress())
-    sys.stdout.write("\n".join(_lines(report)) + "\n")
+    say(sys.stdout, "\n".join(_lines(report)))
     return 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from algm_trt.plugins.errors import MissingDependencyError, VerificationError
-from algm_trt.runtime.command import VersionAction, run_command
+from algm_trt.runtime.command import VersionAction, run_command, say
 
 if TYPE_CHECKING:
     from algm_trt.exporter.export import ExportReport
@@ -50,7 +50,7 @@ def _export(arguments: argparse.Namespace) -> int:
         verify_images=arguments.verify_images,
     )
     report = export_onnx(arguments.checkpoint, arguments.output, options)
-    sys.stdout.write("\n".join(_lines(report)) + "\n")
+    say(sys.stdout, "\n".join(_lines(report)))
     if report.verification is not None and not report.verification.passed:
         raise VerificationError(f"ONNX Runtime and PyTorch disagree on {report.path}, see the table above")
     return 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from algm_trt.plugins.errors import PartialFailureError, UsageError
-from algm_trt.runtime.command import VersionAction, positive_int, run_command
+from algm_trt.runtime.command import VersionAction, positive_int, run_command, say
 from algm_trt.runtime.engine_arguments import add_engine_arguments, engine_options
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _infer(arguments: argparse.Namespace) -> int:
             options = replace(options, pipeline=pipeline)
         report = run_job(segmenter, arguments.engine, sources, arguments.output, options)
     if not arguments.quiet:
-        _print(_closing_lines(report, options.kinds, arguments.output))
+        say(sys.stdout, "\n".join(_closing_lines(report, options.kinds, arguments.output)))
     return PartialFailureError.exit_code if report.failures else 0
 
 
@@ -101,13 +101,6 @@ def _closing_lines(report: JobReport, kinds: Sequence[str], folder: Path) -> lis
     if report.example:
         lines.append(f"open: {printable(report.example)}")
     return lines
-
-
-def _print(lines: Sequence[str]) -> None:
-    """Print on any terminal: what its encoding lacks is escaped."""
-    encoding = sys.stdout.encoding or "utf-8"
-    for line in lines:
-        sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -144,7 +144,8 @@ def _in_a_row(panels: Sequence[tuple[str, NDArray[np.uint8]]]) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     for number, (title, pixels) in enumerate(panels):
         left = number * size[0]
-        sheet.paste(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BOX), (left, 16))
+        panel = Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BOX)
+        sheet.paste(panel, (left, _TITLE_HEIGHT))
         draw.text((left + 2, 2), title.encode("latin-1", "replace").decode("latin-1"), fill="black")
     return sheet
 

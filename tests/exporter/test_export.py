@@ -11,6 +11,7 @@ from helpers.checkpoints import write_checkpoint
 from helpers.models import random_segmenter
 
 from algm_trt.exporter import ExportOptions, export_onnx
+from algm_trt.exporter.cli import main
 from algm_trt.exporter.config import SegmenterConfig
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import MergeSettings
@@ -66,3 +67,10 @@ def test_report_does_not_take_the_place_of_the_class_list(checkpoint: Path) -> N
 def test_name_by_which_no_backend_knows_the_model(name: str, checkpoint: Path) -> None:
     with pytest.raises(UsageError, match=r"must end in \.onnx"):
         export_onnx(checkpoint, checkpoint / name, ExportOptions(verify=False))
+
+
+def test_a_name_that_no_terminal_prints(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = checkpoint / "caf\udce9" / "model.onnx"  # Latin-1 where UTF-8 is expected
+    assert main([str(checkpoint), "-o", str(target), "--no-verify"]) == 0
+    assert target.is_file()
+    assert "caf\\udce9/model.onnx" in capsys.readouterr().out
