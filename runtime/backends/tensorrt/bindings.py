@@ -26,6 +26,8 @@ Target = Literal["tensorrt", "rtx"]
 
 OLDEST_TENSORRT: Final = (10, 9)
 RTX_CURE: Final = "pip install 'algm-trt[rtx]'"
+_LEAN: Final = ("tensorrt_lean", "tensorrt_lean_bindings")
+"""The lean runtime; PyPI has its bindings without the package around them."""
 _RTX_LIBRARIES: Final = "tensorrt_rtx_libs"
 _UNVERSIONED: Final = "libtensorrt_rtx.so"
 
@@ -35,7 +37,7 @@ class TensorRT:
     """A TensorRT module that was imported.
 
     Attributes:
-        module: `tensorrt`, `tensorrt_lean`, `tensorrt_rtx` or `tensorrt_rtx_bindings`.
+        module: `tensorrt`, `tensorrt_lean` or `tensorrt_rtx`, or the bindings below one of the last two.
         target: "tensorrt" or "rtx".
         version: such as "10.16.1.11".
     """
@@ -66,16 +68,21 @@ def load_tensorrt(*, needs: str, meanwhile: str, lean: bool = False) -> TensorRT
     Raises:
         MissingDependencyError: it is not installed, too old, or cannot be loaded; the message has the cure.
     """
-    try:
-        module = importlib.import_module("tensorrt")
-    except (ImportError, OSError) as error:
-        if lean and importlib.util.find_spec("tensorrt_lean"):
-            module = importlib.import_module("tensorrt_lean")
-        else:
-            raise MissingDependencyError(
-                f"TensorRT is not installed here ({error}): pip install tensorrt, 10.9 or later, on a machine with an "
-                f"NVIDIA GPU; {meanwhile}"
-            ) from error
+    module = None
+    problems: list[ImportError | OSError] = []
+    for name in ("tensorrt", *(_LEAN if lean else ())):
+        try:
+            module = importlib.import_module(name)
+            break
+        except (ImportError, OSError) as error:
+            problems.append(error)
+    if module is None:
+        # What is there and broken says more than what is not there.
+        cause = min(problems, key=lambda problem: isinstance(problem, ModuleNotFoundError))
+        raise MissingDependencyError(
+            f"TensorRT is not installed here ({cause}): pip install tensorrt, 10.9 or later, on a machine with an "
+            f"NVIDIA GPU; {meanwhile}"
+        ) from cause
     version = str(getattr(module, "__version__", "0"))
     if version_numbers(version)[:2] < OLDEST_TENSORRT or not hasattr(module, needs):
         raise MissingDependencyError(

@@ -246,14 +246,26 @@ def test_without_tensorrt_the_onnx_still_runs(tmp_path: Path, monkeypatch: pytes
         open_engine(path)
 
 
-def test_the_lean_runtime_runs_version_compatible_plans_only(monkeypatch: pytest.MonkeyPatch) -> None:
+LEAN = ("tensorrt_lean", "tensorrt_lean_bindings")
+
+
+@pytest.mark.parametrize("name", LEAN)
+def test_the_lean_runtime_runs_version_compatible_plans_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lean = SimpleNamespace(__version__=VERSION, Runtime=object)
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-    monkeypatch.setitem(sys.modules, "tensorrt_lean", lean)
-    monkeypatch.setattr(tensorrt_bindings.importlib.util, "find_spec", lambda name: object())
+    for other in ("tensorrt", *LEAN):
+        monkeypatch.setitem(sys.modules, other, lean if other == name else None)
     assert tensorrt_bindings.load_tensorrt(needs="Runtime", meanwhile="", lean=True).module is lean
     with pytest.raises(MissingDependencyError):
         tensorrt_bindings.load_tensorrt(needs="Runtime", meanwhile="")
+
+
+def test_a_lean_runtime_that_is_broken_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("tensorrt", "tensorrt_lean_bindings"):
+        monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "tensorrt_lean.py").write_text("raise OSError('libnvinfer_lean.so.11: cannot open')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingDependencyError, match=r"\(libnvinfer_lean\.so\.11: cannot open\): pip install tensorrt"):
+        tensorrt_bindings.load_tensorrt(needs="Runtime", meanwhile="", lean=True)
 
 
 def test_the_card_of_a_dense_model(opening: Opening) -> None:
