@@ -19,7 +19,7 @@ from algm_trt.engines.progress import BuildProgress, monitor_for
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.plugins.library import last_error, load_library
 from algm_trt.runtime.backends.tensorrt.bindings import TensorRT
-from algm_trt.runtime.backends.tensorrt.log import Messages, logger_for, tidy
+from algm_trt.runtime.backends.tensorrt.log import Messages, logger_for, made, tidy
 from algm_trt.runtime.card import ModelCard
 
 _MIB = 2**20
@@ -86,9 +86,9 @@ def open_session(tensorrt: TensorRT, library: Path | None) -> Session:
         # ScatterElements, which the function bodies use, is a plugin of TensorRT's own in 10.x.
         trt.init_libnvinfer_plugins(logger, "")
     try:
-        builder = trt.Builder(logger)
-    except (RuntimeError, TypeError) as error:
-        raise BuildError(f"TensorRT cannot make a builder: {messages.summary() or tidy(str(error))}") from error
+        builder = made(trt.Builder, logger, messages)
+    except RuntimeError as error:
+        raise BuildError(f"TensorRT cannot make a builder: {error}") from error
     if library is not None:
         load_library(builder.get_plugin_registry(), library)
     return Session(tensorrt, messages, logger, builder, library)

@@ -108,12 +108,15 @@ class _Runtime:
         self._trt, self._logger, self._registry = trt, logger, _Registry()
         self.engine_host_code_allowed = False
         trt.runtimes.append(self)
+        if trt.changes.get("no_driver"):  # TensorRT 10.16 and 11.4 give a runtime all the same
+            logger.log(_Severity.ERROR, "createInferRuntime: Error Code 6: API Usage Error (error: 35)")
 
     def get_plugin_registry(self) -> _Registry:
         return self._registry
 
     def deserialize_cuda_engine(self, content: bytes) -> _Engine | None:
         assert self._trt.cuda.device == 0
+        assert not self._trt.changes.get("no_driver"), "TensorRT ends the process here"
         if not content.startswith(b"plan"):
             self._logger.log(_Severity.ERROR, "[r.cpp::de::9] Error Code 4: magic tag does not match")
             return None
@@ -174,6 +177,9 @@ class _Context:
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
         assert stream > 2, "the default stream"
+        if self._trt.changes.get("no_profile"):
+            self._engine.logger.log(_Severity.ERROR, self._trt.say)
+            raise RuntimeError("Error in set optimization profile async.")  # as TensorRT's bindings do
         self.profile = profile
         return True
 

@@ -1,8 +1,10 @@
-"""What TensorRT says, kept for the one line that a reader gets."""
+"""What TensorRT says, kept for the one line that a reader gets, and what it says when nothing can be made with it."""
 
 from __future__ import annotations
 
+import ctypes
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -43,6 +45,29 @@ def logger_for(trt: Any, messages: Messages) -> Any:
                 messages.warnings.append(tidy(text))
 
     return Logger()
+
+
+def made(kind: Callable[[Any], Any], logger: Any, messages: Messages) -> Any:
+    """A builder or a runtime.
+
+    Args:
+        kind: class of a TensorRT module.
+        logger: of `logger_for`.
+        messages: that the logger fills; nothing was said yet.
+
+    Raises:
+        RuntimeError: TensorRT cannot make one; the message says why.
+    """
+    try:
+        result = kind(logger)
+    except (RuntimeError, TypeError) as error:
+        raise RuntimeError(messages.summary() or tidy(str(error))) from error
+    if messages.errors:
+        # Tried with 10.16 and 11.4: where the driver is too old, or not there, a runtime comes all the same, and
+        # whatever uses it ends the process, its destructor included. So this one is never destroyed.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(result))
+        raise RuntimeError(messages.summary())
+    return result
 
 
 def tidy(text: str) -> str:

@@ -19,7 +19,7 @@ from algm_trt.runtime.backends.tensorrt.bindings import (
     load_tensorrt_rtx,
     version_numbers,
 )
-from algm_trt.runtime.backends.tensorrt.log import Messages, logger_for, tidy
+from algm_trt.runtime.backends.tensorrt.log import Messages, logger_for, made
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.engine import EngineError
 from algm_trt.runtime.engine_record import EngineRecord, PluginRecord, read_record
@@ -196,10 +196,12 @@ def open_plan(path: Path, record: EngineRecord, content: bytes, tensorrt: Tensor
     trt, messages = tensorrt.module, Messages()
     logger = logger_for(trt, messages)
     try:
-        runtime = trt.Runtime(logger)
-    except (RuntimeError, TypeError) as error:
-        said = messages.summary() or tidy(str(error))
-        raise EngineError(f"{tensorrt.name} cannot begin on this GPU: {said}") from error
+        runtime = made(trt.Runtime, logger, messages)
+    except RuntimeError as error:
+        raise EngineError(
+            f"{tensorrt.name} cannot begin on this GPU: {error}; the driver must serve the CUDA that this TensorRT is "
+            "for (nvidia-smi tells)"
+        ) from error
     if record.plugins is None and hasattr(trt, "init_libnvinfer_plugins"):
         # ScatterElements, which the function bodies use, is a plugin of TensorRT's own in 10.x.
         trt.init_libnvinfer_plugins(logger, "")

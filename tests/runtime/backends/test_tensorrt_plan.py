@@ -228,6 +228,12 @@ def test_a_runtime_that_cannot_begin(opening: Opening, monkeypatch: pytest.Monke
         opening()
 
 
+def test_a_runtime_that_comes_although_it_cannot_begin(opening: Opening) -> None:
+    opening.trt.changes["no_driver"] = True
+    with pytest.raises(EngineError, match=r"cannot begin on this GPU: .*error: 35\); the driver must serve the CUDA"):
+        opening()
+
+
 @pytest.mark.parametrize(("version", "fits"), [("11.4.0.106", True), ("10.16.1.11", False)])
 def test_versions_of_the_other_major(opening: Opening, version: str, fits: bool) -> None:
     opening.version("11.4.0.106")
