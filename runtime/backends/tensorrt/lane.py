@@ -146,7 +146,10 @@ class Lane:
         if context is None:
             self._raise_failure("an execution context")
         context.temporary_allocator = self._allocator
-        if not context.set_optimization_profile_async(profile, self.stream.handle):
+        try:
+            # The one setter of TensorRT's bindings that raises; the others answer False.
+            context.set_optimization_profile_async(profile, self.stream.handle)
+        except RuntimeError:
             self._raise_failure(f"profile {profile}")
         context.set_device_memory(activations.address, activations.size)
         self.stream.synchronize()

@@ -490,6 +490,18 @@ def test_a_context_that_cannot_be_made(make: Make) -> None:
         world.engine.run(images(1))
 
 
+def test_a_profile_that_cannot_be_set(make: Make) -> None:
+    world = make()
+    world.trt.changes["no_profile"] = True
+    with pytest.raises(EngineError, match=r"failed on profile 0: Cuda Runtime \(no reason\)$"):
+        world.engine.run(images(1))
+    world.trt.say = "[e.cpp::set::1] Error Code 2: OutOfMemory (Requested size was 4096 bytes)"
+    with pytest.raises(OutOfDeviceMemoryError):
+        world.engine.run(images(1))
+    del world.trt.changes["no_profile"]
+    assert_equal(world.engine.run(images(1)), FakeEngine(CARD).run(images(1)))
+
+
 @pytest.mark.parametrize("at", range(1, 30))
 def test_memory_that_ends_anywhere_fails_pictures_with_words_and_frees_everything(make: Make, at: int) -> None:
     """Each request for memory in turn is refused, and once more when it is repeated."""
