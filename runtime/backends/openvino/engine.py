@@ -32,7 +32,7 @@ LENGTH_BYTES: Final = 8
 CACHED_MODELS: Final = 4
 """Compiled models that are kept: 50 to 110 MB each for a ViT-S."""
 KEPT_KERNELS: Final = 64
-"""Kernels that OpenVINO keeps per kind of operator; each is for one number of tokens."""
+"""Kernels that OpenVINO keeps per kind of operator; each is for one number of rows, see `operators`."""
 
 
 class OpenVinoEngine:
@@ -79,7 +79,7 @@ class OpenVinoEngine:
             # The types in the model are those to compute in.
             "INFERENCE_PRECISION_HINT": "dynamic",
             "NUM_STREAMS": 1,
-            # Kernels are kept per shape, and every picture has shapes of its own: 2 MB a picture with the default.
+            # Kernels are kept per shape: with the default, megabytes for every number of tokens.
             "CPU_RUNTIME_CACHE_CAPACITY": KEPT_KERNELS,
             # Pinned threads of two processes would share cores while others idle.
             "ENABLE_CPU_PINNING": False,

@@ -1,8 +1,12 @@
 """The operators of domain `algm` for one picture, made of OpenVINO's own: what the OpenVINO backend converts with.
 
-The function bodies that a model carries serve batches: they pad, mask and pack. One picture needs none of that: its
-tokens are the rows of one matrix, `cu_seqlens` is [0, rows], and what depends on the grid alone is computed here, in
-NumPy. Semantics are those of `algm_trt.plugins.spec`.
+The function bodies that a model carries serve batches: they pad, mask and pack. For one picture the tokens are the
+first rows of one matrix, `cu_seqlens` is [0, tokens], and what depends on the grid alone is computed here, in NumPy.
+Semantics are those of `algm_trt.plugins.spec`.
+
+OpenVINO compiles kernels for every number of rows that it meets, which takes 15 ms for a picture of a ViT-S. So behind
+a merge the rows are filled up to a multiple of `BLOCK`: attention leaves out those that are no tokens, and what else
+looks across rows takes the tokens alone. Where nothing has merged yet the number of rows is fixed, nothing is filled.
 """
 
 from __future__ import annotations
@@ -23,12 +27,14 @@ if TYPE_CHECKING:
 END: Final = np.iinfo(np.int64).max
 SMALLEST_LENGTH: Final = 1e-12
 BELOW_ANY_SIMILARITY: Final = -4.0
+BLOCK: Final = 32
+"""Rows behind a merge are a multiple of this many."""
 FEW_CLASSES: Final = 4
 """Classes that may win between four neighbouring patches, at most cells of a picture; measured with 2 to 6."""
 
 
 def local_merge(x: Output, threshold: Output, *, grid: Sequence[int], window: Sequence[int], extra: int) -> list[Any]:
-    """AlgmLocalMerge: x (1, E+N0, C) to y (T1, C), sizes (T1), cu_seqlens (2), token_map (1, N0), count ()."""
+    """AlgmLocalMerge: x (1, E+N0, C) to y (filled T1, C), sizes (T1), cu_seqlens (2), token_map (1, N0), count ()."""
     from openvino import opset15 as op
 
     members = window_members((grid[0], grid[1]), (window[0], window[1]))
@@ -60,19 +66,24 @@ def local_merge(x: Output, threshold: Output, *, grid: Sequence[int], window: Se
     chosen = op.add(_rows(order, 0, merged), _int(extra))
     patches = op.add(_where(single), _int(extra + windows))
     source = op.concat([lead, chosen, patches], 0)
-    y = op.gather(pool, source, _long(0))
+    y = op.gather(pool, _filled(source), _long(0))
     sizes = op.gather(_ints(np.repeat([1, size, 1], [extra, windows, windows * size])), source, _long(0))
-    return [y, sizes, _cu_seqlens(y), op.unsqueeze(token_map, _longs([0])), _count(y)]
+    return [y, sizes, _cu_seqlens(sizes), op.unsqueeze(token_map, _longs([0])), _count(sizes)]
 
 
-def global_merge(x: Output, sizes: Output, _: Output, token_map: Output, *, layer: int, extra: int) -> list[Any]:
-    """AlgmGlobalMerge: x (T1, C), sizes (T1) and token_map (1, N0) to y (T2, C) and its own; A even rows, B odd."""
+def global_merge(
+    x: Output, sizes: Output, cu_seqlens: Output, token_map: Output, *, layer: int, extra: int
+) -> list[Any]:
+    """AlgmGlobalMerge: x (filled T1, C), sizes (T1) and token_map (1, N0) to y (filled T2, C) and its own.
+
+    A are the even rows, B the odd ones.
+    """
     from openvino import opset15 as op
 
-    rows = op.convert(x, "f32")
+    rows = op.convert(_tokens(x, cu_seqlens), "f32")
     units = _units(rows)
     similarity = op.matmul(_rows(units, 0, END, 2), _rows(units, 1, END, 2), False, True)
-    a, b = _every_second(x, 0), _every_second(x, 1)
+    a, b = _every_second(rows, 0), _every_second(rows, 1)
     can_receive = op.greater_equal(op.unsqueeze(b, _longs([0])), _int(extra - 1))
     similarity = op.select(can_receive, similarity, _float(BELOW_ANY_SIMILARITY))
     best = op.reduce_max(similarity, _long(1), True)
@@ -117,16 +128,16 @@ def global_merge(x: Output, sizes: Output, _: Output, token_map: Output, *, laye
     staying, second = _where(keeps), op.add(b, length_a)
     lead = [_rows(staying, 0, 1), _rows(second, 0, extra - 1)]
     source = op.concat([*lead, _rows(staying, 1, END), _rows(second, extra - 1, END)], 0)
-    y = op.convert_like(op.gather(op.concat([rows_a, new_rows_b], 0), source, _long(0)), x)
+    y = op.convert_like(op.gather(op.concat([rows_a, new_rows_b], 0), _filled(source), _long(0)), x)
     pool_weights = op.squeeze(op.concat([weights_a, new_weights_b], 0), _longs([1]))
     new_sizes = op.convert(op.gather(pool_weights, source, _long(0)), "i32")
     in_pool = op.add(op.multiply(op.mod(token_map, _int(2)), length_a), op.divide(token_map, _int(2)))
     new_map = op.gather(op.concat([position_a, position_b], 0), in_pool, _long(0))
-    return [y, new_sizes, _cu_seqlens(y), new_map, _count(y)]
+    return [y, new_sizes, _cu_seqlens(new_sizes), new_map, _count(new_sizes)]
 
 
-def packed_attention(qkv: Output, _: Output, *, heads: int) -> list[Any]:
-    """AlgmPackedAttention: qkv (T, 3C) to (T, C), in the form that OpenVINO fuses; at least two rows.
+def packed_attention(qkv: Output, cu_seqlens: Output, *, heads: int) -> list[Any]:
+    """AlgmPackedAttention: qkv (filled T, 3C) to (filled T, C), in the form that OpenVINO fuses; at least two rows.
 
     Every picture has two tokens or more. After a run with a single row OpenVINO 2026.4 gives wrong results for others.
     """
@@ -138,24 +149,30 @@ def packed_attention(qkv: Output, _: Output, *, heads: int) -> list[Any]:
     depth = _static(qkv, 1) // 3 // heads
     scale = op.convert_like(_float(depth**-0.5), qkv)
     scores = op.matmul(op.multiply(q, scale), k, False, True)
+    if _is_filled(qkv):
+        keys = op.range(_int(0), _count(qkv), _int(1), "i32")
+        left_out = op.select(op.less(keys, _length(cu_seqlens)), _float(0), _float(-np.inf))
+        scores = op.add(scores, op.convert_like(op.unsqueeze(left_out, _longs([0, 1, 2])), scores))
     mixed = op.matmul(op.softmax(scores, -1), v, False, False)
     return [op.reshape(op.transpose(mixed, _longs([0, 2, 1, 3])), _longs([-1, heads * depth]), False)]
 
 
-def append_tokens(x: Output, _: Output, tokens: Output, *, drop: int) -> list[Any]:
-    """AlgmAppendTokens: x (T, C) and tokens (K, C) to (T - drop + K, C) and its cu_seqlens."""
+def append_tokens(x: Output, cu_seqlens: Output, tokens: Output, *, drop: int) -> list[Any]:
+    """AlgmAppendTokens: x (filled T, C) and tokens (K, C) to (filled T - drop + K, C) and its cu_seqlens."""
     from openvino import opset15 as op
 
-    y = op.concat([_rows(op.convert_like(x, tokens), drop, END), tokens], 0)
-    return [y, _cu_seqlens(y)]
+    y = op.concat([_rows(op.convert_like(_tokens(x, cu_seqlens), tokens), drop, END), tokens], 0)
+    return [_filled(y), _cu_seqlens(y)]
 
 
-def unmerge(x: Output, _: Output, token_map: Output, *, appended: int, drop: int) -> list[Any]:
-    """AlgmUnmerge: x (T, C) to the grid (1, N0, C), and to the last `appended` tokens (1, appended, C) if any."""
+def unmerge(x: Output, cu_seqlens: Output, token_map: Output, *, appended: int, drop: int) -> list[Any]:
+    """AlgmUnmerge: x (filled T, C) to the grid (1, N0, C), and to the last tokens (1, appended, C) if there are any."""
     from openvino import opset15 as op
 
     grid = op.gather(x, op.add(token_map, _int(-drop)), _long(0))
-    return [grid, op.unsqueeze(_rows(x, -appended, END), _longs([0]))] if appended else [grid]
+    if not appended:
+        return [grid]
+    return [grid, op.unsqueeze(_rows(_tokens(x, cu_seqlens), -appended, END), _longs([0]))]
 
 
 def labels(logits: Output, *, size: Sequence[int]) -> list[Any]:
@@ -236,7 +253,7 @@ def _rows(x: Any, start: int, stop: Any, step: int = 1) -> Any:
     """Rows of x as a Python slice takes them; `stop` may be a node of shape (1)."""
     from openvino import opset15 as op
 
-    end = _longs([stop]) if isinstance(stop, int) else stop
+    end = _longs([stop]) if isinstance(stop, int) else op.convert(stop, "i64")
     return op.slice(x, _longs([start]), end, _longs([step]), _longs([0]))
 
 
@@ -253,6 +270,36 @@ def _where(condition: Any) -> Any:
     from openvino import opset15 as op
 
     return op.squeeze(op.non_zero(condition, "i32"), _longs([0]))
+
+
+def _is_filled(x: Any) -> bool:
+    """Whether rows behind the tokens may be none: their number is not fixed, something has merged."""
+    return bool(x.get_partial_shape()[0].is_dynamic)
+
+
+def _filled(y: Any) -> Any:
+    """Zeros behind the rows of y, up to a multiple of BLOCK; nothing where the number of rows is fixed."""
+    from openvino import opset15 as op
+
+    y = y.output(0)
+    if not _is_filled(y):
+        return y
+    first_axis = [1] + [0] * (len(y.get_partial_shape()) - 1)
+    # Of positive numbers: OpenVINO 2026.4 gets FloorMod of negative ones wrong in this place.
+    surplus = op.mod(op.add(op.shape_of(y, "i32"), _int(BLOCK - 1)), _int(BLOCK))
+    missing = op.subtract(_int(BLOCK - 1), surplus)
+    ends = op.multiply(missing, _ints(first_axis))
+    return op.pad(y, _ints([0] * len(first_axis)), ends, "constant", op.convert_like(_int(0), y))
+
+
+def _tokens(x: Any, cu_seqlens: Any) -> Any:
+    """The rows of x that are tokens."""
+    return _rows(x, 0, _length(cu_seqlens)) if _is_filled(x) else x
+
+
+def _length(cu_seqlens: Any) -> Any:
+    """Number of tokens, (1)."""
+    return _rows(cu_seqlens, 1, 2)
 
 
 def _cu_seqlens(y: Any) -> Any:
