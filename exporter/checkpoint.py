@@ -10,6 +10,7 @@ import hashlib
 import math
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,13 +113,20 @@ def _read_state(path: Path) -> State:
     """The weights of a file, under upstream's keys."""
     _check_head(path)
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # refused below, or harmless
+            data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make the unpickler fail in any way: assertions, struct errors, ...
         code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if code:
             raise CheckpointError(
                 f"{path}: the file holds more than tensors (it names {code.group(1)}), and loading it could run code; "
                 "save only the weights, torch.save({'model': model.state_dict()}, path), and export that file"
+            ) from error
+        if "TorchScript" in str(error):
+            raise CheckpointError(
+                f"{path}: a TorchScript program; export the checkpoint that it was made from, or its weights: "
+                "torch.save({'model': torch.jit.load(path).state_dict()}, 'checkpoint.pth')"
             ) from error
         raise CheckpointError(
             f"{path}: not a complete PyTorch checkpoint ({_first_sentence(error)}); copy or download it again"

@@ -242,7 +242,11 @@ class TestDamagedFiles:
         assert "copy or download it again" in message
         assert len(message) < 250
 
-    @pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
+    @pytest.mark.filterwarnings("error::UserWarning", "ignore::DeprecationWarning")
+    def test_a_torchscript_program(self, tmp_path: Path) -> None:
+        torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "checkpoint.pth")
+        assert "a TorchScript program; export the checkpoint that it was made from" in failure(tmp_path)
+
     @pytest.mark.parametrize("legacy", [False, True])
     def test_flipped_bytes(self, tmp_path: Path, legacy: bool) -> None:
         """Damage anywhere in the structure ends in our message, or goes unseen because it hit a number."""
@@ -305,7 +309,6 @@ class TestCodeInFiles:
         assert "system" in message
         assert not trace.exists()
 
-    @pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
     def test_bare_pickle_with_code(self, tmp_path: Path) -> None:
         trace = tmp_path / "trace"
         path = tmp_path / "checkpoint.pth"
