@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,14 @@ def test_load_refuses_what_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "junk.onnx").write_bytes(b"junk")
     with pytest.raises(AlgmError, match=r"junk\.onnx"):
         load(tmp_path / "junk.onnx", device="cpu")
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_model_whose_path_is_not_utf8(tmp_path: Path, backend: str) -> None:
+    model = tmp_path / os.fsdecode(b"caf\xe9.onnx")
+    model.write_bytes(b"junk")
+    with pytest.raises(AlgmError, match="paths in UTF-8 only; rename"):
+        load(model, device="cpu", backend=backend)
 
 
 def test_the_package_imports_its_names_when_they_are_used() -> None:
