@@ -6,6 +6,7 @@ Checked without a GPU against a stand-in of CUDA and TensorRT that runs the ONNX
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
 
 import numpy as np
@@ -76,6 +77,7 @@ class TensorRTEngine:
         self.device_seconds = 0.0
         self._transfers = Transfers(self._device)
         self._kernels = load_kernels()
+        self._closing = Lock()
         where = "" if self._kernels else " (windows and labels on the CPU: no plugin library here)"
         self.description = f"{tensorrt.name} on {self._device.name}{where}"
 
@@ -120,9 +122,10 @@ class TensorRTEngine:
 
     def close(self) -> None:
         """Wait for what is running and free everything."""
-        self._lanes.close()
-        self._transfers.close()
-        self._device.close()
+        with self._closing:
+            self._lanes.close()
+            self._transfers.close()
+            self._device.close()
 
     def _run_piece(
         self, lane: Lane, array: NDArray[np.uint8] | DeviceArray, piece: Piece, threshold: float

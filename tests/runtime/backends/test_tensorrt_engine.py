@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,15 @@ def test_a_closed_engine_says_so(make: Make) -> None:
     world = make()
     world.engine.close()
     world.engine.close()
+    with pytest.raises(EngineError, match="the engine is closed"):
+        world.engine.run(images(1))
+
+
+def test_many_may_close_it(make: Make) -> None:
+    world = make()
+    with ThreadPoolExecutor(8) as pool:
+        for closing in [pool.submit(world.engine.close) for _ in range(8)]:
+            closing.result(timeout=60)
     with pytest.raises(EngineError, match="the engine is closed"):
         world.engine.run(images(1))
 
