@@ -53,16 +53,17 @@ def made(kind: Callable[[Any], Any], logger: Any, messages: Messages) -> Any:
     Args:
         kind: class of a TensorRT module.
         logger: of `logger_for`.
-        messages: that the logger fills; nothing was said yet.
+        messages: that the logger fills.
 
     Raises:
         RuntimeError: TensorRT cannot make one; the message says why.
     """
+    before = len(messages.errors)
     try:
         result = kind(logger)
     except (RuntimeError, TypeError) as error:
         raise RuntimeError(messages.summary() or tidy(str(error))) from error
-    if messages.errors:
+    if len(messages.errors) > before:
         # Tried with 10.16 and 11.4: where the driver is too old, or not there, a runtime comes all the same, and
         # whatever uses it ends the process, its destructor included. So this one is never destroyed.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(result))
