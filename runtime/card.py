@@ -127,7 +127,7 @@ class ModelCard:
             data["mean"] = tuple(data["mean"])
             data["std"] = tuple(data["std"])
             return cls(**data)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelCardError(f"the model card cannot be read ({error}): export the model again") from error
 
 

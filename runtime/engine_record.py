@@ -84,6 +84,9 @@ class EngineRecord:
                 f"the engine record has format {self.format_version}, this version reads {FORMAT_VERSION}: "
                 "build the engine again with this version of algm-trt"
             )
+        texts = (self.tensorrt_version, *self.compute_capabilities)
+        if not all(isinstance(text, str) for text in texts) or not isinstance(self.options, dict):
+            raise EngineRecordError("the engine record is inconsistent: build the engine again")
 
     def same_build(self, other: EngineRecord) -> bool:
         """Whether another record tells of the same build, whenever it was made."""
@@ -107,7 +110,7 @@ class EngineRecord:
         try:
             data: dict[str, Any] = json.loads(text)
             data["card"] = ModelCard.from_json(json.dumps(data["card"]))
-            data["plugins"] = data["plugins"] and PluginRecord(**data["plugins"])
+            data["plugins"] = None if data["plugins"] is None else PluginRecord(**data["plugins"])
             data["compute_capabilities"] = tuple(data["compute_capabilities"])
             data["refinements"] = tuple(data.get("refinements", ()))
             data["profiles"] = tuple(_triple(profile) for profile in data["profiles"])

@@ -10,6 +10,7 @@ import pytest
 from helpers.engines import tiny_model
 
 from algm_trt.engines.source import card_of
+from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime.engine_record import EngineRecord, EngineRecordError, PluginRecord, read_record, record_path
 
 
@@ -84,4 +85,22 @@ def test_what_is_no_record_is_refused(text: str) -> None:
 def test_record_of_another_format_is_refused(record: EngineRecord) -> None:
     data = json.loads(record.to_json()) | {"format_version": 99}
     with pytest.raises(EngineRecordError, match="format 99"):
+        EngineRecord.from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"card": []},
+        {"card": "a card"},
+        {"tensorrt_version": 10},
+        {"compute_capabilities": [8.9]},
+        {"plugins": {}},
+        {"plugins": 0},
+        {"options": []},
+    ],
+)
+def test_a_record_with_a_value_of_another_kind_is_refused(record: EngineRecord, change: dict[str, object]) -> None:
+    data = json.loads(record.to_json()) | change
+    with pytest.raises(AlgmError, match="again"):
         EngineRecord.from_json(json.dumps(data))
