@@ -226,12 +226,14 @@ def _tensors(path: Path, record: EngineRecord, engine: Any, trt: Any) -> dict[st
     names = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
     if names != set(expected) or engine.num_optimization_profiles != len(record.profiles):
         raise EngineError(f"{path} does not belong to its record: build the engine again, or copy both files again")
+    sizes = {size for profile in record.profiles for size in profile}
+    # TensorRT tells an extent of -1 where it is free, or not known; a profile may hold the batch to one value.
+    batch = sizes.pop() if len(sizes) == 1 else -1
     tensors = {}
     for name, tensor in expected.items():
-        # The batch, and what TensorRT cannot tell, is -1.
         found = tuple(engine.get_tensor_shape(name))
         kind = engine.get_tensor_dtype(name).name
-        wanted = (-1, *tensor.shape) if tensor.batched else tensor.shape
+        wanted = (batch, *tensor.shape) if tensor.batched else tensor.shape
         fits = len(found) == len(wanted) and all(a in (b, -1) for a, b in zip(found, wanted, strict=True))
         if not fits or _DTYPES.get(kind) != tensor.dtype:
             raise EngineError(

@@ -218,6 +218,25 @@ def test_extents_that_tensorrt_cannot_tell_are_taken(opening: Opening) -> None:
     opening().close()
 
 
+def one_size(batch: int) -> dict[str, Any]:
+    """Inputs and outputs of an engine that tells its batch."""
+    shapes = {"images": (32, 32, 3), "labels": (32, 32)}
+    return {name: ((batch, *shape), "UINT8") for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("told", [4, -1])
+def test_the_batch_of_a_plan_for_one_size_may_be_told(opening: Opening, told: int) -> None:
+    opening.trt.changes = {"profiles": ((4, 4, 4),), "tensors": one_size(told)}
+    opening(profiles=((4, 4, 4),)).close()
+
+
+@pytest.mark.parametrize("profiles", [((5, 5, 5),), ((1, 4, 4),), ((4, 4, 4), (8, 8, 8))])
+def test_a_batch_that_is_not_the_records_is_refused(opening: Opening, profiles: Any) -> None:
+    opening.trt.changes = {"profiles": profiles, "tensors": one_size(4)}
+    with pytest.raises(EngineError, match=r"does not belong to its record: images is UINT8 \(4, 32, 32, 3\), not"):
+        opening(profiles=profiles)
+
+
 def test_a_runtime_that_cannot_begin(opening: Opening, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(logger: Any) -> None:
         logger.log(1, "[c.cpp::x::3] CUDA initialization failure with error: 35")
