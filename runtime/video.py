@@ -25,17 +25,19 @@ from algm_trt.runtime.result import SegmentationResult
 from algm_trt.runtime.writers import KINDS, WriteError, WrittenFile, output_path
 
 _DEFAULT_FPS = 25.0  # for files that do not say
+_LOG_ERRORS_ONLY = 2
 
 
 @contextmanager
 def _quiet_opencv() -> Iterator[None]:
     """Keep OpenCV's warnings off the screen: what they are about becomes an error of ours."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    log = getattr(cv2.utils, "logging", cv2)  # up to OpenCV 4.12 the functions lie in cv2 itself
+    level = log.getLogLevel()
+    log.setLogLevel(_LOG_ERRORS_ONLY)
     try:
         yield
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        log.setLogLevel(level)
 
 
 class _EndOfVideoError(Exception):

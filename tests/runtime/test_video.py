@@ -81,6 +81,16 @@ def test_overlay_keeps_rate_and_size(tmp_path: Path) -> None:
     assert (capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (64, 48)
 
 
+def test_opencv_up_to_4_12_has_its_log_level_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    levels = [3]
+    monkeypatch.delattr(cv2.utils, "logging", raising=False)
+    monkeypatch.setattr(cv2, "getLogLevel", lambda: levels[-1], raising=False)
+    monkeypatch.setattr(cv2, "setLogLevel", levels.append, raising=False)
+    segment(write_video(tmp_path / "clip.mp4", frames=2), tmp_path / "out")
+    assert set(levels) == {2, 3}
+    assert levels[-1] == 3, "as it was before"
+
+
 def test_other_kinds_become_folders_of_frames(tmp_path: Path) -> None:
     saved = segment(write_video(tmp_path / "clip.mp4", frames=2), tmp_path / "out", ("coco", "tokens"))
     assert [(file.path, file.count) for file in saved.files] == [("coco/clip", 2), ("tokens/clip", 2)]
