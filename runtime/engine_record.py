@@ -135,6 +135,8 @@ def read_record(plan: Path) -> EngineRecord:
         return EngineRecord.from_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise EngineRecordError(f"{path} is missing or unreadable: build the engine again, or copy it along") from error
+    except EngineRecordError as error:
+        raise EngineRecordError(f"{path}: {error}") from error
 
 
 def _triple(values: Any) -> tuple[int, int, int]:
