@@ -10,6 +10,8 @@ group and the checkout together are larger than --limit.
 - tensorrt: runtime libraries of the tensorrt-lean wheels (--lean, from PyPI), compressed, and NVIDIA's headers;
 - model: 32 photographs, the official code, trained checkpoints;
 - training: CamVid's training and test frames, and the checkpoints again;
+- rtx-1, rtx-2: TensorRT-RTX (--rtx, from PyPI), compressed, in two pieces, and plans of the sample that are built with
+  it here, with the plugin library that ALGM_PLUGINS_LIB names or that is installed;
 - wheels: packages for Python 3.12 (--wheel NAME ..., from PyPI, without what they need), where that machine lacks some.
 """
 
@@ -21,6 +23,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,9 +40,19 @@ GROUPS: Final = {
     "tensorrt": ("tensorrt",),
     "model": ("pictures.npz", "official", "checkpoints"),
     "training": ("camvid", "checkpoints"),
+    "rtx-1": ("rtx/packages.tar.xz.0",),
+    "rtx-2": ("rtx/packages.tar.xz.1", "rtx/plans"),
     "wheels": ("wheels",),
 }
 LEAN: Final = ("10.16.1.11", "11.4.0.106")
+RTX: Final = "1.7.1.116"
+RTX_PACKAGES: Final = {
+    "tensorrt_rtx_cu13_libs": "tensorrt_rtx_libs",
+    "tensorrt_rtx_cu13_bindings": "tensorrt_rtx_bindings",
+}
+RTX_FIRST_PIECE: Final = 48 * 2**20
+RTX_BATCH: Final = (1, 4, 4)
+"""A plan has kernels per range of batch sizes, so one range makes it half as large as two."""
 PLATFORMS: Final = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 PYTHON: Final = "3.12"
 _MAJOR: Final = re.compile(r"(?:NV_TENSORRT_MAJOR|TRT_MAJOR_ENTERPRISE) (\d+)")
@@ -75,6 +88,38 @@ def lean_library(version: str, folder: Path) -> None:
     draft = target.with_suffix(".part")
     draft.write_bytes(lzma.compress(content, preset=9))
     draft.replace(target)
+
+
+def rtx_packages(folder: Path) -> None:
+    """What an import of TensorRT-RTX needs, as a compressed archive in two pieces; nothing happens if it is there."""
+    pieces = [folder / f"packages.tar.xz.{number}" for number in range(2)]
+    if all(piece.is_file() for piece in pieces):
+        print(f"TensorRT-RTX {RTX} is there already")
+        return
+    with TemporaryDirectory() as text:
+        archive = Path(text) / "packages.tar.xz"
+        with tarfile.open(archive, "w:xz", preset=9) as packed:
+            for package, module in RTX_PACKAGES.items():
+                download(f"{package}=={RTX}", Path(text))
+                (wheel,) = Path(text).glob(f"{package}-*.whl")
+                with zipfile.ZipFile(wheel) as content:
+                    content.extractall(text, [name for name in content.namelist() if name.startswith(f"{module}/")])
+                packed.add(Path(text) / module, module)
+        whole = archive.read_bytes()
+    folder.mkdir(parents=True, exist_ok=True)
+    for piece, part in zip(pieces, (whole[:RTX_FIRST_PIECE], whole[RTX_FIRST_PIECE:]), strict=True):
+        piece.write_bytes(part)
+
+
+def rtx_plans(folder: Path) -> None:
+    """Plans of the sample for every GPU that TensorRT-RTX builds for by default, with the plugins and without."""
+    from algm_trt.engines import BatchRange, BuildOptions, build_engine
+    from algm_trt.engines.sample import SAMPLE_MODEL
+
+    fresh(folder).mkdir(parents=True)
+    for name, plugins in (("plugins", True), ("bodies", False)):
+        options = BuildOptions("fp16", (BatchRange(*RTX_BATCH),), target="rtx", plugins=plugins)
+        build_engine(SAMPLE_MODEL, folder / f"{name}.plan", options)
 
 
 def headers(source: Path, folder: Path) -> None:
@@ -186,6 +231,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Arguments of the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lean", nargs="*", metavar="VERSION", help=f"of tensorrt-lean (default: {' '.join(LEAN)})")
+    parser.add_argument("--rtx", action="store_true", help=f"TensorRT-RTX {RTX} and plans built with it")
     parser.add_argument("--headers", nargs="+", type=Path, default=[], metavar="FOLDER", help="with NvInferVersion.h")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="of photographs")
     parser.add_argument("--official", type=Path, metavar="CHECKOUT", help="of the official code")
@@ -204,6 +250,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     root.mkdir(parents=True, exist_ok=True)
     for version in LEAN if given.lean == [] else given.lean or ():
         lean_library(version, root / "tensorrt")
+    if given.rtx:
+        rtx_packages(root / "rtx")
+        rtx_plans(root / "rtx" / "plans")
     for folder in given.headers:
         headers(folder, root / "tensorrt" / "headers")
     if given.pictures:

@@ -18,6 +18,7 @@
 #   ALGM_OFFICIAL          checkout of the official code (.carry/official; else it is not timed)
 #   ALGM_CHECKPOINTS       trained checkpoints, separated by colons (.carry/checkpoints/* and examples/sample)
 #   ALGM_CAMVID            CamVid, to train on (.carry/camvid; else nothing is trained)
+# TensorRT-RTX and plans to try it with are taken from .carry/rtx alone.
 #
 # Exit code: 0 all steps passed, 1 a step failed, 2 wrong arguments, 4 no GPU (after building, where nvcc is there).
 #
@@ -25,7 +26,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-readonly STEPS=(build kernels speed runtime plugins doctor model accuracy training sanitizer)
+readonly STEPS=(build kernels speed runtime plugins doctor rtx model accuracy training sanitizer)
 declare -Ar WHAT=(
   [build]="plugin library for the GPU at hand, with nvcc"
   [kernels]="L4: kernels against the NumPy reference (tests/plugins/test_*kernels_gpu.py)"
@@ -33,12 +34,13 @@ declare -Ar WHAT=(
   [plugins]="L5: plugin objects, directly and through the registries of tensorrt-lean (tests/plugins/test_plugins_gpu.py)"
   [runtime]="CUDA module, device arrays, slide mode; plans where TensorRT is (tests/runtime/backends/test_tensorrt_gpu.py)"
   [doctor]="algm-doctor --selftest: L0 to L6 as far as the machine goes"
+  [rtx]="plans of TensorRT-RTX that carry.py built, tried on this GPU (benchmarks/gpu_rtx.py)"
   [speed]="kernels against their floors (benchmarks/kernels.py)"
   [model]="whole PyTorch model in FP16: speed, shares, agreement (benchmarks/gpu_model.py)"
   [accuracy]="algm-eval of a trained checkpoint on the GPU, with the kernels and with plain PyTorch operators"
   [training]="ViT-S on CamVid, dense and with ALGM (benchmarks/train_camvid.py)"
 )
-declare -Ar LIMIT=([build]=300 [kernels]=260 [sanitizer]=150 [plugins]=150 [runtime]=200 [doctor]=300 [speed]=150 [model]=480 [accuracy]=90 [training]=570)
+declare -Ar LIMIT=([build]=300 [kernels]=260 [sanitizer]=150 [plugins]=150 [runtime]=200 [doctor]=300 [rtx]=150 [speed]=150 [model]=480 [accuracy]=90 [training]=570)
 # Of the training of each network; evaluating and timing both takes about two minutes more.
 readonly TRAINING_SECONDS=150
 # Small cases of every operator: the sanitizer is slow.
@@ -261,6 +263,18 @@ doctor() {
   lacks cv2 PIL tqdm && { note doctor "not run" 0 "not installed: $missing"; return; }
   attempt doctor doctor "$python" -c 'import sys; from algm_trt.engines.doctor.cli import main; sys.exit(main())' \
     --selftest --skip-build --json "$out/gpu_doctor.json"
+}
+
+rtx() {
+  local pieces=(.carry/rtx/packages.tar.xz.[01])
+  [ "$twin" = no ] || { note rtx "not run" 0 "needs a GPU"; return; }
+  [ "${#pieces[@]}" -eq 2 ] && exists .carry/rtx/plans || { note rtx "not run" 0 "no .carry/rtx: carry.py --rtx"; return; }
+  lacks cuda.bindings cv2 PIL tqdm && { note rtx "not run" 0 "not installed: $missing"; return; }
+  mkdir -p "$work/rtx"
+  cat "${pieces[@]}" | "$python" -c 'import sys, tarfile
+tarfile.open(fileobj=sys.stdin.buffer, mode="r|xz").extractall(sys.argv[1], filter="data")' "$work/rtx"
+  attempt rtx rtx env PYTHONPATH="$PYTHONPATH:$work/rtx" "$python" benchmarks/gpu_rtx.py .carry/rtx/plans \
+    --json "$out/gpu_rtx.json"
 }
 
 speed() {

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
+import zipfile
 from pathlib import Path
 
 import carry
 import pytest
+
+from algm_trt.runtime.engine_record import read_record
 
 
 def listed(root: Path) -> set[str]:
@@ -60,9 +65,38 @@ def test_a_group_that_is_too_large_is_refused(tmp_path: Path, capsys: pytest.Cap
     assert carry.main(["--root", str(root), "--limit", str(limit + 0.001)]) == 0
     (root / "camvid" / "images" / "b.png").write_bytes(bytes(2048))
     assert carry.main(["--root", str(root), "--limit", str(limit + 0.001)]) == 1
-    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[-7:]}
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
     assert rows["training"].endswith("TOO LARGE")
     assert rows["model"].endswith("fits")
+
+
+def test_tensorrt_rtx_travels_in_two_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wheel(package: str, folder: Path) -> None:
+        name = package.split("==")[0]
+        with zipfile.ZipFile(folder / f"{name}-{carry.RTX}-py3-none-any.whl", "w") as archive:
+            archive.writestr(f"{carry.RTX_PACKAGES[name]}/part.so.1", name * 1000)
+            archive.writestr(f"{name}.dist-info/METADATA", "left out")
+
+    monkeypatch.setattr(carry, "download", wheel)
+    monkeypatch.setattr(carry, "rtx_plans", lambda folder: None)
+    root = tmp_path / ".carry"
+    for _ in range(2):
+        assert carry.main(["--root", str(root), "--rtx"]) == 0
+    assert listed(root) == {"rtx/packages.tar.xz.0", "rtx/packages.tar.xz.1"}
+    whole = b"".join((root / "rtx" / f"packages.tar.xz.{number}").read_bytes() for number in range(2))
+    with tarfile.open(fileobj=io.BytesIO(whole), mode="r|xz") as archive:
+        archive.extractall(tmp_path / "there", filter="data")
+    assert listed(tmp_path / "there") == {f"{module}/part.so.1" for module in carry.RTX_PACKAGES.values()}
+
+
+@pytest.mark.rtx
+def test_the_plans_that_travel(plugin_library: Path, tmp_path: Path) -> None:
+    carry.rtx_plans(tmp_path / "plans")
+    assert listed(tmp_path / "plans") == {
+        f"{name}.plan{suffix}" for name in ("plugins", "bodies") for suffix in ("", ".json")
+    }
+    for name, plugins in (("plugins", True), ("bodies", False)):
+        assert (read_record(tmp_path / "plans" / f"{name}.plan").plugins is not None) == plugins
 
 
 @pytest.mark.parametrize("option", ["--headers", "--official", "--checkpoint", "--camvid"])
