@@ -22,7 +22,7 @@ RUNGS: dict[str, Matches] = {
     "L0 NumPy = PyTorch operators": in_files("exporter/test_ops", "exporter/test_selfcheck", "plugins/test_reference"),
     "L1 ONNX Runtime = PyTorch = official code": in_files("test_functions", "test_graph", "test_golden", "test_sample"),
     "L2 kernels compile, and run on the CPU twin": in_files(
-        "test_cpu_twin", "test_slide_kernels", "test_library", "test_plugin_enqueue"
+        "test_cpu_twin", "test_cpu_twin_races", "test_slide_kernels", "test_library", "test_plugin_enqueue"
     ),
     "L3 TensorRT-RTX builds with the plugins": marked("rtx"),
     "L4 kernels on a GPU": marked("gpu"),

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _NATIVE = Path(__file__).resolve().parents[2] / "plugins" / "native"
+_SCHEDULER = [*_NATIVE.glob("cpu_twin/*.cpp")]
+_FOLDERS = [_NATIVE / "cpu_twin" / "include", _NATIVE / "cpu_twin", _NATIVE, _NATIVE / "plugin"]
+_OPTIONS = ["-std=c++17", "-O1", "-DALGM_CPU_TWIN", "-fPIC", "-fvisibility=hidden", *(f"-I{path}" for path in _FOLDERS)]
 
 
 def compile_twin(folder: Path) -> Path:
     """Path of the library, made in `folder` with the system's C++ compiler."""
     library = folder / "libalgm_twin.so"
-    sources = [*_NATIVE.glob("*/*.cu"), *_NATIVE.glob("cpu_twin/*.cpp"), *_NATIVE.glob("plugin/*.cpp")]
-    folders = [_NATIVE / "cpu_twin" / "include", _NATIVE / "cpu_twin", _NATIVE, _NATIVE / "plugin"]
-    command = ["c++", "-std=c++17", "-O1", "-DALGM_CPU_TWIN", "-shared", "-fPIC", "-fvisibility=hidden", "-o", library]
-    command += [f"-I{folder}" for folder in folders]
-    done = subprocess.run([*command, "-x", "c++", *sources], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    sources = [*_NATIVE.glob("*/*.cu"), *_SCHEDULER, *_NATIVE.glob("plugin/*.cpp")]
+    _compile(["-shared", "-o", library, "-x", "c++", *sources])
     return library
+
+
+def compile_race_twin(folder: Path, kernels: Sequence[Path] = tuple(_NATIVE.glob("*/*.cu"))) -> Path:
+    """Path of a library of kernels whose loads and stores are searched for races (cpu_twin/races.cpp)."""
+    library = folder / "libalgm_race_twin.so"
+    objects = []
+    # The scheduler without the option, and linked without it too: that would bring the compiler's own runtime. Unique
+    # symbols would be shared with another twin in the process.
+    for options, sources in (["-fsanitize=thread"], kernels), ([], _SCHEDULER):
+        for source in sources:
+            objects.append(folder / f"{source.name}.o")
+            _compile(["-g", "-fno-gnu-unique", *options, "-c", "-o", objects[-1], "-x", "c++", source])
+    _compile(["-shared", "-o", library, *objects])
+    return library
+
+
+def _compile(arguments: Iterable[str | Path]) -> None:
+    done = subprocess.run(["c++", *_OPTIONS, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

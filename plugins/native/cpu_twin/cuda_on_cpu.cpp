@@ -12,6 +12,8 @@
 #include <numeric>
 #include <random>
 
+#include "races.h"
+
 namespace twin {
 namespace {
 
@@ -156,6 +158,7 @@ void blockBarrier() {
   const uint64_t generation = block.generation;
   if (++block.waiting == int(block.fibres.size())) {
     block.waiting = 0;
+    races::passBarrier();
     ++block.generation;
     block.progress = true;
   }
@@ -182,6 +185,7 @@ const unsigned char* exchange(const void* value, size_t bytes, int kind) {
   const uint64_t generation = warp.generation;
   if (++warp.arrived == warp.lanes) {
     warp.arrived = 0;
+    if (kind == kSync) races::passWarpBarrier(current->warp);
     ++warp.generation;
     block.progress = true;
   }
@@ -205,18 +209,21 @@ void run(dim3 grid, dim3 shape, size_t sharedBytes, const std::function<void()>&
   }
   block.kernel = &kernel;
   block.shared.assign(sharedBytes + 16, 0);
+  races::startLaunch(dynamicShared(), sharedBytes);
   std::mt19937 random(seed);
   const uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z;
   for (uint64_t i = 0; i < blocks; ++i) {
     const uint64_t at = seed & kBackwards ? blocks - 1 - i : i;
     const dim3 position(unsigned(at % grid.x), unsigned(at / grid.x % grid.y), unsigned(at / grid.x / grid.y));
     prepareBlock(grid, shape, position);
+    races::startBlock();
     if (seed & kGreedy) {
       runGreedily(random);
     } else {
       runEvenly(random);
     }
   }
+  races::endLaunch();
 }
 
 }  // namespace twin

@@ -3,7 +3,7 @@
 // Every thread of a block is a fibre on one OS thread. A barrier or warp collective hands over to the next fibre, in an
 // order that a seed shuffles: a kernel that misses a barrier gives other results under another seed. Checked, and fatal
 // with a message: threads that leave while others wait, warps whose lanes meet in different collectives, misaligned
-// 16-byte copies. Not modelled: memory ordering finer than barriers, caches, time.
+// 16-byte copies. Races that change no result are found by races.cpp. Not modelled: caches, time.
 #ifndef ALGM_NATIVE_CPU_TWIN_CUDA_ON_CPU_H_
 #define ALGM_NATIVE_CPU_TWIN_CUDA_ON_CPU_H_
 

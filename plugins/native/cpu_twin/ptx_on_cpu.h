@@ -7,9 +7,12 @@
 
 #include <cuda_fp16.h>
 
+#include "cpu_twin/races.h"
+
 namespace algm {
 
 inline void perform(const twin::PendingCopy& copy) {
+  twin::races::copy(copy.target, 16);
   if (copy.source == nullptr) {
     std::memset(copy.target, 0, 16);
   } else {
@@ -21,6 +24,7 @@ inline void copyAsync16(void* shared, const void* source, bool valid) {
   if (reinterpret_cast<uintptr_t>(shared) % 16 != 0) twin::fail("misaligned target of an asynchronous copy");
   if (valid && reinterpret_cast<uintptr_t>(source) % 16 != 0) twin::fail("misaligned source of an asynchronous copy");
   const twin::PendingCopy copy{shared, valid ? source : nullptr};
+  twin::races::copy(shared, 16);
   if (twin::copiesAreEager()) {
     perform(copy);
   } else {
