@@ -25,6 +25,8 @@ def run_command(name: str, action: Callable[[], int], *, interrupted: str = "int
         interrupted: what to say after Ctrl-C.
     """
     _open_missing_streams()
+    # Newer builds of ONNX Runtime tell their maker how they are used, and warn where they cannot keep an identifier.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         code = action()
     except AlgmError as error:

@@ -78,3 +78,18 @@ def test_a_closed_stream_changes_nothing(stream: str) -> None:
     assert done.returncode == 5
     assert done.stdout == (b"" if stream == "1" else b"a line\n")
     assert done.stderr == (b"" if stream == "2" else b"a remark\n")
+
+
+def test_onnxruntime_keeps_no_record_of_the_use(tmp_path: Path) -> None:
+    """Its builds since 1.30 at the latest put an identifier and events below the user's cache, to be sent."""
+    program = (
+        "from algm_trt.engines.sample import SAMPLE_MODEL\n"
+        "from algm_trt.runtime.backends.onnxruntime_engine import OnnxRuntimeEngine\n"
+        "from algm_trt.runtime.command import run_command\n"
+        "raise SystemExit(run_command('algm-some', lambda: OnnxRuntimeEngine(SAMPLE_MODEL, device='cpu').close() or 0))"
+    )
+    kept = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment = kept | {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(tmp_path.iterdir()) == []
