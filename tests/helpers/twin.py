@@ -10,6 +10,8 @@ _NATIVE = Path(__file__).resolve().parents[2] / "plugins" / "native"
 _SCHEDULER = [*_NATIVE.glob("cpu_twin/*.cpp")]
 _FOLDERS = [_NATIVE / "cpu_twin" / "include", _NATIVE / "cpu_twin", _NATIVE, _NATIVE / "plugin"]
 _OPTIONS = ["-std=c++17", "-O1", "-DALGM_CPU_TWIN", "-fPIC", "-fvisibility=hidden", *(f"-I{path}" for path in _FOLDERS)]
+# A vector load or store at an address that a device would refuse ends the process.
+_OPTIONS += ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]
 
 
 def compile_twin(folder: Path) -> Path:
