@@ -264,6 +264,20 @@ def test_unusable_place_is_told_before_minutes_of_compiling(
     assert build.main(["-o", str(tmp_path / output)]) == (2 if output == "out" else 1)
 
 
+@pytest.mark.parametrize(("wanted", "code"), [("", "80-virtual"), ("120;90", "90-virtual")])
+def test_every_newer_device_finds_code(tmp_path: Path, wanted: str, code: str) -> None:
+    try:
+        nvcc = find_nvcc()
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+    command = ["cmake", "-S", str(Path(build.__file__).parent), "-B", str(tmp_path), "-DALGM_BUILD_PLUGINS=ON"]
+    command += [f"-DALGM_CUDA_ARCHITECTURES={wanted}", f"-DCMAKE_CUDA_COMPILER={nvcc}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if "building for" in line)
+    assert line.endswith(f";{code}")
+
+
 @pytest.mark.heavy
 def test_command_builds_a_library_that_loads(tmp_path: Path) -> None:
     try:
