@@ -44,8 +44,16 @@ class PluginRegistry(Protocol):
 
 def cache_library() -> Path:
     """Where `algm-build-plugins` puts the library unless told otherwise: the user's cache, by interface version."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    root = os.environ.get("XDG_CACHE_HOME") or _home() / ".cache"
     return Path(root) / "algm-trt" / f"interface-{INTERFACE_VERSION}" / LIBRARY_NAME
+
+
+def _home() -> Path:
+    """The user's folder; "/", as in a container, for a user whom neither $HOME nor the system gives one."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
 
 
 def library_candidates() -> list[Path]:

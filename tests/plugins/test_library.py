@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -110,6 +111,14 @@ def test_cache_is_in_the_home_folder_without_the_variable(monkeypatch: pytest.Mo
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_library() == tmp_path / ".cache" / "algm-trt" / f"interface-{INTERFACE_VERSION}" / LIBRARY_NAME
+
+
+def test_a_user_without_a_home_has_a_place_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No $HOME, and a number of the user that the system does not know: env -i, services."""
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 99)
+    assert cache_library().parts[:3] == ("/", ".cache", "algm-trt")
 
 
 def test_file_that_is_no_library_is_refused(tmp_path: Path) -> None:
