@@ -109,6 +109,7 @@ dtypes = pytest.mark.parametrize("dtype", cases.DTYPES)
         cases.LocalCase(2, (6, 6), (3, 3), 7),
         cases.LocalCase(2, (12, 14), (2, 2), 16),
         cases.LocalCase(34, (2, 4), (2, 2), 8),
+        cases.LocalCase(1, (4, 280), (2, 2), 4),
     ],
     ids=str,
 )
