@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -141,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     size = path.stat().st_size / 2**20
     sys.stdout.write(f"{path}: {size:.1f} MiB, built in {time.monotonic() - start:.0f} s\n")
     if arguments.output:
-        sys.stdout.write(f"set {LIBRARY_VARIABLE}={path.resolve()} to use it\n")
+        sys.stdout.write(f"set {LIBRARY_VARIABLE}={shlex.quote(str(path.resolve()))} to use it\n")
     return 0
 
 

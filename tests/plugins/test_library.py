@@ -252,6 +252,16 @@ def test_interrupted_command_leaves_nothing(
     assert list(target.parent.iterdir()) == []
 
 
+def test_what_it_says_can_be_pasted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    _compiles(monkeypatch, folder, None)
+    assert build.main(["-o", str(folder / "lib.so")]) == 0
+    assert capsys.readouterr().out.endswith(f"set {LIBRARY_VARIABLE}='{folder}/lib.so' to use it\n")
+
+
 def test_full_disk_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def full(source: Path, target: Path) -> None:
         Path(target).write_bytes(b"half")
