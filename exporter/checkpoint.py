@@ -251,7 +251,12 @@ def _checkpoint_from_weights(weights: Path, state: State, shapes: Mapping[str, t
 
 
 def infer_config(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> SegmenterConfig:
-    """Architecture from the shapes of the weights; heads are the width divided by 64, the image is square."""
+    """Architecture from the shapes of the weights; heads are the width divided by 64, the image is square.
+
+    Raises:
+        CheckpointError: these are not the weights of a Segmenter, or its grid is not square.
+        ConfigError: no network has these shapes.
+    """
     try:
         d_model, _, patch, _ = shapes["encoder.patch_embed.proj.weight"]
         positions = shapes["encoder.pos_embed"][1]

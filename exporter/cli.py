@@ -105,17 +105,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("-o", "--output", type=Path, metavar="FILE", help="the ONNX file (default: model.onnx beside the checkpoint)")
     add("--size", type=_size, metavar="HxW", help="input size in pixels (default: the checkpoint's crop)")
-    add("--merge-layers", type=int, nargs="+", metavar="L", help="layers that merge, from 1: the first locally")
+    add(
+        "--merge-layers",
+        type=int,
+        nargs="+",
+        metavar="L",
+        help="layers that merge, counted from 1; the first merges locally",
+    )
     add("--merge-window", type=_size, metavar="HxW", help="window of the local merge in tokens")
-    add(
-        "--threshold", type=float, metavar="T", help="similarity from which a window merges; can be changed at run time"
-    )
+    add("--threshold", type=float, metavar="T", help="similarity at which a window merges; can be changed at run time")
     add("--no-merge", action="store_true", help="export the dense model")
-    add("--precision", choices=("fp32", "fp16"), default="fp32", help="of weights and activations (default: fp32)")
-    add("--classes", type=Path, metavar="FILE", help="class names: a line each, or JSON")
-    add(
-        "--verify-images", type=Path, metavar="DIR", help="compare on the pictures of this folder (default: drawn ones)"
-    )
-    add("--no-verify", action="store_true", help="leave the comparison out")
+    add("--precision", choices=("fp32", "fp16"), default="fp32", help="type of weights and activations (default: fp32)")
+    add("--classes", type=Path, metavar="FILE", help="class names, one per line, or JSON")
+    add("--verify-images", type=Path, metavar="DIR", help="compare on pictures of this folder (default: drawn scenes)")
+    add("--no-verify", action="store_true", help="skip the comparison with PyTorch")
     add("--version", action=VersionAction, nargs=0, help="print the version")
     return parser

@@ -18,7 +18,7 @@ DECODERS: Final = ("mask_transformer", "linear")
 
 
 class ConfigError(AlgmError):
-    """An architecture or a setting that cannot be."""
+    """An architecture or a setting that is not possible."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class SegmenterConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.d_model % self.n_heads:
-            raise ConfigError(f"the width {self.d_model} is no multiple of the {self.n_heads} heads")
+            raise ConfigError(f"the width {self.d_model} is not a multiple of its {self.n_heads} heads")
         if any(side % self.patch_size for side in self.image_size):
-            raise ConfigError(f"the image size {self.image_size} is no multiple of the patch size {self.patch_size}")
+            raise ConfigError(f"the image size {self.image_size} is not a multiple of the patch size {self.patch_size}")
 
     @property
     def extra_tokens(self) -> int:

@@ -53,8 +53,7 @@ def coupled_forward(model: Segmenter, images: Tensor, threshold: float | None = 
     patch, extra, encoder = model.config.patch_size, model.config.extra_tokens, model.encoder
     images = pad_to_patches(images, patch)
     batch, grid = len(images), (images.shape[2] // patch, images.shape[3] // patch)
-    x = encoder.patch_embed(images)
-    x = torch.cat([encoder.extra().expand(batch, -1, -1), x], dim=1) + encoder.positions(grid)
+    x = encoder.embed(images, grid)
     every = torch.arange(extra, x.shape[1], device=x.device).expand(batch, -1)
     t = DenseTokens(x, x.new_ones(x.shape[:2]), every)
     counts = [x.shape[1]]

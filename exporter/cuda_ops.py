@@ -57,7 +57,7 @@ class Kernels:
     def local_merge(
         self, x: Tensor, threshold: Tensor, grid: Sequence[int], window: Sequence[int], extra_tokens: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """X (B, E+N0, C), threshold () -> y (T1, C), sizes (T1), cu_seqlens (B+1), token_map (B, N0), count ()."""
+        """`x` (B, E+N0, C), `threshold` () -> y (T1, C), sizes (T1), cu_seqlens (B+1), token_map (B, N0), count ()."""
         batch, per_image, channels = x.shape
         params = interface.AlgmLocalMergeParams(_dtype(x), batch, channels, *grid, *window, extra_tokens)
         inputs = [_dense(x), threshold.to(x.device, torch.float32)]
@@ -86,7 +86,7 @@ class Kernels:
         return _cut(*outputs)
 
     def packed_attention(self, qkv: Tensor, cu_seqlens: Tensor, heads: int, max_tokens: int) -> Tensor:
-        """Qkv (T, 3C) -> (T, C): softmax attention inside each image."""
+        """`qkv` (T, 3C) -> (T, C): softmax attention inside each image."""
         rows, width = qkv.shape
         params = interface.AlgmPackedAttentionParams(
             _dtype(qkv), len(cu_seqlens) - 1, rows, width // 3, heads, max_tokens

@@ -203,7 +203,9 @@ def classes_of(checkpoint: Checkpoint, file: Path | None) -> tuple[DatasetClasse
         if len(classes.classes) == count:
             return classes, ()
     reason = f"data set '{checkpoint.dataset}' with {count} classes" if checkpoint.dataset else "data set"
-    return numbered_classes(count), (f"classes are numbered, for the {reason} is not known: name them with --classes",)
+    return numbered_classes(count), (
+        f"classes are numbered, because the {reason} is not known: name them with --classes",
+    )
 
 
 def _merge_notes(checkpoint: Checkpoint, merge: MergeSettings | None, options: ExportOptions) -> tuple[str, ...]:
@@ -217,7 +219,7 @@ def _merge_notes(checkpoint: Checkpoint, merge: MergeSettings | None, options: E
 def model_card(
     checkpoint: Checkpoint, model: Segmenter, size: tuple[int, int], options: ExportOptions, classes: DatasetClasses
 ) -> ModelCard:
-    """The card of a network made of a checkpoint."""
+    """The model card of a network with the weights of a checkpoint."""
     config = checkpoint.config
     mean, std = NORMALIZATIONS[config.normalization]
     stride = checkpoint.stride if size == checkpoint.crop else default_stride(min(size), checkpoint.dataset)

@@ -7,7 +7,7 @@ shape arithmetic surrounds data-dependent dimensions, and float32 and float16 co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from algm_trt.plugins import spec
 IR_VERSION = 10
 MAX_UINT8_CLASSES = 256
 FLOAT16_MAX = 65504.0
+TO_THE_END = np.array([np.iinfo(np.int64).max], np.int64)
 
 # Share of tokens left after a merge that TensorRT tunes its kernels for.
 EXPECTED_KEEP = {"AlgmLocalMerge": 0.65, "AlgmGlobalMerge": 0.8}
@@ -37,6 +38,10 @@ class GraphBuilder:
 
     Attributes:
         precision: "fp32" or "fp16", the type of weights and activations.
+        dtype: the same as a type of NumPy.
+        onnx_dtype: the same as a type of ONNX.
+        nodes: in the order in which they were added.
+        initializers: by name.
     """
 
     def __init__(self, precision: str) -> None:
@@ -71,7 +76,11 @@ class GraphBuilder:
         return name
 
     def weight(self, name: str, value: torch.Tensor) -> str:
-        """Add an initialiser of the activations' type."""
+        """Add an initialiser of the activations' type.
+
+        Raises:
+            ConfigError: a value is beyond float16.
+        """
         array = value.detach().cpu().numpy().astype(np.float32)
         if self.precision == "fp16" and (largest := float(np.abs(array).max(initial=0))) > FLOAT16_MAX:
             raise ConfigError(
@@ -79,20 +88,16 @@ class GraphBuilder:
             )
         return self.constant(name, array.astype(self.dtype))
 
-    def cast(self, value: str, to: int, name: str) -> str:
-        """Cast where the type differs."""
-        return value if to == self.onnx_dtype else self.node("Cast", [value], name, to=to)
-
     def to_float32(self, value: str) -> str:
         """Leave the activations' type for an island in float32."""
-        return self.cast(value, TensorProto.FLOAT, f"{value}/fp32")
+        return value if self.precision == "fp32" else self.node("Cast", [value], f"{value}/fp32", to=TensorProto.FLOAT)
 
     def from_float32(self, value: str) -> str:
         """Come back from an island in float32."""
         return value if self.precision == "fp32" else self.node("Cast", [value], f"{value}/fp16", to=self.onnx_dtype)
 
     def linear(self, module: nn.Linear, x: str, name: str) -> str:
-        """X @ W.T + b over the last dimension."""
+        """`x @ W.T + b` over the last dimension."""
         product = self.node("MatMul", [x, self.weight(f"{name}.weight_t", module.weight.T)], f"{name}/matmul")
         return self.node("Add", [product, self.weight(f"{name}.bias", module.bias)], f"{name}/bias")
 
@@ -106,13 +111,25 @@ class GraphBuilder:
 
 @dataclass(frozen=True)
 class GraphTokens:
-    """Names of the tensors that carry tokens: the graph's twin of `algm_trt.exporter.vit.Tokens`."""
+    """Names of the tensors that carry tokens: the graph's twin of `algm_trt.exporter.vit.Tokens`.
+
+    Attributes:
+        x: dense (B, N, C), or packed (T, C) once merged.
+        sizes: "" while dense, as the next two.
+        cu_seqlens: start of each image.
+        token_map: token of each patch.
+        history: `cu_seqlens` after each merge so far.
+    """
 
     x: str
     sizes: str = ""
     cu_seqlens: str = ""
     token_map: str = ""
     history: tuple[str, ...] = ()
+
+    def with_x(self, x: str) -> GraphTokens:
+        """The same tokens with other features."""
+        return replace(self, x=x)
 
 
 def build_graph(model: Segmenter, size: tuple[int, int], precision: str = "fp32") -> onnx.ModelProto:
@@ -171,11 +188,11 @@ def _encoder(g: GraphBuilder, model: Segmenter, size: tuple[int, int], grid: tup
     max_tokens = model.config.extra_tokens + grid[0] * grid[1]
     for layer, block in enumerate(model.encoder.blocks, start=1):
         name = f"encoder.blocks.{layer - 1}"
-        tokens = _with_x(tokens, _attend(g, block, tokens, name, max_tokens))
+        tokens = tokens.with_x(_attend(g, block, tokens, name, max_tokens))
         if model.merge is not None and layer in model.merge.layers:
             tokens = _merge(g, model, tokens, layer, grid, max_tokens)
-        tokens = _with_x(tokens, _feed(g, block, tokens.x, name))
-    return _with_x(tokens, g.layer_norm(model.encoder.norm, tokens.x, "encoder.norm"))
+        tokens = tokens.with_x(_feed(g, block, tokens.x, name))
+    return tokens.with_x(g.layer_norm(model.encoder.norm, tokens.x, "encoder.norm"))
 
 
 def _embed(g: GraphBuilder, model: Segmenter, size: tuple[int, int], grid: tuple[int, int]) -> str:
@@ -219,7 +236,7 @@ def _attend(g: GraphBuilder, block: Block, tokens: GraphTokens, name: str, max_t
 
 
 def _dense_attention(g: GraphBuilder, attention: Attention, qkv: str, name: str) -> str:
-    """Qkv (B, N, 3C) to (B, N, C) in the form that TensorRT fuses: scale on q, no casts around the softmax."""
+    """`qkv` (B, N, 3C) to (B, N, C) in the form that TensorRT fuses: scale on q, no casts around the softmax."""
     depth = attention.qkv.in_features // attention.heads
     split = g.constant(f"attention.split_{attention.heads}", np.array([0, 0, 3, attention.heads, -1], np.int64))
     heads = g.node("Reshape", [qkv, split], f"{name}/heads")
@@ -271,7 +288,7 @@ def _decoder(g: GraphBuilder, model: Segmenter, tokens: GraphTokens, grid: tuple
 
 def _linear_decoder(g: GraphBuilder, model: Segmenter, decoder: LinearDecoder, t: GraphTokens) -> str:
     if not t.cu_seqlens:
-        t = _with_x(t, _drop_extra(g, model, t.x))
+        t = t.with_x(_drop_extra(g, model, t.x))
     scores = g.to_float32(g.linear(decoder.head, t.x, "decoder.head"))
     if t.cu_seqlens:
         inputs, scores = [scores, t.cu_seqlens, t.token_map], "decoder/unmerge/grid"
@@ -288,7 +305,7 @@ def _mask_decoder(
         tokens = g.weight("decoder.cls_emb", decoder.cls_emb[0])
         name = "decoder/append_tokens"
         g.algm(spec.APPEND_TOKENS, [x, t.cu_seqlens, tokens], name, [f"{name}/y", f"{name}/cu_seqlens"], drop=extra)
-        t = GraphTokens(f"{name}/y", t.sizes, f"{name}/cu_seqlens", t.token_map, t.history)
+        t = replace(t, x=f"{name}/y", cu_seqlens=f"{name}/cu_seqlens")
     else:
         pads = g.constant("decoder.class_pads", np.array([0, 0, 0, 0, classes, 0], np.int64))
         x = g.node("Pad", [_drop_extra(g, model, x), pads], "decoder/class_rows")
@@ -296,8 +313,8 @@ def _mask_decoder(
         t = GraphTokens(g.node("Add", [x, g.weight("decoder.cls_emb_rows", rows)], "decoder/with_classes"))
     for index, block in enumerate(decoder.blocks):
         name = f"decoder.blocks.{index}"
-        t = _with_x(t, _attend(g, block, t, name, patches + classes))
-        t = _with_x(t, _feed(g, block, t.x, name))
+        t = t.with_x(_attend(g, block, t, name, patches + classes))
+        t = t.with_x(_feed(g, block, t.x, name))
     x = g.layer_norm(decoder.decoder_norm, t.x, "decoder.decoder_norm")
     parts = ["decoder/unmerge/grid", "decoder/unmerge/classes"]
     if t.cu_seqlens:
@@ -327,7 +344,7 @@ def _mask_scores(g: GraphBuilder, decoder: MaskTransformer, patches: str, classe
 
 def _drop_extra(g: GraphBuilder, model: Segmenter, x: str) -> str:
     start = g.constant("decoder.first_patch", np.array([model.config.extra_tokens], np.int64))
-    stop = g.constant("to_the_end", np.array([np.iinfo(np.int64).max], np.int64))
+    stop = g.constant("to_the_end", TO_THE_END)
     return g.node("Slice", [x, start, stop, g.constant("axis_1", np.array([1], np.int64))], "decoder/patches")
 
 
@@ -340,10 +357,8 @@ def _outputs(
     g.algm(spec.LABELS, [scores], "labels/argmax", ["labels/padded"], size=padded)
     pixels = "labels/padded"
     if padded != list(size):
-        zeros, stops = (
-            g.constant("axes_zero", np.zeros(2, np.int64)),
-            g.constant("labels.size", np.array(size, np.int64)),
-        )
+        zeros = g.constant("axes_zero", np.zeros(2, np.int64))
+        stops = g.constant("labels.size", np.array(size, np.int64))
         axes = g.constant("axes_1_2", np.array([1, 2], np.int64))
         pixels = g.node("Slice", [pixels, zeros, stops, axes], "labels/crop")
     narrow = model.config.n_cls <= MAX_UINT8_CLASSES
@@ -370,10 +385,7 @@ def _telemetry(g: GraphBuilder, model: Segmenter, t: GraphTokens, grid: tuple[in
             g.node("Expand", [g.constant(f"tokens.{output}", row), shape], f"tokens/{output}", [output])
         return
     one, zero = g.constant("first", np.array([1], np.int64)), g.constant("start", np.array([0], np.int64))
-    last, stop = (
-        g.constant("but_last", np.array([-1], np.int64)),
-        g.constant("to_the_end", np.array([2**63 - 1], np.int64)),
-    )
+    last, stop = g.constant("but_last", np.array([-1], np.int64)), g.constant("to_the_end", TO_THE_END)
     columns = []
     for title, cu in (("local", t.history[0]), ("final", t.history[-1])):
         begins = g.node("Slice", [cu, zero, last], f"tokens/{title}_begin")
@@ -385,10 +397,6 @@ def _telemetry(g: GraphBuilder, model: Segmenter, t: GraphTokens, grid: tuple[in
     g.node("Concat", columns, "tokens/counts", ["token_counts"], axis=1)
     shape = g.constant("tokens.map_shape", np.array([0, *grid], np.int64))
     g.node("Reshape", [t.token_map, shape], "tokens/map", ["token_map"])
-
-
-def _with_x(tokens: GraphTokens, x: str) -> GraphTokens:
-    return GraphTokens(x, tokens.sizes, tokens.cu_seqlens, tokens.token_map, tokens.history)
 
 
 def _bias(module: nn.Conv2d) -> torch.Tensor:

@@ -28,7 +28,7 @@ Outputs = Tensor | tuple[Tensor, ...]
 def _local_merge(
     x: Tensor, threshold: Tensor, grid: Sequence[int], window: Sequence[int], extra_tokens: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """X (B, E+N0, C), threshold () -> y (T1, C), sizes (T1), cu_seqlens (B+1), token_map (B, N0), count ()."""
+    """`x` (B, E+N0, C), `threshold` () -> y (T1, C), sizes (T1), cu_seqlens (B+1), token_map (B, N0), count ()."""
     batch, _, channels = x.shape
     (height, width), (window_height, window_width) = grid, window
     rows, columns, members = height // window_height, width // window_width, window_height * window_width
@@ -125,7 +125,7 @@ def _pairs(tokens: Tensor, layer: int, extra_tokens: int) -> tuple[Tensor, Tenso
 
 
 def _packed_attention(qkv: Tensor, cu_seqlens: Tensor, heads: int, max_tokens: int) -> Tensor:
-    """Qkv (T, 3C) -> (T, C): softmax attention inside each image."""
+    """`qkv` (T, 3C) -> (T, C): softmax attention inside each image."""
     q, k, v = qkv.reshape(len(qkv), 3, heads, -1).permute(1, 2, 0, 3)
     images = [
         F.scaled_dot_product_attention(q[None, :, start:stop], k[None, :, start:stop], v[None, :, start:stop])[0]

@@ -37,6 +37,8 @@ class Segmenter(nn.Module):
     Attributes:
         config: architecture.
         merge: merge settings, or None.
+        encoder: images to tokens.
+        decoder: tokens to class scores.
     """
 
     def __init__(self, config: SegmenterConfig, merge: MergeSettings | None = None) -> None:
@@ -55,8 +57,8 @@ class Segmenter(nn.Module):
         """Segment normalised images.
 
         Args:
-            images: (B, 3, H, W) normalised as `config.normalization`; sides that are no multiple of the patch size
-                are padded with zeros, as upstream does.
+            images: (B, 3, H, W) normalised as `config.normalization`; sides that are not a multiple of the patch
+                size are padded with zeros, as upstream does.
             threshold: similarity at which windows merge; default: that of `merge`.
         """
         images = pad_to_patches(images, self.config.patch_size)

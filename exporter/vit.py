@@ -146,13 +146,18 @@ class VisionTransformer(nn.Module):
         return torch.cat([self.cls_token, self.dist_token], 1) if self.config.distilled else self.cls_token
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
-        """Positional embeddings for a grid, (1, E+N0, C); resized bilinearly if the grid is another, as upstream."""
+        """Positional embeddings (1, E+N0, C) for a grid; resized bilinearly, as upstream, to any but its own."""
         if grid == self.config.grid:
             return self.pos_embed
         extra, old = self.pos_embed[:, : self.config.extra_tokens], self.pos_embed[:, self.config.extra_tokens :]
         old = old.reshape(1, *self.config.grid, -1).permute(0, 3, 1, 2)
         new = F.interpolate(old, size=grid, mode="bilinear").flatten(2).transpose(1, 2)
         return torch.cat([extra, new], dim=1)
+
+    def embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Extra tokens and patches of images (B, 3, H, W) with their positions: (B, E+N0, C)."""
+        x = self.patch_embed(images)
+        return torch.cat([self.extra().expand(len(x), -1, -1), x], dim=1) + self.positions(grid)
 
     def forward(self, images: Tensor, merge: MergeSettings | None, threshold: Tensor) -> Tokens:
         """Encode.
@@ -163,10 +168,8 @@ class VisionTransformer(nn.Module):
             threshold: () float32 similarity of the local merge.
         """
         grid = images.shape[2] // self.config.patch_size, images.shape[3] // self.config.patch_size
-        x = self.patch_embed(images)
-        x = torch.cat([self.extra().expand(len(x), -1, -1), x], dim=1) + self.positions(grid)
-        tokens = Tokens(x)
-        max_tokens = x.shape[1]
+        tokens = Tokens(self.embed(images, grid))
+        max_tokens = tokens.x.shape[1]
         for layer, block in enumerate(self.blocks, start=1):
             tokens = tokens.with_x(block.attend(tokens.x, tokens.cu_seqlens, max_tokens))
             if merge is not None and layer in merge.layers:
