@@ -25,8 +25,7 @@ The library holds the CUDA kernels and the TensorRT plugins around them; TensorR
 user's cache it is found without being named, elsewhere the variable ALGM_PLUGINS_LIB names it. nvcc is taken from
 CUDACXX, PATH, CUDA_HOME, CUDA_PATH or /usr/local/cuda.
 
-exit codes: 0 built; 1 failed; 2 wrong usage; 4 cmake, nvcc or the sources are missing;
-130 interrupted.
+exit codes: 0 built; 1 failed; 2 wrong usage; 4 cmake, nvcc or the sources are missing; 130 interrupted.
 """
 
 
@@ -47,7 +46,7 @@ class BuildOptions:
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse values that mean nothing.
+        """Refuse values that make no sense.
 
         Raises:
             UsageError: fewer than one job, or a number that is no compute capability.
@@ -57,7 +56,7 @@ class BuildOptions:
         for architecture in self.architectures:
             if not 80 <= architecture < 1000:
                 raise UsageError(
-                    f"architecture {architecture} is not a compute capability from 80 on, such as 80 or 90"
+                    f"architecture {architecture} is not a compute capability of 80 or more, such as 80 or 90"
                 )
 
 

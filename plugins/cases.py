@@ -1,4 +1,4 @@
-"""Small inputs for every operator, by which an installation checks itself: any implementation against the reference.
+"""Small inputs for every operator, with which an installation checks any implementation against the reference.
 
 Decisions are clear, so that rounding settles none of them: tokens to merge are +1 and -1 in 16 channels, whose lengths
 and cosines are exact in float32 and float16, ties included; logits are whole numbers that are enlarged 16 times.
@@ -33,7 +33,7 @@ class Case:
         op: the operator.
         inputs: float activations are float32; in the order of `op.inputs`.
         attributes: all but the hint `expected_keep`.
-        outputs: number of them.
+        outputs: number of outputs.
     """
 
     name: str

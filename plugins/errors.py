@@ -5,7 +5,7 @@ A message says what is wrong and how to cure it; commands print it as one line, 
 
 
 class AlgmError(Exception):
-    """Something failed that the reader can understand and mend. Exit code 1."""
+    """Something failed that the user can understand and fix. Exit code 1."""
 
     exit_code = 1
 

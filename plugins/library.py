@@ -19,7 +19,7 @@ from algm_trt.plugins.spec import OPS, PLUGIN_NAMESPACE, PLUGIN_VERSION
 LIBRARY_NAME: Final = "libalgm_plugins.so"
 LIBRARY_VARIABLE: Final = "ALGM_PLUGINS_LIB"
 INTERFACE_VERSION: Final = 1
-"""What `algm_version()` of a library must answer to go with this package."""
+"""What `algm_version()` of a library must return to work with this package."""
 
 CURE: Final = f"run algm-build-plugins (needs nvcc), or set {LIBRARY_VARIABLE} to a library that was built elsewhere"
 """What to do about a library that is missing or unfit; ends a message."""
@@ -30,7 +30,7 @@ class PluginLibraryError(MissingDependencyError):
 
 
 class PluginRegistry(Protocol):
-    """What is used of TensorRT's IPluginRegistry."""
+    """The part of TensorRT's IPluginRegistry that is used here."""
 
     @property
     def all_creators(self) -> Iterable[Any]:
@@ -126,7 +126,7 @@ def load_library(registry: PluginRegistry, path: Path | None = None) -> Path:
 
 
 def missing_operators(registry: PluginRegistry) -> list[str]:
-    """Names of our operators that a registry (with its parents, where it tells) does not have."""
+    """Names of our operators that a registry (with its parents, where it can list them) does not have."""
     creators = getattr(registry, "all_creators_recursive", None)
     have = {
         (creator.name, creator.plugin_version, creator.plugin_namespace)
@@ -152,7 +152,7 @@ def _open(path: Path) -> ctypes.CDLL:
         library = ctypes.CDLL(str(path))
         version = library.algm_version()
     except (OSError, AttributeError) as error:
-        raise PluginLibraryError(f"{path} cannot be loaded as plugin library: {error}; {CURE}") from error
+        raise PluginLibraryError(f"{path} cannot be loaded as the plugin library: {error}; {CURE}") from error
     if version != INTERFACE_VERSION:
         raise PluginLibraryError(f"{path} has interface {version}, this package needs {INTERFACE_VERSION}; {CURE}")
     return library

@@ -59,7 +59,11 @@ def unit_rows(x: Floats) -> NDArray[np.float32]:
 
 
 def window_members(grid: tuple[int, int], window: tuple[int, int]) -> NDArray[np.int64]:
-    """Grid tokens of each merging window, (W, m), windows and members in row-major order."""
+    """Grid tokens of each merging window, (W, m), windows and members in row-major order.
+
+    Raises:
+        ValueError: the window does not divide the grid.
+    """
     (height, width), (window_height, window_width) = grid, window
     if height % window_height or width % window_width:
         raise ValueError(f"the window {window} does not divide the grid {grid}")

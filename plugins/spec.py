@@ -56,7 +56,16 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Attribute:
-    """One attribute: name, "int", "ints" or "float", inclusive bounds, and whether it is only a hint for tuning."""
+    """One attribute of an operator.
+
+    Attributes:
+        name: in the ONNX node.
+        kind: "int", "ints" or "float".
+        minimum: least value that is valid.
+        maximum: greatest value that is valid.
+        length: how many values "ints" has.
+        hint: whether it only serves tuning: results do not depend on it.
+    """
 
     name: str
     kind: str
@@ -68,7 +77,15 @@ class Attribute:
 
 @dataclass(frozen=True)
 class OpSpec:
-    """One operator: its ONNX op_type, which is also the TensorRT plugin's name, and its signature."""
+    """One operator.
+
+    Attributes:
+        name: the ONNX op_type, which is also the TensorRT plugin's name.
+        inputs: in order.
+        outputs: in order.
+        attributes: in order of declaration.
+        size_outputs: indices of the outputs that are TensorRT's size tensors.
+    """
 
     name: str
     inputs: tuple[Tensor, ...]

@@ -99,7 +99,7 @@ def test_unfit_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source
 
 def test_a_library_that_is_text_and_one_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / LIBRARY_NAME).write_text("not a library")
-    assert "cannot be loaded as plugin library" in library_of(tmp_path / LIBRARY_NAME, monkeypatch)
+    assert "cannot be loaded as the plugin library" in library_of(tmp_path / LIBRARY_NAME, monkeypatch)
     assert "there is no plugin library at" in library_of(tmp_path / "absent.so", monkeypatch)
 
 
