@@ -117,22 +117,22 @@ def _parser() -> argparse.ArgumentParser:
     add("--save", default="labels,overlay", metavar="KINDS", help="files to write (default: labels,overlay); see below")
     add("--mode", choices=("slide", "whole"), default="slide", help="windows over the picture, or the picture resized")
     add("--stride", type=positive_int, metavar="N", help="step of the windows in pixels (default: the model's)")
-    add("--threshold", type=float, metavar="T", help="similarity from which tokens merge (default: the model's)")
+    add("--threshold", type=float, metavar="T", help="similarity at which tokens merge (default: the model's)")
     add(
         "--batch-size",
         type=positive_int,
         metavar="N",
-        help="windows that the model gets at a time (default: what a plan was optimised for; else 1)",
+        help="windows per run of the model (default: what a plan was optimised for, else 1)",
     )
     add_engine_arguments(parser)
     add(
         "--workers",
         type=positive_int,
         metavar="N",
-        help="threads that read, and that write (default: cores, at most 8)",
+        help="threads to read, and as many to write (default: one per core, at most 8)",
     )
     add("--recursive", action="store_true", help="read subfolders too")
-    add("--resume", action="store_true", help="leave out what an earlier run with the same model and options finished")
+    add("--resume", action="store_true", help="skip what an earlier run with the same model and options finished")
     add("--shard", metavar="I/N", help="take part I of N of the inputs, so that N runs share the work")
     add("--fail-fast", action="store_true", help="stop at the first input that fails")
     add(

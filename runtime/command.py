@@ -1,4 +1,4 @@
-"""What all commands share: errors become one line and an exit code, and the version."""
+"""What all commands share: errors as one line and an exit code, output, common argument types, the version."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ READER_GONE = 141
 def run_command(name: str, action: Callable[[], int], *, interrupted: str = "interrupted") -> int:
     """Run the body of a command; returns its exit code, or that of the error that ended it.
 
-    Where nobody reads the output any more it ends as other programs do, silently with READER_GONE.
+    Where nobody reads the output any more, it ends silently with READER_GONE, as other programs do.
 
     Args:
         name: of the command, in front of the message.
@@ -25,7 +25,7 @@ def run_command(name: str, action: Callable[[], int], *, interrupted: str = "int
         interrupted: what to say after Ctrl-C.
     """
     _open_missing_streams()
-    # Newer builds of ONNX Runtime tell their maker how they are used, and warn where they cannot keep an identifier.
+    # Recent builds of ONNX Runtime send usage data to their maker, and warn where they cannot store an identifier.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         code = action()
@@ -68,6 +68,18 @@ def positive_int(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return number
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """An argument such as 0.5,0.75,1.
+
+    Raises:
+        argparse.ArgumentTypeError: something else.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be numbers with commas between, got {text!r}") from error
 
 
 def _open_missing_streams() -> None:

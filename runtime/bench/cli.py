@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from algm_trt.plugins.errors import PartialFailureError, UsageError
-from algm_trt.runtime.command import INTERRUPTED, VersionAction, positive_int, run_command, say
+from algm_trt.runtime.command import INTERRUPTED, VersionAction, numbers, positive_int, run_command, say
 from algm_trt.runtime.engine_arguments import add_engine_arguments, engine_options
+from algm_trt.runtime.evaluation.layouts import LAYOUTS
 
 if TYPE_CHECKING:
     from algm_trt.runtime.bench.report import BenchOptions, BenchReport
 
-_DATASETS = ("ade20k", "cityscapes", "pascal_context", "coco_stuff", "coco_panoptic", "camvid", "folder")
 _PROBLEMS_SHOWN = 20
 _EPILOG = """\
 models: [BACKEND[-DEVICE][-PRECISION]:]MODEL
@@ -133,14 +133,6 @@ def _write_json(report: BenchReport, path: Path) -> None:
         temporary(path).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    """An argument such as 0.8,0.9."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"must be numbers with commas between, got {text!r}") from error
-
-
 def _counts(text: str) -> tuple[int, ...]:
     """An argument such as 1,8,32."""
     try:
@@ -159,16 +151,21 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("models", nargs="+", metavar="MODEL", help="model.onnx, an engine file, or checkpoint.pth[:dense]; see below")
     _add_pictures(parser)
-    add("--batch", type=_counts, default=(1,), metavar="B,...", help="windows that a model gets at a time (default: 1)")
-    add("--thresholds", type=_numbers, default=(), metavar="T,...", help="merging similarities (default: the model's)")
+    add("--batch", type=_counts, default=(1,), metavar="B,...", help="windows per run of a model (default: 1)")
+    add("--thresholds", type=numbers, default=(), metavar="T,...", help="merging similarities (default: the model's)")
     add("--rounds", type=positive_int, default=5, metavar="N", help="turns of each variant (default: 5)")
-    add("--warmup", type=positive_int, default=1, metavar="N", help="turns of each before, not timed (default: 1)")
-    add("--seed", type=int, default=0, metavar="N", help="of the order within the rounds (default: 0)")
+    add("--warmup", type=positive_int, default=1, metavar="N", help="untimed turns of each before that (default: 1)")
+    add("--seed", type=int, default=0, metavar="N", help="seed of the order within the rounds (default: 0)")
     add("--no-job", action="store_true", help="measure the model alone, not the whole job")
     add("--save", default="labels,overlay", metavar="KINDS", help="files of the whole job (default: labels,overlay)")
     add("--mode", choices=("slide", "whole"), default="slide", help="windows over the picture, or the picture resized")
     add("--stride", type=positive_int, metavar="N", help="step of the windows in pixels (default: the model's)")
-    add("--workers", type=positive_int, metavar="N", help="threads that read, and that write (default: as algm-infer)")
+    add(
+        "--workers",
+        type=positive_int,
+        metavar="N",
+        help="threads to read, and as many to write (default: as algm-infer)",
+    )
     add_engine_arguments(parser)
     add("--json", type=Path, metavar="FILE", help="write all figures and raw times as JSON")
     add("--plot", type=Path, metavar="FILE", help="draw the trade-off as .png, .svg or .pdf; needs matplotlib")
@@ -181,10 +178,10 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data", type=Path, metavar="FOLDER", help="pictures, or the root of --dataset")
     add("--synthetic", action="store_true", help="drawn scenes (the default without --data)")
-    add("--dataset", choices=_DATASETS, help="layout of --data with ground truth, as in algm-eval")
+    add("--dataset", choices=LAYOUTS, help="layout of --data with ground truth, as in algm-eval")
     add("--labels", type=Path, metavar="DIR", help="folder of the label files of --data")
     add("--split", metavar="NAME", help="part of the data set")
     add("--limit", type=positive_int, metavar="N", help="mean IoU over the first N pictures only")
-    add("--pictures", type=positive_int, metavar="N", help="of a whole job (default: 16, or the largest batch)")
+    add("--pictures", type=positive_int, metavar="N", help="pictures of a job (default: 16, or the largest batch)")
     add("--max-pixels", type=positive_int, default=100_000_000, metavar="N", help="leave out larger pictures")
     add("--repeat-one", action="store_true", help="one picture stands for all: the official way of measuring")

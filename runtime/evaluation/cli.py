@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from algm_trt.plugins.errors import PartialFailureError
-from algm_trt.runtime.command import VersionAction, positive_int, run_command, say
+from algm_trt.runtime.command import VersionAction, numbers, positive_int, run_command, say
 from algm_trt.runtime.engine_arguments import add_engine_arguments, engine_options
+from algm_trt.runtime.evaluation.layouts import LAYOUTS
 from algm_trt.runtime.sources import printable
 
 if TYPE_CHECKING:
     from algm_trt.runtime.evaluation.job import Report, Run
 
-_DATASETS = ("ade20k", "cityscapes", "pascal_context", "coco_stuff", "coco_panoptic", "camvid", "folder")
 _FAILURES_SHOWN = 20
 _EPILOG = """\
 layouts below ROOT (SPLIT: the default is named first):
@@ -174,14 +174,6 @@ def _percent(value: float) -> str:
     return f"{'-':>6}" if math.isnan(value) else f"{100 * value:6.2f}"
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    """An argument such as 0.5,0.75,1."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"must be numbers with commas between, got {text!r}") from error
-
-
 def _short_side(text: str) -> int:
     return 0 if text == "native" else positive_int(text)
 
@@ -198,20 +190,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--mode", choices=("slide", "whole"), default="slide", help="windows over the picture, or the picture resized")
     add("--short-side", type=_short_side, metavar="N", help="pixels, or native (default: the data set's official one)")
     add("--stride", type=positive_int, metavar="N", help="step of the windows in pixels (default: the model's)")
-    add("--scales", type=_numbers, default=(1.0,), metavar="S,...", help="official: 0.5,0.75,1,1.25,1.5,1.75")
-    add("--flip", action="store_true", help="also show each scale mirrored")
-    add("--thresholds", type=_numbers, default=(), metavar="T,...", help="merging similarities (default: the model's)")
+    add("--scales", type=numbers, default=(1.0,), metavar="S,...", help="official: 0.5,0.75,1,1.25,1.5,1.75")
+    add("--flip", action="store_true", help="score each scale mirrored as well")
+    add("--thresholds", type=numbers, default=(), metavar="T,...", help="merging similarities (default: the model's)")
     add(
         "--window-batch-coupled",
         action="store_true",
         help="checkpoints only: windows of a batch merge equally many tokens, as in the official code (batch of 4)",
     )
-    add("--batch-size", type=positive_int, metavar="N", help="windows that the model gets at a time (default: 1)")
+    add("--batch-size", type=positive_int, metavar="N", help="windows per run of the model (default: 1)")
     add_engine_arguments(parser)
     add("--workers", type=positive_int, metavar="N", help="threads that read and score (default: cores, at most 8)")
     add("--max-pixels", type=positive_int, default=100_000_000, metavar="N", help="refuse larger pictures")
     add("--json", type=Path, metavar="FILE", help="write all figures as JSON")
-    add("--drift", type=Path, metavar="DIR", help="draw the ten pictures of each run that differ most from the first's")
+    add("--drift", type=Path, metavar="DIR", help="draw the ten pictures of each run that drifted most from the first")
     add("-q", "--quiet", action="store_true", help="print errors only")
     add("--version", action=VersionAction, nargs=0, help="print the version")
     return parser
@@ -221,9 +213,9 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("models", nargs="+", metavar="MODEL", help="model.onnx, an engine file, or checkpoint.pth[:dense]")
     add("--data", type=Path, required=True, metavar="ROOT", help="folder of the data set")
-    add("--dataset", choices=_DATASETS, required=True, help="its layout; see below")
+    add("--dataset", choices=LAYOUTS, required=True, help="its layout; see below")
     add("--split", metavar="NAME", help="part of the data set; see below for the defaults")
-    add("--images", type=Path, metavar="DIR", help="folder of the pictures, where it is another")
+    add("--images", type=Path, metavar="DIR", help="folder of the pictures, if not the layout's")
     add("--labels", type=Path, metavar="DIR", help="folder of the label files; for coco_panoptic the JSON file")
     add("--image-suffix", default="", metavar="END", help="end of the pictures' names, such as _img.jpg")
     add("--label-suffix", default="", metavar="END", help="end of the label files' names, such as _gt.png")

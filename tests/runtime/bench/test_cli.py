@@ -14,9 +14,8 @@ from PIL import Image
 
 from algm_trt.runtime.bench import machine as bench_machine
 from algm_trt.runtime.bench import run as bench
-from algm_trt.runtime.bench.cli import _DATASETS, main
+from algm_trt.runtime.bench.cli import main
 from algm_trt.runtime.bench.machine import busy_warning, usable_cores
-from algm_trt.runtime.evaluation.sets import DATASETS
 
 FAST = ("--rounds", "1", "--pictures", "2")
 
@@ -191,10 +190,6 @@ def test_a_busy_machine_is_warned_about(
     monkeypatch.setattr(bench_machine, "load_average", lambda: 100.0)
     assert main(["merged.onnx", *FAST, "--no-job"]) == 0
     assert "the load is 100 on" in capsys.readouterr().err
-
-
-def test_data_sets_of_the_command_are_those_that_exist() -> None:
-    assert set(_DATASETS) == set(DATASETS)
 
 
 def test_the_sample_model(

@@ -17,8 +17,7 @@ from algm_trt.runtime import checkpoint_adapter
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.checkpoint_adapter import CHECKPOINT_ADAPTER, open_model
 from algm_trt.runtime.engine_options import EngineOptions
-from algm_trt.runtime.evaluation.cli import _DATASETS, main
-from algm_trt.runtime.evaluation.sets import DATASETS
+from algm_trt.runtime.evaluation.cli import main
 
 CARDS: dict[str, ModelCard] = {
     "merged.onnx": make_card(),
@@ -252,10 +251,6 @@ def test_arguments_that_argparse_refuses(root: Path, capsys: pytest.CaptureFixtu
             run(root, *wrong)
         assert stopped.value.code == 2
     capsys.readouterr()
-
-
-def test_data_sets_of_the_command_are_those_that_exist() -> None:
-    assert set(_DATASETS) == set(DATASETS)
 
 
 def test_checkpoint_without_pytorch_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.datasets import dataset_classes
 from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.evaluation.label_files import LabelError
+from algm_trt.runtime.evaluation.layouts import LAYOUTS
 from algm_trt.runtime.evaluation.metrics import IGNORED
 from algm_trt.runtime.evaluation.sets import DATASETS, EvaluationSet, Places, Sample, open_set
 
@@ -193,6 +194,10 @@ def test_ignore_adds_to_what_a_data_set_ignores_and_replaces_it_in_a_folder(tmp_
     put(tmp_path / "labels" / "validation" / "x.png", [0, 1, 2, 255])
     with pytest.raises(LabelError, match="value 255"):
         truths(open_set("folder", tmp_path, CARD, Places(split="validation", ignore=2)))
+
+
+def test_commands_offer_every_layout() -> None:
+    assert tuple(DATASETS) == LAYOUTS
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
