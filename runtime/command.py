@@ -25,12 +25,14 @@ def run_command(name: str, action: Callable[[], int], *, interrupted: str = "int
         interrupted: what to say after Ctrl-C.
     """
     _open_missing_streams()
-    # Recent builds of ONNX Runtime send usage data to their maker, and warn where they cannot store an identifier.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    switch_telemetry_off()
     try:
         code = action()
     except AlgmError as error:
-        code = _complain(name, str(error), error.exit_code)
+        if _is_interrupt(error):
+            code = _complain(name, interrupted, INTERRUPTED)
+        else:
+            code = _complain(name, str(error), error.exit_code)
     except KeyboardInterrupt:
         code = _complain(name, interrupted, INTERRUPTED)
     except BrokenPipeError:
@@ -38,6 +40,16 @@ def run_command(name: str, action: Callable[[], int], *, interrupted: str = "int
     except OSError as error:
         code = _complain(name, str(error), AlgmError.exit_code)
     return _flush_output(name, code)
+
+
+def switch_telemetry_off() -> None:
+    """Keep libraries that are imported later from sending usage data to their makers.
+
+    Recent builds of ONNX Runtime do, and warn where they cannot store an identifier. OpenVINO does at every import,
+    from a thread, through a package that it can do without.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # importing it fails then
 
 
 class VersionAction(argparse.Action):
@@ -87,6 +99,16 @@ def _open_missing_streams() -> None:
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:
             setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Whether Ctrl-C is what an error came from: a compiled module that it hits while it is imported seems missing."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def _flush_output(name: str, code: int) -> int:

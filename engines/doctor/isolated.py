@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from algm_trt.plugins.errors import MissingDependencyError
+from algm_trt.runtime.command import switch_telemetry_off
 
 _LONGEST_LINE: Final = 300
 _PATIENCE: Final = 5.0
@@ -128,6 +129,7 @@ def one_line(text: str) -> str:
 def _child(name: str, arguments: str, result: str) -> None:
     """Call the function and leave its answer in a file."""
     answer: dict[str, Any] = {"value": None, "error": "", "missing": False}
+    switch_telemetry_off()
     try:
         module, function = name.split(":")
         answer["value"] = getattr(importlib.import_module(module), function)(*json.loads(arguments))

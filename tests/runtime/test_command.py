@@ -93,3 +93,45 @@ def test_onnxruntime_keeps_no_record_of_the_use(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["run_command('algm-some', use)", "child('program:use')"])
+def test_openvino_sends_nothing(how: str, tmp_path: Path) -> None:
+    """Its import stores an identifier in the home folder and asks for a server by name, unless it lacks the sender."""
+    pytest.importorskip("openvino")
+    (tmp_path / "program.py").write_text(
+        "import os, socket, threading\n"
+        "socket.getaddrinfo = lambda *_, **__: os._exit(9)\n"
+        "def use():\n"
+        "    import openvino\n"
+        "    return len(threading.enumerate()) - 1\n"
+    )
+    program = (
+        "from program import use\n"
+        "from algm_trt.runtime.command import run_command\n"
+        "from algm_trt.engines.doctor.isolated import _child\n"
+        f"child = lambda name: _child(name, '[]', {str(tmp_path / 'answer')!r})\n"
+        f"raise SystemExit({how})"
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(home.iterdir()) == []
+
+
+def test_an_interrupted_import_is_an_interruption(capsys: pytest.CaptureFixture[str]) -> None:
+    """A compiled module that Ctrl-C hits while it is imported raises ImportError from KeyboardInterrupt."""
+
+    def action() -> int:
+        try:
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt as error:
+                raise ImportError("initialization failed") from error
+        except ImportError as error:
+            raise AlgmError("some is not installed (initialization failed)") from error
+
+    assert run_command("algm-some", action) == INTERRUPTED
+    assert capsys.readouterr().err == "algm-some: interrupted\n"
