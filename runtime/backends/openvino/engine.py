@@ -63,9 +63,9 @@ class OpenVinoEngine:
             raise UsageError(f"unknown CPU precision '{precision}': expected {', '.join(PRECISIONS)}")
         try:
             import openvino
-        except ImportError as error:
+        except (ImportError, RuntimeError) as error:  # the latter where there is no home folder
             raise MissingDependencyError(
-                f"openvino is not installed ({error}): pip install 'algm-trt[openvino]'"
+                f"openvino cannot be imported ({error}): pip install 'algm-trt[openvino]'"
             ) from error
         version = openvino.__version__.split("-")[0]
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_VERSION:
