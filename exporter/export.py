@@ -22,10 +22,10 @@ from algm_trt.exporter.config import NORMALIZATIONS
 from algm_trt.exporter.graph import build_graph
 from algm_trt.exporter.segmenter import Segmenter, segmenter_from_checkpoint
 from algm_trt.exporter.verify import Verification, verify
-from algm_trt.plugins.errors import UsageError
+from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import METADATA_KEY, MergeSettings, ModelCard, ModelCardError
 from algm_trt.runtime.datasets import DatasetClasses, dataset_classes, known_datasets, numbered_classes, read_class_file
-from algm_trt.runtime.files import renamed_together
+from algm_trt.runtime.files import check_writable, renamed_together
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ def export_onnx(
     Raises:
         CheckpointError: the checkpoint cannot be read.
         UsageError: the options make no model; the message says what would.
+        AlgmError: the model cannot be written there.
     """
     options = options or ExportOptions()
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
@@ -121,6 +122,7 @@ def _check_places(target: Path, report: Path, checkpoint: Checkpoint, options: E
 
     Raises:
         UsageError: one of the files to write is there as something else, or the model's name does not end in .onnx.
+        AlgmError: the model cannot be written there.
     """
     read = [checkpoint.path, checkpoint.path.with_name("variant.yml"), *([options.classes] if options.classes else [])]
     for path in (target, report):
@@ -130,6 +132,10 @@ def _check_places(target: Path, report: Path, checkpoint: Checkpoint, options: E
             raise UsageError(f"{path} is read and would be written over: give -o another name")
     if target.suffix.lower() != ".onnx":
         raise UsageError(f"{target}: the name of a model must end in .onnx")
+    try:
+        check_writable(target)
+    except OSError as error:
+        raise AlgmError(f"{error}; name another place with -o") from error
 
 
 def resolve_merge(trained: MergeSettings | None, options: ExportOptions) -> MergeSettings | None:

@@ -13,7 +13,7 @@ from helpers.models import random_segmenter
 from algm_trt.exporter import ExportOptions, export_onnx
 from algm_trt.exporter.cli import main
 from algm_trt.exporter.config import SegmenterConfig
-from algm_trt.plugins.errors import UsageError
+from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import MergeSettings
 
 SMALL = SegmenterConfig(image_size=(32, 32), patch_size=8, d_model=64, n_layers=2, n_heads=1, d_ff=256, n_cls=5)
@@ -61,6 +61,13 @@ def test_report_does_not_take_the_place_of_the_class_list(checkpoint: Path) -> N
     names.write_text('["a", "b", "c", "d", "e"]')
     with pytest.raises(UsageError, match="written over"):
         export_onnx(checkpoint, options=ExportOptions(classes=names, verify=False))
+
+
+def test_place_is_tried_before_the_work(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("algm_trt.exporter.export.build_graph", lambda *_: pytest.fail("the graph was built"))
+    target = checkpoint / "variant.yml" / "model.onnx"
+    with pytest.raises(AlgmError, match=r"cannot write into .*variant\.yml: Not a directory; name another place with -o"):
+        export_onnx(checkpoint, target)
 
 
 @pytest.mark.parametrize("name", ["model", "model.pb", "model.json", "model.onnx.bak"])
