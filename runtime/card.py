@@ -53,8 +53,6 @@ class ModelCard:
     Attributes:
         classes: class names; the index is the class id.
         palette: one (red, green, blue) of 0..255 per class.
-        dataset: name of the data set of the class list, or "" if unknown.
-        ignore_index: value that label files use for "no class".
         size: height and width in pixels of the model's input (the crop).
         patch_size: side of a patch in pixels.
         stride: step in pixels of the sliding window.
@@ -62,6 +60,8 @@ class ModelCard:
         std: per-channel standard deviation in 0..255, already applied inside the model.
         extra_tokens: tokens in front of the patches (1: class; 2: class and distillation).
         merge: merge settings, or None for a dense model.
+        dataset: name of the data set of the class list, or "" if unknown.
+        ignore_index: value that label files use for "no class".
         architecture: one line for people, such as "ViT d384 h6 L12 /16, mask_transformer".
         precision: "fp32" or "fp16".
         checkpoint_sha256: of the checkpoint file.

@@ -20,9 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from algm_trt.plugins.errors import AlgmError, MissingDependencyError
 
-CUDA_CURE: Final = (
-    "pip install cuda-python, in version 12 or 13 as the driver has CUDA 12 or 13 (nvidia-smi says which)"
-)
+CUDA_CURE: Final = "pip install cuda-python, version 12 or 13 to match the driver's CUDA (nvidia-smi shows it)"
 _NO_GPU: Final = "a plan runs on an NVIDIA GPU only; for a CPU take the .onnx that it was built from"
 
 # By name, because versions of CUDA add and remove some.
@@ -48,7 +46,7 @@ class OutOfDeviceMemoryError(CudaError):
 
     def __init__(self, what: str) -> None:
         super().__init__(
-            f"the GPU has no memory left for {what}: take a smaller --batch-size or fewer --workers, or end what else "
+            f"the GPU has no memory left for {what}: take a smaller --batch-size or fewer --workers, or stop what else "
             "uses the GPU (nvidia-smi lists it)"
         )
 
@@ -104,7 +102,7 @@ class Bindings:
 
     def _missing(self, reason: str) -> str:
         """Why there is no device: no driver, an old one, or nothing that it can use."""
-        # These two answer without a driver; they tell CUDA 12.8 as 12080 and no driver as 0.
+        # These two answer without a driver; they report CUDA 12.8 as 12080 and no driver as 0.
         has, needs = (self.runtime.cudaDriverGetVersion()[1], self.runtime.cudaRuntimeGetVersion()[1])
         if not has:
             return f"no NVIDIA driver is on this machine: {_NO_GPU}"
@@ -134,8 +132,9 @@ class Device:
 
     Attributes:
         ordinal: its number among those that CUDA_VISIBLE_DEVICES leaves visible.
-        name: as the driver tells it.
+        name: as the driver reports it.
         compute_capability: such as "8.9".
+        bindings: of cuda-python.
     """
 
     def __init__(self, ordinal: int = 0, bindings: Bindings | None = None) -> None:
@@ -296,7 +295,7 @@ class DeviceBuffer:
         self._free.atexit = False  # the process takes its memory along
 
     def release(self) -> None:
-        """Free it; nothing on the device may still use it. A second call does nothing."""
+        """Free it; nothing on the device may be using it any more. A second call does nothing."""
         self._free()
 
 

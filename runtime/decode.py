@@ -148,7 +148,7 @@ def to_rgb(picture: Image.Image | npt.NDArray[Any]) -> Pixels:
 
 
 def _open_file(path: str | os.PathLike[str]) -> IO[bytes]:
-    """The file for reading. Its kind is checked first: opening a pipe would wait for ever."""
+    """The file for reading. Its kind is checked first: opening a pipe would block forever."""
     try:
         status = Path(path).stat()
         if stat.S_ISDIR(status.st_mode):

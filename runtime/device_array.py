@@ -73,7 +73,7 @@ def as_array(images: Any, device: Device, consumer: Stream) -> NDArray[Any] | De
     Args:
         images: NumPy array, or an object with `__dlpack__` or `__cuda_array_interface__`.
         device: whose memory a device array must lie in.
-        consumer: stream that will read it; it is made to wait for the producer where the producer says for what.
+        consumer: stream that will read it; it waits for the producer's stream, where the producer names one.
 
     Raises:
         UsageError: neither, or an array that lies elsewhere, has gaps, or is masked.
@@ -85,7 +85,7 @@ def as_array(images: Any, device: Device, consumer: Stream) -> NDArray[Any] | De
         if int(kind) in _DLPACK_HOST:
             return np.from_dlpack(images)
         if int(kind) not in _DLPACK_CUDA:
-            raise UsageError("the images lie on a device that is no NVIDIA GPU: give a NumPy array")
+            raise UsageError("the images lie on a device that is not an NVIDIA GPU: pass a NumPy array")
         array = _from_dlpack(images.__dlpack__(stream=consumer.handle))
     elif hasattr(images, "__cuda_array_interface__"):
         array = _from_interface(images, consumer)
@@ -140,7 +140,7 @@ def _from_interface(images: Any, consumer: Stream) -> DeviceArray:
     strides = facts.get("strides")
     if strides is not None and not _is_dense(shape, tuple(strides), dtype.itemsize):
         raise UsageError(_gaps(shape))
-    # Before version 3 there is no word about streams: what the producer queued on the default stream counts.
+    # Before version 3 the protocol does not mention streams: work queued on the default stream has to be waited for.
     producer = facts.get("stream") if facts.get("version", 0) >= 3 else LEGACY_DEFAULT_STREAM
     if producer is not None:
         consumer.wait_for(int(producer))

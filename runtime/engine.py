@@ -140,7 +140,7 @@ def checked_threshold(threshold: float | None, card: ModelCard) -> float:
     """The threshold to run with.
 
     Raises:
-        UsageError: a threshold for a dense model, or one that is no number.
+        UsageError: a threshold for a dense model, or one that is not a finite number.
     """
     if card.merge is None:
         if threshold is not None:

@@ -89,7 +89,7 @@ class EngineRecord:
             raise EngineRecordError("the engine record is inconsistent: build the engine again")
 
     def same_build(self, other: EngineRecord) -> bool:
-        """Whether another record tells of the same build, whenever it was made."""
+        """Whether another record describes the same build, whenever it was made."""
         mine, theirs = (
             dataclasses.replace(record, date="", plan_sha256="", plan_bytes=0, refinements=())
             for record in (self, other)

@@ -100,7 +100,7 @@ class _Input:
 
 @dataclass(frozen=True)
 class _Saved:
-    """What came of one picture or video; `labelling` is the seconds from the scores of a picture to its labels."""
+    """The outputs of one picture or video; `labelling` is the seconds from the scores of a picture to its labels."""
 
     size: tuple[int, int]
     tally: Tally

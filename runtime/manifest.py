@@ -157,6 +157,7 @@ class Manifest:
         done: names of this run's inputs that an earlier run finished.
         others: number of lines kept about inputs that this run was not given.
         totals: over all lines of the file.
+        folder: output folder.
         path: of the results file.
     """
 

@@ -160,7 +160,14 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome(Generic[K, T]):
-    """One picture that is through: the value of the caller's last step, or the error that stopped it, and the work."""
+    """One finished picture.
+
+    Attributes:
+        key: of its item.
+        value: what the caller's last step returned; None where an error stopped it.
+        error: what stopped it, or None.
+        work: seconds spent on it.
+    """
 
     key: K
     value: T | None
@@ -171,7 +178,7 @@ class Outcome(Generic[K, T]):
 def run_pipeline(
     engine: Engine, options: PipelineOptions, items: Iterable[Item[K]], finish: Callable[[K, Inferred], T]
 ) -> Generator[Outcome[K, T], None, None]:
-    """Take pictures through a model.
+    """Run pictures through a model.
 
     Args:
         engine: the model; it is called from threads of its own, from one at a time unless its runner has more lanes.
@@ -221,7 +228,7 @@ class _Picture(Generic[K, T]):
     Attributes:
         cost: pixels that it is counted with.
         loading: until it is cut into windows.
-        finishing: from when the model is through with it.
+        finishing: from when the model is done with it.
         error: what stopped it before the last step.
         work: on it so far.
     """
@@ -326,7 +333,7 @@ class _BatchOutput:
 class _Run(Generic[K, T]):
     """The state of one call of `run_pipeline`.
 
-    Waiting never blocks for ever: before the calling thread waits for a picture to leave, it runs the unfinished batch
+    Waiting never blocks forever: before the calling thread waits for a picture to leave, it runs the unfinished batch
     if that is what the picture needs; all others finish without it.
     """
 
@@ -368,7 +375,7 @@ class _Run(Generic[K, T]):
             yield self._leave()
 
     def close(self) -> None:
-        """Drop what has not begun and wait for the rest."""
+        """Cancel what has not begun and wait for the rest."""
         for pool in (self.readers, self.models, self.finishers):
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -395,7 +402,7 @@ class _Run(Generic[K, T]):
             self.to_cut.append(picture)
 
     def _cost_of(self, item: Item[K]) -> int:
-        """Pixels of the picture and, where it is resized, of its canvas; 0 where the header does not tell."""
+        """Pixels of the picture and, where it is resized, of its canvas; 0 where the header does not say."""
         try:
             size = item.size()
             if size is None:

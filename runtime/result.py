@@ -1,4 +1,4 @@
-"""What one picture gives: class ids per pixel and everything that pictures and files are made from."""
+"""The result of one picture: class ids per pixel, and everything that overlays and files are made from."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ class SegmentationResult:
         palette: one (red, green, blue) of 0..255 per class.
         token_counts: (n, 3) int32 tokens of each window: grid and extra, after the local merge, after the global ones.
         token_maps: (n, gh, gw) int32 token that each patch went to; the first patch of each window lies top left.
-        logits: (K, H, W) float32 where they were asked for, else None.
         plan: where the windows lie.
         scores: the logits at patch resolution, where the model left them.
+        patch_size: side of a patch in canvas pixels.
         name: name that files get unless another is given.
+        logits: (K, H, W) float32 where they were asked for, else None.
     """
 
     image: NDArray[np.uint8]

@@ -100,8 +100,8 @@ def parse_shard(text: str) -> tuple[int, int]:
 def shard(sources: Sequence[Source], index: int, count: int) -> list[Source]:
     """Part `index` of `count` (1-based) of a list: every count-th source.
 
-    Dealt round, not by a hash of the name: the parts then differ by one source at most, and neighbours, which are often
-    of one size, spread over all of them. All parts together are the list, as long as all are made from the same files.
+    Dealt out in turn, not by a hash of the name: the parts then differ by at most one source, and neighbours, which are
+    often of one size, spread over all of them. All parts together are the list, if all are made from the same files.
 
     Raises:
         UsageError: not 1 <= index <= count.

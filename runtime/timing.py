@@ -116,6 +116,9 @@ def alternate(variants: Mapping[Name, Turn], rounds: int, warmup: int = 1, seed:
     Returns:
         Times of each variant by the wall clock of this machine: work that goes on elsewhere after a call has returned,
         as on a GPU, is not in them, so a call has to wait for it.
+
+    Raises:
+        ValueError: fewer than one round.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")

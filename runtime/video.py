@@ -107,7 +107,7 @@ class VideoReader:
 
 @dataclass(frozen=True)
 class SavedVideo:
-    """What came of one video.
+    """The outputs of one video.
 
     Attributes:
         size: height and width of the frames.
@@ -141,7 +141,7 @@ def segment_video(
 
     The overlay becomes a video, overlay/NAME.mp4, of the same frame rate and size (MPEG-4 holds even sizes only: an odd
     last row or column is left out). Every other kind becomes a folder of frames, such as labels/NAME/000000.png.
-    Nothing appears under these names until the whole video is through.
+    Nothing appears under these names until the whole video is done.
 
     Args:
         engine: the model.
@@ -216,7 +216,7 @@ class _OverlayVideo:
         self._writer.write(bgr)
 
     def finish(self, frames: int) -> None:
-        """Complete the file and look into it: the encoder does not tell of a full disk.
+        """Complete the file and check it: the encoder does not report a full disk.
 
         Raises:
             WriteError: the file does not hold all frames.

@@ -112,7 +112,7 @@ class EngineWithRunner(Protocol):
     """An engine that runs windows in its own way.
 
     Attributes:
-        usual_batch: windows that it runs best with at a time.
+        usual_batch: batch size that suits it best.
     """
 
     usual_batch: int
@@ -130,7 +130,7 @@ def runner_for(engine: Engine, batch_size: int) -> WindowRunner:
 
 
 def usual_batch(engine: Engine) -> int:
-    """Windows that an engine runs best with at a time: 1 where it runs them one by one anyway."""
+    """Batch size that suits an engine best: 1 where it runs windows one by one anyway."""
     return engine.usual_batch if isinstance(engine, EngineWithRunner) else 1
 
 

@@ -53,7 +53,12 @@ class WindowPlan:
     @property
     def anchors(self) -> list[tuple[int, int]]:
         """Top left corners of the windows in canvas pixels, row by row."""
-        return [(top, left) for top in self.rows for left in self.columns]
+        return [self.anchor(index) for index in range(len(self))]
+
+    def anchor(self, index: int) -> tuple[int, int]:
+        """Top left corner of one window in canvas pixels; windows count row by row."""
+        row, column = divmod(index, len(self.columns))
+        return self.rows[row], self.columns[column]
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -140,8 +145,7 @@ def crops(canvas: NDArray[np.uint8], plan: WindowPlan) -> Iterator[NDArray[np.ui
 
 def crop(canvas: NDArray[np.uint8], plan: WindowPlan, index: int) -> NDArray[np.uint8]:
     """One window of a canvas as a (wh, ww, 3) view; windows count row by row."""
-    row, column = divmod(index, len(plan.columns))
-    top, left = plan.rows[row], plan.columns[column]
+    top, left = plan.anchor(index)
     return canvas[top : top + plan.window[0], left : left + plan.window[1]]
 
 

@@ -60,7 +60,7 @@ def usable_cores() -> int:
 
 
 def load_average() -> float | None:
-    """Processes that ran or wanted to run, mean of the last minute; None where the system does not tell."""
+    """Mean number of processes that ran or waited to run in the last minute; None where the system does not say."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 

@@ -31,7 +31,7 @@ class BenchOptions:
         data: folder of pictures, or root of `dataset`; None draws scenes.
         dataset: one of `evaluation.sets.DATASETS` where `data` has ground truth, for the mean IoU; else None.
         places: what differs from the data set's official layout.
-        limit: mean IoU over the first so many pictures only.
+        limit: mean IoU over only this many pictures, the first ones.
         pictures: of a whole job; None takes USUAL_PICTURES, or the largest batch.
         batches: windows that a model gets at a time.
         thresholds: similarities to measure merging models at; empty: each model's own.

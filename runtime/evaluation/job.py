@@ -37,7 +37,7 @@ class EvaluationJob:
         options: how pictures go through the models; the protocol's short side is replaced by `short_side`.
         short_side: pixels; None is the data set's official value, 0 takes pictures as they are.
         thresholds: similarities to run every merging model at; empty: the model's own.
-        limit: evaluate the first so many pictures only.
+        limit: evaluate only this many pictures, the first ones.
         engine: what runs the models, and where.
     """
 

@@ -78,7 +78,7 @@ def read_label_map(path: Path, classes: int, ignored: int) -> LabelCoding:
     """A coding from a JSON file of the user: {"stored value": class id, or null for ignored}.
 
     Raises:
-        UsageError: the file cannot be read or is no such table.
+        UsageError: the file cannot be read or is not such a table.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -136,7 +136,7 @@ def read_panoptic(path: Path, segments: Mapping[int, int], size: tuple[int, int]
 
 def _class_id_or_none(value: object) -> int | None:
     if value is not None and type(value) is not int:
-        raise ValueError(f"{value!r} is no class id")
+        raise ValueError(f"{value!r} is not a class id")
     return value
 
 

@@ -92,7 +92,7 @@ class Places:
         split: part of the data set.
         images: folder of the pictures, in place of the layout's.
         labels: folder of the label files, in place of the layout's; for coco_panoptic the annotations' JSON.
-        image_suffix: end of the pictures' names that is no part of the common name, such as "_img.jpg".
+        image_suffix: end of the pictures' names that their label files do not share, such as "_img.jpg".
         label_suffix: the same of the label files, such as "_gt.png".
         ignore: stored value that does not count; for "folder" in place of the model's, for others one more.
         label_map: JSON file {"stored value": class id or null}.

@@ -56,7 +56,7 @@ class HostTensorRT:
         meet: called by each execution before it queues; for tests of what runs at the same time.
         fail_at: numbers of the executions, from 1, that fail.
         say: what a failing execution tells the logger.
-        changes: what the engine differs in from the one that its record tells of.
+        changes: what the engine differs in from the one that its record describes.
         runtimes: all that were made.
         initialised: whether TensorRT's own plugins were asked for.
     """

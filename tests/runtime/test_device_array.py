@@ -140,7 +140,7 @@ def test_types_of_dlpack(cuda: HostCuda, device: Device, consumer: Stream, dtype
 
 
 def test_dlpack_on_another_kind_of_device(device: Device, consumer: Stream) -> None:
-    with pytest.raises(UsageError, match="no NVIDIA GPU"):
+    with pytest.raises(UsageError, match="not an NVIDIA GPU"):
         as_array(Packed(1, (2, 3), device=(ROCM, 0)), device, consumer)
 
 

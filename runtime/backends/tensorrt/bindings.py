@@ -62,7 +62,7 @@ def load_tensorrt(*, needs: str, meanwhile: str, lean: bool = False) -> TensorRT
 
     Args:
         needs: a class that the module must have, such as "Builder".
-        meanwhile: what works without it; ends the message.
+        meanwhile: what works without it, to end the message with.
         lean: whether TensorRT's lean runtime will do where the full one is not.
 
     Raises:
@@ -77,7 +77,7 @@ def load_tensorrt(*, needs: str, meanwhile: str, lean: bool = False) -> TensorRT
         except (ImportError, OSError) as error:
             problems.append(error)
     if module is None:
-        # What is there and broken says more than what is not there.
+        # A module that is there but broken says more than one that is missing.
         cause = min(problems, key=lambda problem: isinstance(problem, ModuleNotFoundError))
         raise MissingDependencyError(
             f"TensorRT is not installed here ({cause}): pip install tensorrt, 10.9 or later, on a machine with an "
@@ -86,8 +86,7 @@ def load_tensorrt(*, needs: str, meanwhile: str, lean: bool = False) -> TensorRT
     version = str(getattr(module, "__version__", "0"))
     if version_numbers(version)[:2] < OLDEST_TENSORRT or not hasattr(module, needs):
         raise MissingDependencyError(
-            f"TensorRT {version} has not what is needed here: pip install --upgrade tensorrt, 10.9 or later; "
-            f"{meanwhile}"
+            f"TensorRT {version} lacks what is needed here: pip install --upgrade tensorrt, 10.9 or later; {meanwhile}"
         )
     return TensorRT(module, "tensorrt", version)
 

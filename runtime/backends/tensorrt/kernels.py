@@ -22,7 +22,7 @@ from algm_trt.runtime.windows import WindowPlan
 
 
 def load_kernels() -> SlideKernels | None:
-    """The kernels of the plugin library, or None where there is no library that has them."""
+    """The kernels of the plugin library, or None without a library that has them."""
     try:
         return SlideKernels(interface.declare(load_ctypes()))
     except PluginLibraryError:

@@ -47,7 +47,7 @@ class Lane:
         """Make room for batches of `capacity` pictures; nothing happens if there is.
 
         Raises:
-            OutOfDeviceMemoryError: there is no memory; what was there before is gone.
+            OutOfDeviceMemoryError: there is not enough memory; the earlier buffers are gone.
         """
         if capacity <= self.capacity:
             return
@@ -88,7 +88,7 @@ class Lane:
             images: address of (count, H, W, 3) uint8 on the device, or None for the buffer.
 
         Raises:
-            OutOfDeviceMemoryError: TensorRT has not enough memory for this batch.
+            OutOfDeviceMemoryError: TensorRT does not have enough memory for this batch.
             CudaError, EngineError: the engine cannot be queued.
         """
         item = self._plan.tensors["images"].item_bytes

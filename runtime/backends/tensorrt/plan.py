@@ -66,7 +66,7 @@ class OpenPlan:
         messages: what TensorRT says.
         logger: fills them.
         tensors: inputs and outputs by name.
-        making: held while something is made from the engine: its contexts have threads of their own, it has not.
+        making: held while a context is made: a context belongs to one thread, the engine to all of them.
     """
 
     record: EngineRecord
@@ -80,7 +80,7 @@ class OpenPlan:
 
 
 def read_plan(path: Path) -> tuple[EngineRecord, bytes]:
-    """The record of a plan, and the plan if it is the one that the record tells of.
+    """The record of a plan, and the plan if it is the one that the record describes.
 
     Raises:
         EngineRecordError: no record, or one of another version.
@@ -93,12 +93,13 @@ def read_plan(path: Path) -> tuple[EngineRecord, bytes]:
         raise EngineError(f"{path} cannot be read: {error.strerror}") from error
     if len(content) != record.plan_bytes:
         raise EngineError(
-            f"{path} has {len(content)} bytes and its record tells of {record.plan_bytes}: copy both files again, "
+            f"{path} has {len(content)} bytes but its record says {record.plan_bytes}: copy both files again, "
             "or build the engine again"
         )
     if hashlib.sha256(content).hexdigest() != record.plan_sha256:
         raise EngineError(
-            f"{path} is not what its record tells of, or is damaged: copy both files again, or build the engine again"
+            f"{path} is not the plan that its record describes, or is damaged: copy both files again, or build the "
+            "engine again"
         )
     return record, content
 
@@ -180,7 +181,7 @@ def check_profiles(path: Path, record: EngineRecord) -> None:
     """Refuse a record without usable batch ranges.
 
     Raises:
-        EngineError: there is none, or one that is no range.
+        EngineError: there is none, or one is not a range.
     """
     if not record.profiles or any(not 1 <= low <= usual <= high for low, usual, high in record.profiles):
         raise EngineError(f"the record of {path} has no usable batch range: build the engine again")
@@ -191,7 +192,7 @@ def open_plan(path: Path, record: EngineRecord, content: bytes, tensorrt: Tensor
 
     Raises:
         PluginLibraryError: the plan needs the plugin library and it is not here.
-        EngineError: TensorRT cannot open it, or it is no engine of this toolkit.
+        EngineError: TensorRT cannot open it, or it is not an engine of this toolkit.
     """
     trt, messages = tensorrt.module, Messages()
     logger = logger_for(trt, messages)
@@ -199,8 +200,8 @@ def open_plan(path: Path, record: EngineRecord, content: bytes, tensorrt: Tensor
         runtime = made(trt.Runtime, logger, messages)
     except RuntimeError as error:
         raise EngineError(
-            f"{tensorrt.name} cannot begin on this GPU: {error}; the driver must serve the CUDA that this TensorRT is "
-            "for (nvidia-smi tells)"
+            f"{tensorrt.name} cannot start on this GPU: {error}; the driver must support the CUDA version of this "
+            "TensorRT (nvidia-smi shows it)"
         ) from error
     if record.plugins is None and hasattr(trt, "init_libnvinfer_plugins"):
         # ScatterElements, which the function bodies use, is a plugin of TensorRT's own in 10.x.
@@ -227,7 +228,7 @@ def _tensors(path: Path, record: EngineRecord, engine: Any, trt: Any) -> dict[st
     if names != set(expected) or engine.num_optimization_profiles != len(record.profiles):
         raise EngineError(f"{path} does not belong to its record: build the engine again, or copy both files again")
     sizes = {size for profile in record.profiles for size in profile}
-    # TensorRT tells an extent of -1 where it is free, or not known; a profile may hold the batch to one value.
+    # TensorRT reports an extent of -1 where it is free or unknown; a profile may hold the batch to one value.
     batch = sizes.pop() if len(sizes) == 1 else -1
     tensors = {}
     for name, tensor in expected.items():

@@ -29,7 +29,7 @@ _ANCHOR_BYTES: Final = 8
 
 @dataclass(frozen=True, eq=False)
 class SlideParts:
-    """What slide mode uses of an engine beside its lanes."""
+    """The parts of an engine that slide mode uses beside its lanes."""
 
     card: ModelCard
     device: Device
@@ -154,18 +154,21 @@ class DeviceWindowRunner:
 
     def _cut(self, lane: Lane, requests: Sequence[WindowRequest]) -> None:
         """Queue the windows into the lane's images."""
-        anchors = lane.upload_anchors([_anchor(request) for request in requests])
+        anchors = lane.upload_anchors([request.plan.anchor(request.index) for request in requests])
         for start, stop in _runs(requests):
             canvas: DeviceCanvas = requests[start].canvas
             self._parts.kernels.cut(
-                *(canvas.address, canvas.size, anchors + start * _ANCHOR_BYTES, lane.address("images", start)),
-                *(requests[start].plan.window,),
+                canvas.address,
+                canvas.size,
+                anchors + start * _ANCHOR_BYTES,
+                lane.address("images", start),
+                requests[start].plan.window,
                 count=stop - start,
                 stream=lane.stream.handle,
             )
 
     def _keep(self, lane: Lane, requests: Sequence[WindowRequest]) -> None:
-        """Queue the logits to where they belong."""
+        """Queue copies of the logits to the scores of their pictures."""
         for start, stop in _runs(requests):
             scores: DeviceScores = requests[start].scores
             source = lane.address("logits", start)
@@ -234,11 +237,6 @@ def tokens(lane: Lane, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
 def joined(found: Sequence[Sequence[NDArray[Any]]]) -> list[NDArray[Any]]:
     """Arrays of several pieces as those of one batch."""
     return [np.concatenate(arrays) if len(arrays) > 1 else arrays[0] for arrays in zip(*found, strict=True)]
-
-
-def _anchor(request: WindowRequest) -> tuple[int, int]:
-    row, column = divmod(request.index, len(request.plan.columns))
-    return request.plan.rows[row], request.plan.columns[column]
 
 
 def _runs(requests: Sequence[WindowRequest]) -> Iterator[tuple[int, int]]:

@@ -96,7 +96,7 @@ def test_a_damaged_record_is_refused(opening: Opening, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [(lambda b: b[:-1], "has 3 bytes and its record tells of 4"), (lambda b: b"plaN", "damaged: copy both files")],
+    [(lambda b: b[:-1], "has 3 bytes but its record says 4"), (lambda b: b"plaN", "damaged: copy both files")],
 )
 def test_a_changed_plan_is_refused(opening: Opening, change: Callable[[bytes], bytes], said: str) -> None:
     opening()
@@ -243,13 +243,13 @@ def test_a_runtime_that_cannot_begin(opening: Opening, monkeypatch: pytest.Monke
         raise TypeError("pybind11::init(): factory function returned nullptr")
 
     monkeypatch.setattr(opening.trt, "Runtime", fail)
-    with pytest.raises(EngineError, match="cannot begin on this GPU: CUDA initialization failure"):
+    with pytest.raises(EngineError, match="cannot start on this GPU: CUDA initialization failure"):
         opening()
 
 
 def test_a_runtime_that_comes_although_it_cannot_begin(opening: Opening) -> None:
     opening.trt.changes["no_driver"] = True
-    with pytest.raises(EngineError, match=r"cannot begin on this GPU: .*error: 35\); the driver must serve the CUDA"):
+    with pytest.raises(EngineError, match=r"cannot start on this GPU: .*error: 35\); the driver must support the CUDA version"):
         opening()
 
 
