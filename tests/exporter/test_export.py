@@ -66,7 +66,7 @@ def test_report_does_not_take_the_place_of_the_class_list(checkpoint: Path) -> N
 def test_place_is_tried_before_the_work(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("algm_trt.exporter.export.build_graph", lambda *_: pytest.fail("the graph was built"))
     target = checkpoint / "variant.yml" / "model.onnx"
-    with pytest.raises(AlgmError, match="cannot write into .*: Not a directory; name another place with -o"):
+    with pytest.raises(AlgmError, match=r"cannot write into .*: Not a directory; name another place with -o"):
         export_onnx(checkpoint, target)
 
 
