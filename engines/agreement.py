@@ -136,7 +136,7 @@ def compare_precisions(
         pictures: of the model's input size, at least one.
 
     Returns:
-        The comparison; its `passed` tells.
+        The comparison; `passed` is the verdict.
 
     Raises:
         VerificationError: an activation is beyond float16 on one of the pictures; the message names it.

@@ -66,7 +66,7 @@ class BuildReport:
         agreement: comparison of the float16 graph with the float32 one, if one was made.
         saved: files beside the plan and its record.
         notes: what the reader should know, one sentence each.
-        seconds: that it took.
+        seconds: time of the build.
     """
 
     path: Path
@@ -326,5 +326,5 @@ def _write_together(plan: Path, content: memoryview, record: EngineRecord, extra
 
 
 def show_progress() -> BuildProgress:
-    """A progress bar if there is somebody to see it."""
+    """Progress with a bar where stderr is a terminal."""
     return BuildProgress(visible=sys.stderr.isatty())

@@ -143,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--target", choices=("tensorrt", "rtx"), default="tensorrt", help="rtx: TensorRT-RTX, needs no GPU to build")
     add("--sm", type=_numbers, default=(), metavar="80,89", help="compute capabilities of --target rtx")
-    add("--no-plugins", action="store_true", help="standard operators alone: slower, but nothing to load")
+    add("--no-plugins", action="store_true", help="use standard operators only: slower, but nothing to load")
     add(
         "--embed-plugins",
         action=argparse.BooleanOptionalAction,
@@ -151,8 +151,13 @@ def _parser() -> argparse.ArgumentParser:
         help="put the plugin library into the plan (default: yes)",
     )
     _add_tuning(parser)
-    add("--verify-images", type=Path, metavar="DIR", help="fit float16 on these pictures instead of drawn ones")
-    add("--no-verify", action="store_true", help="plain float16, neither compared with float32 nor fitted")
+    add(
+        "--verify-images",
+        type=Path,
+        metavar="DIR",
+        help="fit float16 on pictures of a folder, not on drawn scenes",
+    )
+    add("--no-verify", action="store_true", help="take plain float16, neither compared with float32 nor fitted")
     add("--save-onnx", action="store_true", help="keep the float16 graph as MODEL.fp16.onnx beside the plan")
     add("--dump-layers", type=Path, metavar="FILE", help="write the layers as JSON")
     add("--force", action="store_true", help="build even if an equal plan is there; overwrite any file")
@@ -163,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_tuning(parser: argparse.ArgumentParser) -> None:
     """What TensorRT itself is told."""
     add = parser.add_argument
-    add("--workspace", type=positive_int, metavar="MiB", help="limit of the workspace (default: TensorRT's)")
+    add("--workspace", type=positive_int, metavar="MiB", help="limit of TensorRT's workspace (default: its own)")
     add("--timing-cache", type=Path, metavar="FILE", help="file of kernel timings (default: one in the user's cache)")
     add(
         "--optimization-level",

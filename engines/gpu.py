@@ -20,7 +20,7 @@ class Gpu:
     """A GPU.
 
     Attributes:
-        name: as the driver tells it.
+        name: as the driver reports it.
         compute_capability: such as "8.9".
     """
 

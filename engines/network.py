@@ -22,9 +22,7 @@ from algm_trt.runtime.backends.tensorrt.bindings import TensorRT
 from algm_trt.runtime.backends.tensorrt.log import Messages, logger_for, made, tidy
 from algm_trt.runtime.card import ModelCard
 
-_MIB = 2**20
-
-
+_MIB: Final = 2**20
 _LOOK_UP_SECONDS: Final = 0.1
 
 

@@ -27,14 +27,14 @@ class BatchRange:
     maximum: int
 
     def __post_init__(self) -> None:
-        """Refuse a range that is none.
+        """Refuse what is not a range.
 
         Raises:
             UsageError: not 1 <= minimum <= usual <= maximum.
         """
         if not 1 <= self.minimum <= self.usual <= self.maximum <= LARGEST_BATCH:
             raise UsageError(
-                f"batch {self.minimum} {self.usual} {self.maximum} is no range: give MIN OPT MAX with "
+                f"batch {self.minimum} {self.usual} {self.maximum} is not a range: give MIN OPT MAX with "
                 f"1 <= MIN <= OPT <= MAX <= {LARGEST_BATCH}"
             )
 

@@ -67,7 +67,7 @@ def _normalisations(graph: Any) -> Nodes:
 
 
 def _scores(graph: Any) -> Nodes:
-    """From the last learned matrices, exclusive, to the logits and labels."""
+    """The nodes after the last learned matrices, up to the logits and labels."""
     found: dict[int, Any] = {}
     waiting = [value.inputs[0] for value in graph.outputs if value.name in ("logits", "labels")]
     while waiting:

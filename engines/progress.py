@@ -21,7 +21,7 @@ class _Phase:
 
 
 class BuildProgress:
-    """What a builder tells about its phases: nested, and from several threads.
+    """Phases as a builder reports them: nested, and from several threads.
 
     Attributes:
         cancelled: set it to end the build at its next step.

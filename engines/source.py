@@ -15,7 +15,7 @@ from algm_trt.runtime.card import METADATA_KEY, ModelCard, ModelCardError
 
 
 class SourceError(AlgmError):
-    """A file that is no model of algm-export, or not a whole one."""
+    """A file that is not a model of algm-export, or not a complete one."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,11 @@ def with_functions_inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _check_whole(path: Path, proto: onnx.ModelProto, card: ModelCard) -> None:
-    """What a file that was cut off between two records, or edited, lacks."""
+    """Check for what is missing from a file that was cut off between two records, or edited.
+
+    Raises:
+        SourceError: it lacks operators, inputs or function bodies, or has operators that are not known.
+    """
     bodies = {function.name for function in proto.functions if function.domain == spec.DOMAIN}
     used = {node.op_type for node in proto.graph.node if node.domain == spec.DOMAIN}
     inputs = {value.name for value in proto.graph.input}
@@ -106,7 +110,7 @@ def _check_whole(path: Path, proto: onnx.ModelProto, card: ModelCard) -> None:
     missing = [*sorted(used - bodies), *sorted(expected - inputs)]
     if missing or not used:
         lacks = ", ".join(missing) or "every operator of ALGM"
-        raise SourceError(f"{path} is not whole, it lacks {lacks}: export the checkpoint again")
+        raise SourceError(f"{path} is not complete, it lacks {lacks}: export the checkpoint again")
     unknown = sorted(used - set(spec.OPS))
     if unknown:
         raise SourceError(f"{path} has operators that this version lacks: {', '.join(unknown)}; update algm-trt")

@@ -37,12 +37,12 @@ class TimingCache:
         except OSError as error:
             content, self.note = (
                 b"",
-                f"the timing cache {path} cannot be read ({error.strerror}): kernels are timed anew",
+                f"the timing cache {path} cannot be read ({error.strerror}): kernels are timed again",
             )
-        # A file of another version or GPU gives an empty cache or a refusal; both mean to begin anew.
+        # A file of another version or GPU gives an empty cache or a refusal; either way it starts from nothing.
         cache = config.create_timing_cache(content)
         if cache is None or not config.set_timing_cache(cache, False):
-            self.note = f"the timing cache {path} does not fit this TensorRT and GPU: kernels are timed anew"
+            self.note = f"the timing cache {path} does not fit this TensorRT and GPU: kernels are timed again"
             cache = config.create_timing_cache(b"")
             config.set_timing_cache(cache, False)
 

@@ -42,7 +42,7 @@ class Finding:
         state: whether it is so here.
         evidence: what was seen, one line.
         cure: what to do if it was found; "" otherwise.
-        exit_code: 0, or what the command shall answer because of it: `BREAKS` or `LACKS`.
+        exit_code: 0, or the exit code that it gives the command: `BREAKS` or `LACKS`.
     """
 
     name: str
@@ -82,6 +82,6 @@ def cannot_tell(name: str, evidence: str) -> Finding:
 
 
 def exit_code(findings: Sequence[Finding], others: Sequence[int] = ()) -> int:
-    """Of all together: what breaks comes before what is missing, since installing it would not help."""
+    """The command's exit code: what breaks comes before what is missing, since installing that would not help."""
     codes = {*others, *(finding.exit_code for finding in findings)}
     return next((code for code in (BREAKS, LACKS) if code in codes), 0)

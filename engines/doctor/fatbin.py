@@ -21,7 +21,7 @@ _PTX, _MACHINE_CODE = 1, 2
 
 
 class FatbinError(AlgmError):
-    """A file that is no 64-bit ELF library, or a damaged one."""
+    """A file that is not a 64-bit ELF library, or a damaged one."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def architectures(library: Path) -> Architectures:
     try:
         found = set(_entries(_section(library.read_bytes())))
     except (struct.error, IndexError, ValueError) as error:
-        raise FatbinError(f"{library} is no whole ELF library ({error})") from error
+        raise FatbinError(f"{library} is not a complete ELF library ({error})") from error
     numbers = {kind: tuple(sorted(number for k, number in found if k == kind)) for kind in (_PTX, _MACHINE_CODE)}
     return Architectures(binary=numbers[_MACHINE_CODE], ptx=numbers[_PTX])
 

@@ -17,10 +17,10 @@ from algm_trt.plugins.library import LIBRARY_NAME, LIBRARY_VARIABLE
 RungState = Literal["passed", "failed", "not run"]
 
 ARCHITECTURE_WITHOUT_GPU: Final = 89
-"""What is compiled and built for where there is no GPU to ask."""
+"""Compute capability to compile and build for where there is no GPU to ask."""
 
 _LIMITS: Final = {"L0": 300.0, "L1": 300.0, "L2": 3600.0, "L3": 1200.0, "L4": 300.0, "L5": 120.0, "L6": 3600.0}
-
+"""Seconds that each rung may take."""
 
 _CURES: Final = {
     "onnxruntime": "pip install onnxruntime",

@@ -72,7 +72,7 @@ def rung_row(rung: Rung) -> list[str]:
 
 
 def closing_line(report: Report) -> str:
-    """What it comes to."""
+    """The verdict in one line."""
     found = sum(finding.state == "found" for finding in report.findings)
     parts = [f"{found} of {len(report.findings)} pains found" if found else "none of the pains found"]
     if report.rungs:
@@ -88,7 +88,7 @@ def closing_line(report: Report) -> str:
 
 
 def _row(start: str, text: str) -> list[str]:
-    """A line that begins with columns; a long text goes on below itself."""
+    """A line that begins with columns; a long text wraps below where it began."""
     room = max(40, WIDTH - len(start) - 2)
     first, *rest = textwrap.wrap(text, room, break_on_hyphens=False, break_long_words=False) or [""]
     return [f"{start}  {first}".rstrip(), *(f"{' ' * len(start)}  {line}" for line in rest)]

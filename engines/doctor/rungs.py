@@ -1,6 +1,6 @@
 """What each rung of the self-test does, in a process of its own; returns a line, or raises.
 
-A rung that cannot hold raises: `VerificationError` where two results differ, else what the code it runs raises.
+A rung that fails raises: `VerificationError` where two results differ, otherwise what the code that it runs raises.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ def _sample_against_recording() -> str:
 
 
 def raise_complaints(complaints: Any) -> None:
-    """Raise what is wrong, the first two of it.
+    """Raise if there are complaints, with the first two of them.
 
     Raises:
-        VerificationError: something is.
+        VerificationError: there are some.
     """
     texts = [text for text in complaints if text is not None]
     if texts:
@@ -80,7 +80,11 @@ def raise_complaints(complaints: Any) -> None:
 
 
 def compile_library(output: str, architecture: int, jobs: int) -> str:
-    """L2: the kernels compile for one compute capability, and the library loads."""
+    """L2: the kernels compile for one compute capability, and the library loads.
+
+    Raises:
+        VerificationError: the library has no code for it.
+    """
     from algm_trt.engines.doctor.fatbin import architectures
     from algm_trt.plugins.build import BuildOptions, build_library
 
@@ -92,7 +96,11 @@ def compile_library(output: str, architecture: int, jobs: int) -> str:
 
 
 def build_with_rtx(capability: int) -> str:
-    """L3: TensorRT-RTX parses and builds the sample in FP16 with the plugins, without a GPU."""
+    """L3: TensorRT-RTX parses and builds the sample in FP16 with the plugins, without a GPU.
+
+    Raises:
+        VerificationError: the engine has no plugins, or float16 was not compared.
+    """
     from algm_trt.engines import BatchRange, BuildOptions, build_engine
 
     options = BuildOptions(
@@ -128,7 +136,11 @@ def kernels_on_gpu(library: str) -> str:
 
 
 def accepted_by_registry(module: str, library: str) -> str:
-    """L5: TensorRT's own registry takes the library and makes a plugin object of every operator."""
+    """L5: TensorRT's own registry takes the library and makes a plugin object of every operator.
+
+    Raises:
+        VerificationError: it does not make one.
+    """
     import importlib
 
     from algm_trt.plugins.library import load_library
@@ -160,7 +172,11 @@ def _field(trt: Any, name: str, value: Any) -> Any:
 
 
 def build_and_run(target: str, precision: str, capability: int) -> str:
-    """L6: build the sample for this GPU by the command's own code, run pictures, compare with ONNX Runtime."""
+    """L6: build the sample for this GPU by the command's own code, run pictures, compare with ONNX Runtime.
+
+    Raises:
+        VerificationError: labels or token counts differ too much.
+    """
     from algm_trt.engines import BatchRange, BuildOptions, build_engine
 
     options = BuildOptions(

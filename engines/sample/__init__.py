@@ -16,7 +16,7 @@ SAMPLE_MODEL: Final = Path(__file__).with_name("model.onnx")
 """The checkpoint `examples/sample` as algm-export makes it: float32, merging, 10 classes, 192x192."""
 
 OPERATORS_MODEL: Final = Path(__file__).with_name("operators.onnx")
-"""A node for every case of `algm_trt.plugins.cases`: inputs `CASE/INPUT`, outputs `CASE/OUTPUT`, function bodies."""
+"""A node for every case of `algm_trt.plugins.cases`: inputs `CASE/INPUT`, outputs `CASE/OUTPUT_out`."""
 
 _RECORDED: Final = Path(__file__).with_name("recorded.npz")
 

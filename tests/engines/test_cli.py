@@ -78,8 +78,8 @@ def test_help_and_version_need_no_package() -> None:
         (None, 2, "there is no model .*: make one with algm-export CHECKPOINT"),
         (b"not a model", 1, "is not an ONNX file, or a damaged one"),
         (b"", 1, r"not a model of algm-export \(it carries no model card\)"),
-        ("truncated", 1, "is not an ONNX file, or a damaged one|is not whole|carries no model card"),
-        ("stripped", 1, "is not whole, it lacks AlgmAppendTokens"),
+        ("truncated", 1, "is not an ONNX file, or a damaged one|is not complete|carries no model card"),
+        ("stripped", 1, "is not complete, it lacks AlgmAppendTokens"),
     ],
 )
 def test_bad_models(
@@ -98,8 +98,8 @@ def test_bad_models(
 @pytest.mark.parametrize(
     ("arguments", "pattern"),
     [
-        (["--batch", "4", "2", "1"], "batch 4 2 1 is no range"),
-        (["--batch", "0", "1", "1"], "batch 0 1 1 is no range"),
+        (["--batch", "4", "2", "1"], "batch 4 2 1 is not a range"),
+        (["--batch", "0", "1", "1"], "batch 0 1 1 is not a range"),
         (["--profiles", "8,1"], "ascending batch sizes such as 1,8,32"),
         (["--sm", "90"], "compute capabilities 80, 86, 89, 120, 121, not for 90"),
         (["--optimization-level", "7"], "it must be 0 to 5"),

@@ -56,7 +56,7 @@ def test_a_library_without_device_code(tmp_path: Path) -> None:
 def test_a_damaged_library_is_named(tmp_path: Path, length: int) -> None:
     library = tmp_path / "library.so"
     library.write_bytes(elf(container((MACHINE_CODE, 80, 40)))[:length])
-    with pytest.raises(FatbinError, match=r"library.so is no whole ELF library"):
+    with pytest.raises(FatbinError, match=r"library.so is not a complete ELF library"):
         architectures(library)
 
 

@@ -109,7 +109,7 @@ def test_a_library_that_is_cut_off_is_named_and_so_is_why(
     cut = tmp_path / LIBRARY_NAME
     cut.write_bytes(plugin_library.read_bytes()[:100_000])
     said = library_of(cut, monkeypatch)
-    assert f"{cut} is no whole ELF library" in said or f"{cut} cannot be loaded" in said
+    assert f"{cut} is not a complete ELF library" in said or f"{cut} cannot be loaded" in said
 
 
 def test_a_library_that_fits(plugin_library: Path) -> None:
