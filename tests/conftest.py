@@ -14,6 +14,8 @@ from helpers.twin import compile_twin
 
 from algm_trt.plugins.library import PluginLibraryError, find_library
 
+ROOT = Path(__file__).parents[1]
+
 # A shell starts background jobs with Ctrl-C ignored, and their children inherit that; some tests are about Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -40,9 +42,6 @@ def twin_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("c++") is None:
         pytest.skip("no C++ compiler: the CPU twin of the kernels cannot be compiled")
     return compile_twin(tmp_path_factory.mktemp("twin"))
-
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ def test_a_table_without_a_result_says_so() -> None:
     assert tables.filled("<!-- table: train_camvid.json -->\nold\n<!-- end -->\n").count("old") == 0
 
 
-def test_cpu_table() -> None:
+def test_cpu_table_has_times_ratios_and_what_was_left_out() -> None:
     text = tables.cpu_table({"runs": [RUN], "trained": [{"checkpoint": "sample", "not_run": "not installed"}]})
     assert "ViT, one thread, 4 drawn scenes, 50 % of the windows merged:" in text
     assert "| ONNX Runtime FP32 | 400 | 200 | 2.00x | 430 | 100.00 % |" in text

@@ -85,7 +85,7 @@ def test_a_model_agrees_with_itself() -> None:
 
 
 @pytest.mark.parametrize(("labels", "tokens", "passes"), [(0.995, 99, True), (0.9949, 100, False), (1.0, 98, False)])
-def test_gates(labels: float, tokens: int, passes: bool) -> None:
+def test_gates_are_99_5_percent_of_labels_and_1_percent_of_tokens(labels: float, tokens: int, passes: bool) -> None:
     picture = PictureAgreement("p", (100, 100, 100), (100, 100, tokens), labels)
     assert Agreement((picture,), ("x", 1.0)).passed is passes
 

@@ -46,7 +46,7 @@ def test_defaults_are_model_onnx_and_model_plan(model: Path, command: Command, p
     ("arguments", "profiles"),
     [(["--batch", "2", "3", "4"], [[2, 3, 4]]), (["--profiles", "1,3"], [[1, 1, 1], [2, 3, 3]])],
 )
-def test_batches(
+def test_batch_options_become_profiles(
     arguments: list[str], profiles: list[list[int]], model: Path, command: Command, plugin_library: Path
 ) -> None:
     done = command(model, *RTX, *arguments, "--workspace", "512", "--optimization-level", "1")
@@ -82,7 +82,7 @@ def test_help_and_version_need_no_package() -> None:
         ("stripped", 1, "is not complete, it lacks AlgmAppendTokens"),
     ],
 )
-def test_bad_models(
+def test_a_bad_model_is_refused_with_its_reason(
     content: bytes | str | None, code: int, pattern: str, model: Path, command: Command, tmp_path: Path
 ) -> None:
     path = tmp_path / "other.onnx"
@@ -106,7 +106,9 @@ def test_bad_models(
         (["--version-compatible"], "goes with --target tensorrt"),
     ],
 )
-def test_bad_arguments(arguments: list[str], pattern: str, model: Path, command: Command) -> None:
+def test_bad_arguments_are_refused_with_their_reason(
+    arguments: list[str], pattern: str, model: Path, command: Command
+) -> None:
     refused(command(model, *RTX, *arguments), 2, pattern)
 
 
@@ -134,7 +136,7 @@ def test_output_below_a_file(model: Path, command: Command) -> None:
 
 
 @pytest.mark.rtx
-def test_full_disk(model: Path, environment: dict[str, str], plugin_library: Path) -> None:
+def test_a_full_disk_leaves_nothing_behind(model: Path, environment: dict[str, str], plugin_library: Path) -> None:
     # A limit on the size of files fails in the middle of writing, as a full disk does.
     script = 'ulimit -f 64; exec "$@"'
     command = ["bash", "-c", script, "bash", *COMMAND, str(model), *RTX]

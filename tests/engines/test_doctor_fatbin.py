@@ -79,7 +79,7 @@ def test_machine_code_does_not_serve_older_or_other_generations() -> None:
     assert [number for number in (80, 86, 89, 90, 100, 120) if without_ptx.serves(number)] == [86, 89, 90]
 
 
-def test_the_plugin_library(plugin_library: Path) -> None:
+def test_architectures_of_the_plugin_library_are_read(plugin_library: Path) -> None:
     found = architectures(plugin_library)
     assert found.binary
     assert found.ptx == (max(found.binary),)

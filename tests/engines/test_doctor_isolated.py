@@ -18,7 +18,7 @@ def ask(function: Callable[..., Any] | str, *arguments: Any, limit: float = 30.0
     return call(function, *arguments, limit=limit, environment={"PYTHONPATH": TESTS})
 
 
-def test_values_come_back() -> None:
+def test_values_come_back_through_the_child() -> None:
     answer = ask(doctor.echo, 1, "zwei", [3.5, None], {"a": True})
     assert answer.value == [1, "zwei", [3.5, None], {"a": True}]
     assert (answer.ok, answer.error, answer.missing) == (True, "", False)

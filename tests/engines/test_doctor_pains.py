@@ -121,7 +121,9 @@ FOUND = [
 
 
 @pytest.mark.parametrize(("name", "at", "model", "code", "part"), FOUND)
-def test_found(name: str, at: Machine | None, model: Model | None, code: int, part: str) -> None:
+def test_a_pain_is_found_with_evidence_and_cure(
+    name: str, at: Machine | None, model: Model | None, code: int, part: str
+) -> None:
     finding = look(name, at, model)
     assert finding.state == "found"
     assert part in finding.evidence

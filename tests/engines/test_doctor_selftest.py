@@ -153,13 +153,13 @@ def test_a_rung_that_raises_or_complains_fails(tmp_path: Path, monkeypatch: pyte
     assert found[1].result == "the process was ended by SIGSEGV"
 
 
-def test_skipping_the_build(calls: list[Call], tmp_path: Path) -> None:
+def test_skip_build_leaves_out_compiling(calls: list[Call], tmp_path: Path) -> None:
     rung = next(rung for rung in climb(EVERYTHING, tmp_path, build=False) if rung.name == "L2")
     assert (rung.state, rung.result) == ("not run", "--skip-build")
 
 
 @pytest.mark.heavy
-def test_this_machine(tmp_path: Path) -> None:
+def test_no_rung_fails_on_this_machine(tmp_path: Path) -> None:
     at = examine()
     found = {rung.name: rung for rung in climb(at, tmp_path, build=False)}
     assert found["L0"].state == "passed", found["L0"].result

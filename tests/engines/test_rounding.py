@@ -94,7 +94,7 @@ def test_a_float16_export_is_taken_as_well() -> None:
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def test_uneven_sizes() -> None:
+def test_padded_and_oblong_models_run_with_roundings() -> None:
     model = tiny_model(TINY, replace(MERGE, window=(2, 7)), (120, 100))
     feed: Values = {"images": draw_scene(120, 100, 2).image[None], "threshold": np.array(0.6, np.float32)}
     assert run(with_roundings(to_float16(model, 1)), feed, [])["labels"].shape == (1, 120, 100)

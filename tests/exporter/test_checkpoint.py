@@ -103,7 +103,9 @@ def failure(path: Path) -> str:
 class TestOfficialFormat:
     @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.describe())
     @pytest.mark.parametrize("by_file", [False, True])
-    def test_folder_or_file(self, tmp_path: Path, config: SegmenterConfig, by_file: bool) -> None:
+    def test_a_folder_and_its_file_give_the_same_checkpoint(
+        self, tmp_path: Path, config: SegmenterConfig, by_file: bool
+    ) -> None:
         state = state_of(config)
         write(
             tmp_path, {"model": state, "optimizer": {"step": 3}, "epoch": 7, "n_cls": config.n_cls}, variant_of(config)
@@ -129,7 +131,7 @@ class TestOfficialFormat:
         write(tmp_path, state_of(MASKS), variant_of(MASKS))
         segmenter_from_checkpoint(load_checkpoint(tmp_path), None)
 
-    def test_algm_settings(self, tmp_path: Path) -> None:
+    def test_merge_settings_are_read_from_variant_yml(self, tmp_path: Path) -> None:
         settings = {
             "patch_type": "algm",
             "selected_layers": (1, 2),
@@ -162,7 +164,7 @@ class TestOfficialFormat:
         ("crop", "dataset", "stride"),
         [(512, "ade20k", 480), (768, "cityscapes", 512), (480, "cityscapes", 480), (32, "", 32), (33, "", 1)],
     )
-    def test_stride(self, crop: int, dataset: str, stride: int) -> None:
+    def test_default_stride_is_the_official_one(self, crop: int, dataset: str, stride: int) -> None:
         assert default_stride(crop, dataset) == stride
 
 
@@ -208,14 +210,14 @@ class TestWithoutVariant:
 
 
 class TestDamagedFiles:
-    def test_missing_path(self, tmp_path: Path) -> None:
+    def test_a_path_that_is_not_there_says_so(self, tmp_path: Path) -> None:
         assert "no such file" in failure(tmp_path / "nowhere.pth")
 
     def test_folder_without_a_checkpoint(self, tmp_path: Path) -> None:
         assert "no checkpoint.pth" in failure(tmp_path)
 
     @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99, 0.999999])
-    def test_truncated(self, tmp_path: Path, share: float) -> None:
+    def test_a_truncated_file_asks_for_another_copy(self, tmp_path: Path, share: float) -> None:
         path = write(tmp_path, {"model": state_of(MASKS)}, variant_of(MASKS)) / "checkpoint.pth"
         whole = path.read_bytes()
         path.write_bytes(whole[: int(len(whole) * share)])
@@ -234,7 +236,7 @@ class TestDamagedFiles:
         ],
         ids=["text", "html", "git lfs", "zeros", "zip head", "bytes", "pickle head"],
     )
-    def test_not_a_checkpoint(self, tmp_path: Path, content: bytes) -> None:
+    def test_other_files_are_named_as_such(self, tmp_path: Path, content: bytes) -> None:
         path = tmp_path / "checkpoint.pth"
         path.write_bytes(content)
         message = failure(path)
@@ -243,12 +245,12 @@ class TestDamagedFiles:
         assert len(message) < 250
 
     @pytest.mark.filterwarnings("error::UserWarning", "ignore::DeprecationWarning")
-    def test_a_torchscript_program(self, tmp_path: Path) -> None:
+    def test_a_torchscript_program_is_named_as_such(self, tmp_path: Path) -> None:
         torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "checkpoint.pth")
         assert "a TorchScript program; export the checkpoint that it was made from" in failure(tmp_path)
 
     @pytest.mark.parametrize("legacy", [False, True])
-    def test_flipped_bytes(self, tmp_path: Path, legacy: bool) -> None:
+    def test_flipped_bytes_never_escape_as_other_errors(self, tmp_path: Path, legacy: bool) -> None:
         """Damage anywhere in the structure ends in our message, or goes unseen because it hit a number."""
         path = tmp_path / "checkpoint.pth"
         torch.save({"model": {"weight": torch.zeros(4)}}, path, _use_new_zipfile_serialization=not legacy)
@@ -266,7 +268,7 @@ class TestDamagedFiles:
         assert "no checkpoint.pth" in failure(tmp_path)
 
     @pytest.mark.parametrize("data", [{}, {"model": {}}, {"model": 3}, [1, 2], torch.zeros(2), {"model": {"a": 1}}])
-    def test_no_weights_inside(self, tmp_path: Path, data: Any) -> None:
+    def test_a_file_without_weights_says_so(self, tmp_path: Path, data: Any) -> None:
         write(tmp_path, data)
         assert "no weights found" in failure(tmp_path)
 
@@ -299,7 +301,7 @@ class Evil:
 
 class TestCodeInFiles:
     @pytest.mark.parametrize("legacy", [False, True])
-    def test_pickle_with_code(self, tmp_path: Path, legacy: bool) -> None:
+    def test_code_in_a_pickle_is_refused_and_never_runs(self, tmp_path: Path, legacy: bool) -> None:
         trace = tmp_path / "trace"
         path = tmp_path / "checkpoint.pth"
         data = {"model": state_of(MASKS), "extra": Evil(trace)}
@@ -325,7 +327,7 @@ class TestCodeInFiles:
             "!!python/module:os",
         ],
     )
-    def test_variant_with_code(self, tmp_path: Path, tag: str) -> None:
+    def test_code_in_variant_yml_is_refused_and_never_runs(self, tmp_path: Path, tag: str) -> None:
         trace = tmp_path / "trace"
         text = f"net_kwargs:\n  d_model: {tag.replace('TRACE', str(trace))}\n"
         write(tmp_path, {"model": state_of(MASKS)}, text)
@@ -349,17 +351,17 @@ class TestWrongVariant:
             "!!python/tuple 3",
         ],
     )
-    def test_damaged(self, tmp_path: Path, text: str) -> None:
+    def test_a_damaged_variant_yml_is_named(self, tmp_path: Path, text: str) -> None:
         write(tmp_path, {"model": state_of(MASKS)}, text)
         assert "variant.yml" in failure(tmp_path)
 
-    def test_not_text(self, tmp_path: Path) -> None:
+    def test_a_binary_variant_yml_is_named(self, tmp_path: Path) -> None:
         write(tmp_path, {"model": state_of(MASKS)}, "x")
         (tmp_path / "variant.yml").write_bytes(b"\xff\xfe\x00\xd8")
         assert "variant.yml" in failure(tmp_path)
 
     @pytest.mark.parametrize("key", ["d_model", "n_layers", "n_heads", "n_cls", "patch_size", "image_size", "decoder"])
-    def test_missing_entry(self, tmp_path: Path, key: str) -> None:
+    def test_a_missing_entry_is_named(self, tmp_path: Path, key: str) -> None:
         variant = variant_of(MASKS)
         del variant["net_kwargs"][key]
         write(tmp_path, {"model": state_of(MASKS)}, variant)
@@ -449,6 +451,6 @@ class TestStrictLoading:
         assert f"L{layers}" in message
         assert "variant.yml belongs to this checkpoint" in message
 
-    def test_everything_at_once(self, tmp_path: Path) -> None:
+    def test_all_mismatches_are_reported_together(self, tmp_path: Path) -> None:
         message = failure(write(tmp_path, {"model": state_of(TINY)}, variant_of(LINEAR)))
         assert all(part in message for part in ("missing keys", "unexpected keys", "wrong shapes"))

@@ -85,7 +85,7 @@ class TestLabelsOnAnyInput:
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, -3e38])
     @pytest.mark.parametrize("classes", [1, 2, 300])
     @pytest.mark.parametrize("everywhere", [False, True])
-    def test_not_numbers(self, value: float, classes: int, everywhere: bool) -> None:
+    def test_labels_stay_in_range_whatever_the_logits(self, value: float, classes: int, everywhere: bool) -> None:
         case = _labels_case(classes, (3, 4), (48, 64))
         logits = np.random.default_rng(0).standard_normal((2, 3, 4, classes)).astype(np.float32)
         if everywhere:

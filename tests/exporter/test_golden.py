@@ -1,6 +1,6 @@
 """PyTorch and ONNX Runtime against recorded answers of the official ALGM code, with one picture per batch.
 
-Two sources: small networks committed in `tests/golden`, and the team's larger cases beside the checkout (`shared`).
+Two sources: small networks committed in `tests/golden`, and larger cases beside the checkout (`shared`).
 """
 
 from __future__ import annotations
@@ -125,7 +125,9 @@ class TestCommitted:
         )
 
     @pytest.mark.parametrize("backend", BACKENDS)
-    def test_answers(self, committed: dict[str, Array], case: dict[str, Any], backend: str) -> None:
+    def test_network_equals_the_official_code(
+        self, committed: dict[str, Array], case: dict[str, Any], backend: str
+    ) -> None:
         name, layers = case["name"], tuple(case["layers"])
         maps = [committed[f"{name}/map_{stage}"] for stage in range(len(layers))]
         margin = float(committed[f"{name}/margin"].min(initial=np.inf))
@@ -145,7 +147,7 @@ class TestCommitted:
             np.testing.assert_array_equal(token_map.ravel(), committed[f"{case['name']}/map_{stage}"])
 
 
-# The team's cases.
+# The larger cases.
 
 SHARED_CASES = (
     "c01_mask_512_w2",
@@ -163,7 +165,7 @@ DENSE_ONLY = ("c05_mask_300x451_nonsquare", "c07_distilled_512")
 
 @dataclass(frozen=True)
 class SharedCase:
-    """One folder of the team's cases."""
+    """One folder of the larger cases."""
 
     folder: Path
     meta: dict[str, Any]
@@ -214,7 +216,7 @@ class SharedCase:
     ("name", "kind"),
     [(name, kind) for name in SHARED_CASES for kind in ("pure", "algm") if kind == "pure" or name not in DENSE_ONLY],
 )
-def test_shared_case(shared: Path, name: str, kind: str, backend: str) -> None:
+def test_network_equals_the_official_code_in_larger_cases(shared: Path, name: str, kind: str, backend: str) -> None:
     case = SharedCase.load(shared, name)
     model = case.model(merge=kind == "algm")
     check(answers(backend, model, case.images()), 0, case.expected(kind), model.config.extra_tokens)
@@ -260,11 +262,11 @@ def recorded_case(shared: Path) -> SharedCase:
 class TestReferenceOnTheOfficialFeatures:
     """The NumPy reference, fed with what went into the official merges of one case."""
 
-    def test_window_similarity(self, recorded_case: SharedCase) -> None:
+    def test_window_similarity_equals_the_official_one(self, recorded_case: SharedCase) -> None:
         similarity = reference.window_similarity(recorded_case.arrays["algm_m0_local_x_in"][:, 1:], (32, 32), (2, 2))
         np.testing.assert_allclose(similarity, recorded_case.arrays["algm_m0_local_similarity"], rtol=0, atol=1e-6)
 
-    def test_local_merge(self, recorded_case: SharedCase) -> None:
+    def test_local_merge_equals_the_official_one(self, recorded_case: SharedCase) -> None:
         a = {
             name.removeprefix("algm_m0_local_"): value[0]
             for name, value in recorded_case.arrays.items()
@@ -278,7 +280,7 @@ class TestReferenceOnTheOfficialFeatures:
         np.testing.assert_array_equal(merged.sizes, a["size"])
         np.testing.assert_allclose(merged.y, a["x_out"], rtol=0, atol=2e-6)
 
-    def test_global_merge(self, recorded_case: SharedCase) -> None:
+    def test_global_merge_equals_the_official_one(self, recorded_case: SharedCase) -> None:
         a = {
             name.removeprefix("algm_m1_global_"): v[0]
             for name, v in recorded_case.arrays.items()

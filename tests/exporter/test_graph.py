@@ -131,7 +131,7 @@ class TestValidity:
                 assert node.op_type == "Cast", node.name
                 assert {types[tensor] for tensor in names} == {onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT}
 
-    def test_operators(self, name: str, precision: str) -> None:
+    def test_each_operator_stands_where_the_network_needs_it(self, name: str, precision: str) -> None:
         model, _ = _model(name)
         proto = _graph(name, precision)
         ours = [node for node in proto.graph.node if node.domain == spec.DOMAIN]

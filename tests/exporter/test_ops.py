@@ -83,7 +83,7 @@ def _exact(case: OpCase) -> bool:
 
 @pytest.mark.parametrize("case", SMALL, ids=str)
 @pytest.mark.parametrize("check", ["test_schema", "test_faketensor", "test_autograd_registration"])
-def test_opcheck(case: OpCase, check: str) -> None:
+def test_operators_pass_the_checks_of_torch(case: OpCase, check: str) -> None:
     torch.library.opcheck(OPERATORS[case.op.name], torch_arguments(case), test_utils=check)
 
 

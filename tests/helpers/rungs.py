@@ -27,7 +27,7 @@ RUNGS: dict[str, Matches] = {
     "L3 TensorRT-RTX builds with the plugins": marked("rtx"),
     "L4 kernels on a GPU": marked("gpu"),
     "L5 TensorRT's own plugin registry": in_files("test_plugin_registry", "test_plugins_gpu"),
-    "extra: the team's data": marked("shared"),
+    "extra: data beside the checkout": marked("shared"),
 }
 
 

@@ -113,14 +113,16 @@ dtypes = pytest.mark.parametrize("dtype", cases.DTYPES)
     ],
     ids=str,
 )
-def test_local_merge(kernels: Kernels, rng: np.random.Generator, case: cases.LocalCase, dtype: Any) -> None:
+def test_local_merge_has_no_races(
+    kernels: Kernels, rng: np.random.Generator, case: cases.LocalCase, dtype: Any
+) -> None:
     x = cases.exact_tokens(rng, (case.batch, 1 + case.grid[0] * case.grid[1], case.channels), dtype)
     cases.check_local_merge(kernels, case, x, 1 / 3)
 
 
 @dtypes
 @pytest.mark.parametrize(("lengths", "channels"), [([9, 264], 8), ([6, 131], 72), ([9], 5)])
-def test_global_merge(
+def test_global_merge_has_no_races(
     kernels: Kernels, rng: np.random.Generator, lengths: list[int], channels: int, dtype: Any
 ) -> None:
     x = cases.exact_tokens(rng, (sum(lengths), channels), dtype)
@@ -129,7 +131,7 @@ def test_global_merge(
 
 @dtypes
 @pytest.mark.parametrize("depth", [32, 80])
-def test_attention(kernels: Kernels, rng: np.random.Generator, depth: int, dtype: Any) -> None:
+def test_attention_has_no_races(kernels: Kernels, rng: np.random.Generator, depth: int, dtype: Any) -> None:
     cu_seqlens = cases.cumulative([130, 1, 65])
     kernels.packed_attention(rng.standard_normal((196, 3 * depth)).astype(dtype), cu_seqlens, heads=1)
 
@@ -141,7 +143,7 @@ def test_append_tokens_and_unmerge(kernels: Kernels, rng: np.random.Generator, d
 
 @dtypes
 @pytest.mark.parametrize("case", [(2, (3, 2), 19, (29, 11)), (1, (2, 2), 300, (4, 5))], ids=str)
-def test_labels(kernels: Kernels, rng: np.random.Generator, case: Any, dtype: Any) -> None:
+def test_labels_have_no_races(kernels: Kernels, rng: np.random.Generator, case: Any, dtype: Any) -> None:
     cases.check_labels(kernels, cases.label_logits(rng, case, dtype), case[-1])
 
 
@@ -149,14 +151,14 @@ def test_labels(kernels: Kernels, rng: np.random.Generator, case: Any, dtype: An
 @pytest.mark.parametrize(
     "case", [SlideCase((23, 31), (16, 16), 11, 4, 11), SlideCase((17, 9), (16, 16), 3, 8, 260)], ids=str
 )
-def test_slide_labels(kernels: Kernels, rng: np.random.Generator, case: SlideCase, dtype: Any) -> None:
+def test_slide_labels_have_no_races(kernels: Kernels, rng: np.random.Generator, case: SlideCase, dtype: Any) -> None:
     logits = slide_cases.noise(rng, case, dtype)
     slide_cases.check_slide_labels(kernels, case, logits)
     logits[0] = np.nan
     slide_cases.slide_labels(kernels, case, logits)
 
 
-def test_cut_windows(kernels: Kernels, rng: np.random.Generator) -> None:
+def test_cut_windows_has_no_races(kernels: Kernels, rng: np.random.Generator) -> None:
     canvas = rng.integers(0, 256, (9, 37, 3), np.uint8)
     kernels.cut_windows(canvas, np.array([[0, 1], [2, 17]], np.int32), (7, 20), offsets=(1, 5))
 

@@ -213,7 +213,7 @@ class TestPackedAttention:
 
 
 class TestTokensAndGrid:
-    def test_append(self) -> None:
+    def test_append_drops_leading_tokens_and_adds_the_new_ones(self) -> None:
         x = np.arange(5, dtype=np.float32)[:, None]
         y, cu_seqlens = reference.append_tokens(x, ragged([2, 3]), np.array([[8], [9]], np.float32), drop=1)
         np.testing.assert_array_equal(y.ravel(), [1, 8, 9, 3, 4, 8, 9])
@@ -244,7 +244,7 @@ class TestLabels:
         np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
         assert ((weights > 0).sum(axis=1) <= 2).all()
 
-    def test_weights_by_hand(self) -> None:
+    def test_bilinear_weights_equal_those_by_hand(self) -> None:
         np.testing.assert_allclose(
             reference.bilinear_matrix(2, 4), [[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]], atol=1e-7
         )

@@ -254,7 +254,9 @@ def test_what_earlier_runs_wrote_is_not_an_input(infer: Infer, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["with space", "日本 ü", os.fsdecode(b"caf\xe9"), "line\nbreak", "%s{}"])
-def test_odd_names(infer: Infer, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_odd_names_are_kept_and_resumed(
+    infer: Infer, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_picture(tmp_path / "in" / f"{name}.png")
     (tmp_path / "in" / f"{name} broken.png").write_bytes(b"x")
     assert infer("--save", ",".join(writers.KINDS)) == 5

@@ -60,7 +60,7 @@ def test_every_data_set_is_known() -> None:
 
 
 @pytest.mark.parametrize("name", FACTS)
-def test_packaged_lists(name: str) -> None:
+def test_packaged_lists_have_the_known_classes(name: str) -> None:
     count, ignore_index, samples = FACTS[name]
     classes = dataset_classes(name)
     assert classes.name == name
@@ -88,7 +88,7 @@ def test_packaged_lists(name: str) -> None:
         ("camvid-11", "camvid"),
     ],
 )
-def test_spellings(spelling: str, name: str) -> None:
+def test_every_spelling_finds_its_data_set(spelling: str, name: str) -> None:
     assert dataset_classes(spelling).name == name
 
 
@@ -113,12 +113,12 @@ def test_the_ignore_value_is_never_a_class(count: int, ignore_index: int) -> Non
 
 
 @pytest.mark.parametrize("count", [0, -1, MAX_CLASSES + 1])
-def test_count_of_classes(count: int) -> None:
+def test_an_impossible_number_of_classes_is_refused(count: int) -> None:
     with pytest.raises(ClassListError, match="1 to 65535"):
         numbered_classes(count)
 
 
-def test_validation() -> None:
+def test_inconsistent_lists_are_refused() -> None:
     red = (255, 0, 0)
     for arguments, words in (
         (("", ("a", "b"), (red,)), "2 classes with 1 colours"),

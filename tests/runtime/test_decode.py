@@ -198,7 +198,7 @@ def test_first_frame_of_many(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(decode_image(path), np.asarray(first))
 
 
-def test_arrays() -> None:
+def test_arrays_become_rgb_without_needless_copies() -> None:
     pixels = scene()
     assert to_rgb(pixels) is pixels
     np.testing.assert_array_equal(to_rgb(pixels[::-1, ::2]), pixels[::-1, ::2])
@@ -389,7 +389,7 @@ def test_the_filter_is_added_once(tmp_path: Path) -> None:
     assert list(warnings.filters) == before
 
 
-def test_many_threads(tmp_path: Path) -> None:
+def test_many_threads_decode_at_once(tmp_path: Path) -> None:
     paths = [saved(tmp_path, Image.fromarray(drawn_scene(41, 61, seed)), f"{seed}.png") for seed in range(8)]
     wrong: list[int] = []
 

@@ -36,7 +36,7 @@ def record() -> EngineRecord:
     )
 
 
-def test_json_and_back(record: EngineRecord) -> None:
+def test_a_record_survives_json(record: EngineRecord) -> None:
     assert EngineRecord.from_json(record.to_json()) == record
     bare = replace(record, plugins=None)
     assert EngineRecord.from_json(bare.to_json()) == bare
@@ -59,7 +59,7 @@ def test_same_build_whenever_it_was_made(record: EngineRecord) -> None:
         {"tool_version": "0.2.0"},
     ],
 )
-def test_another_build(record: EngineRecord, change: dict[str, object]) -> None:
+def test_a_changed_build_is_another(record: EngineRecord, change: dict[str, object]) -> None:
     assert not record.same_build(replace(record, **change))  # type: ignore[arg-type]
 
 

@@ -32,7 +32,7 @@ def names(*inputs: str | Path, recursive: bool = False) -> list[str]:
     return [source.name for source in find_sources([str(text) for text in inputs], recursive=recursive)]
 
 
-def test_folder(touch: Touch) -> None:
+def test_a_folder_gives_its_pictures_and_videos_in_natural_order(touch: Touch) -> None:
     root = touch("b10.jpg", "b2.PNG", "A1.webp", "notes.md", "run.sh", ".hidden.jpg", "clip.MP4", "sub/c.jpg")
     found = find_sources([str(root)], recursive=False)
     assert [source.name for source in found] == ["A1", "b2", "b10", "clip"]
@@ -83,7 +83,7 @@ def test_relative_inputs(touch: Touch, monkeypatch: pytest.MonkeyPatch) -> None:
         ("nothing/*.jpg", None),
     ],
 )
-def test_patterns(touch: Touch, pattern: str, expected: list[str] | None) -> None:
+def test_patterns_match_part_by_part(touch: Touch, pattern: str, expected: list[str] | None) -> None:
     root = touch("x.jpg", "y.png", "s1/a.jpg", "s1/raw.dat", "s2/b.jpg", "s2/deep/c.jpg", "text.md", ".hidden/h.jpg")
     if expected is None:
         with pytest.raises(UsageError) as caught:
@@ -98,7 +98,7 @@ def test_a_file_that_looks_like_a_pattern_is_a_file(touch: Touch) -> None:
     assert names(root / "a[1].jpg") == ["a[1]"]
 
 
-def test_list_file(touch: Touch, tmp_path: Path) -> None:
+def test_a_list_file_names_paths_beside_it(touch: Touch, tmp_path: Path) -> None:
     root = touch("lists/in/a.jpg", "other/b.jpg", "far/c.mp4")
     lines = [
         b"\xef\xbb\xbf# pictures",
@@ -131,7 +131,7 @@ def test_every_file_once(touch: Touch) -> None:
     assert names(root / "sub", root / "again") == ["c"]
 
 
-def test_links(touch: Touch) -> None:
+def test_links_are_followed_once(touch: Touch) -> None:
     root = touch("real/a.jpg", "real/b.jpg")
     (root / "real" / "loop").symlink_to(root, target_is_directory=True)
     (root / "real" / "loop2").symlink_to("..", target_is_directory=True)
@@ -251,7 +251,7 @@ def test_shards_partition_the_list() -> None:
         shard(sources, 3, 2)
 
 
-def test_parse_shard() -> None:
+def test_a_shard_is_i_of_n() -> None:
     assert parse_shard("2/8") == (2, 8)
     assert parse_shard(" 1/1 ") == (1, 1)
     for text in ("", "2", "2/", "/8", "2/8/1", "a/b", "-1/8", "1.5/2", "2 of 8", "\u0661/\u0662"):
@@ -262,14 +262,14 @@ def test_parse_shard() -> None:
             parse_shard(text)
 
 
-def test_natural_key() -> None:
+def test_natural_key_counts_and_ignores_case() -> None:
     ordered = ["1", "a", "a01", "a1", "A1b", "a2", "a10", "B", "c²"]
     shuffled = ordered[:]
     random.Random(1).shuffle(shuffled)
     assert sorted(shuffled, key=natural_key) == ordered
 
 
-def test_printable() -> None:
+def test_printable_escapes_what_a_terminal_cannot_show() -> None:
     assert printable("pics/été 1.jpg") == "pics/été 1.jpg"
     assert printable(os.fsdecode(b"caf\xe9")) == r"caf\xe9"
     assert printable(Path("a\nb\x1b")) == r"a\nb\x1b"

@@ -50,7 +50,7 @@ def test_calls_of_a_turn_are_timed_one_by_one() -> None:
         assert slow >= 0.02 > fast
 
 
-def test_one_thing_alone() -> None:
+def test_measure_runs_rounds_after_the_warm_up() -> None:
     seen: list[int] = []
     samples = measure([lambda: seen.append(1), lambda: seen.append(2)], rounds=3, warmup=2)
     assert seen == [1, 2] * 5

@@ -226,7 +226,7 @@ def test_frames_are_read_as_they_are_needed(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("size", [(47, 63), (17, 16), (2, 2)])
-def test_odd_sizes(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_odd_sizes_lose_a_row_or_column_of_the_overlay(tmp_path: Path, size: tuple[int, int]) -> None:
     path = tmp_path / "clip.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"FFV1"), 10, (size[1], size[0]))
     for index in range(3):

@@ -145,7 +145,7 @@ def test_tokens_are_a_png_of_the_picture_s_size(result: SegmentationResult, tmp_
     "name",
     ["with space", "ünïcödé/日本語", "a.b.c", "deep/er/still", "back\\slash", os.fsdecode(b"latin\xe9"), "new\nline"],
 )
-def test_odd_names(result: SegmentationResult, tmp_path: Path, name: str) -> None:
+def test_odd_names_are_kept(result: SegmentationResult, tmp_path: Path, name: str) -> None:
     files = save_result(result, tmp_path, name, list(KINDS))
     assert [file.path for file in files] == [f"{kind}/{name}{KINDS[kind].suffix}" for kind in KINDS]
     assert all((tmp_path / file.path).stat().st_size == file.bytes for file in files)

@@ -279,7 +279,7 @@ def test_same_results_with_the_trained_sample(sample_model: Path, dense_sample_m
 
 
 @pytest.mark.parametrize("threshold", [2.0, 0.99, 0.5, 0.0, -1.0])
-def test_every_threshold(network: Callable[..., Path], threshold: float) -> None:
+def test_results_agree_at_every_threshold(network: Callable[..., Path], threshold: float) -> None:
     ours, theirs = both(network("masks"))
     pictures = unlike_pictures(ours.card.size)
     actual = ours.run(pictures, threshold)
@@ -531,7 +531,7 @@ class TestErrors:
         with pytest.raises(UsageError, match="takes no threshold"):
             engine.run(np.zeros((1, 121, 95, 3), np.uint8), 0.5)
 
-    def test_a_failing_run(self, network: Callable[..., Path]) -> None:
+    def test_a_failing_run_is_one_line(self, network: Callable[..., Path]) -> None:
         class Broken:
             def infer(self, _: object) -> None:
                 raise RuntimeError("out of memory\nat somewhere.cpp:1")

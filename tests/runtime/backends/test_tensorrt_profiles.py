@@ -28,7 +28,9 @@ GAPS: tuple[Range, ...] = ((4, 4, 4), (7, 9, 10))
         (2, ((1, 1, 1), (1, 1, 1)), [(1, 0, 1), (1, 0, 1)]),
     ],
 )
-def test_pieces(batch: int, profiles: tuple[Range, ...], expected: list[tuple[int, int, int]]) -> None:
+def test_a_batch_is_divided_by_the_narrowest_profiles(
+    batch: int, profiles: tuple[Range, ...], expected: list[tuple[int, int, int]]
+) -> None:
     assert [(piece.count, piece.profile, piece.batch) for piece in pieces(batch, profiles)] == expected
 
 

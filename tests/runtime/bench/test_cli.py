@@ -42,7 +42,7 @@ def words(text: str, start: str) -> list[str]:
     return next(line for line in text.splitlines() if line.startswith(start)).split()
 
 
-def test_tables(opened: Opened, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_have_a_row_per_variant(opened: Opened, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["merged.onnx", "dense.onnx", "--thresholds", "0.5,0.9", "--batch", "1,2", *FAST]) == 0
     said = capsys.readouterr()
     out = said.out
@@ -62,7 +62,7 @@ def test_tables(opened: Opened, capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, out.splitlines()[:30])) < 200
 
 
-def test_no_job(opened: Opened, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_job_measures_the_model_alone(opened: Opened, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gpu.plan", "--no-job", *FAST]) == 0
     out = capsys.readouterr().out
     assert "whole job" not in out.lower()
@@ -79,7 +79,9 @@ def test_repeat_one_is_said_on_every_line(opened: Opened, capsys: pytest.Capture
     assert "ONE PICTURE REPEATED (--repeat-one), the official way of measuring" in out
 
 
-def test_files(opened: Opened, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_and_plot_are_written_and_labels_give_the_miou(
+    opened: Opened, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     target = folder / "out" / "bench.json"
     data = ("--data", str(folder / "images"), "--labels", str(folder / "labels"))
     assert main(["merged.onnx", *data, *FAST, "--json", str(target), "--plot", str(folder / "p.svg"), "-q"]) == 0
@@ -164,7 +166,9 @@ def test_files_that_cannot_be_written_are_met_before_anything_is_measured(
     assert not opened.engines
 
 
-def test_interrupted(opened: Opened, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_run_reports_the_turns_before(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     turns = bench.take_turns
 
     def stopped(*arguments: object) -> object:
@@ -192,7 +196,7 @@ def test_a_busy_machine_is_warned_about(
     assert "the load is 100 on" in capsys.readouterr().err
 
 
-def test_the_sample_model(
+def test_the_sample_is_measured_with_labels(
     sample_model: Path,
     dense_sample_model: Path,
     sample_pictures: Path,

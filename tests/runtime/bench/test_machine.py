@@ -19,7 +19,7 @@ def fake_nvidia_smi(folder: Path, script: str) -> None:
     program.chmod(0o755)
 
 
-def test_this_machine() -> None:
+def test_facts_of_this_machine_are_plausible_json() -> None:
     found = machine()
     assert json.loads(json.dumps(found)) == found
     assert 1 <= found["usable_cores"] == usable_cores() <= found["cores"]

@@ -32,7 +32,7 @@ DEFAULTS = EngineOptions(threads=3, cpu_precision="bf16")
         ("opencv:m.onnx", "opencv:m.onnx", DEFAULTS),
     ],
 )
-def test_prefixes(text: str, model: str, options: EngineOptions) -> None:
+def test_a_prefix_chooses_backend_device_and_precision(text: str, model: str, options: EngineOptions) -> None:
     assert ModelArgument.parse(text, DEFAULTS) == ModelArgument(text, model, options)
 
 

@@ -59,7 +59,7 @@ def test_models_of_unlike_batches_and_sizes_say_so(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("suffix", [".png", ".PNG", ".svg", ".pdf"])
-def test_formats(report: BenchReport, tmp_path: Path, suffix: str) -> None:
+def test_the_suffix_chooses_the_format(report: BenchReport, tmp_path: Path, suffix: str) -> None:
     target = tmp_path / "new" / f"plot{suffix}"
     check_plot(target)
     draw_plot(report, target)

@@ -64,7 +64,9 @@ def run(root: Path, *arguments: str) -> int:
     return main([*arguments, "--data", str(root), "--dataset", "folder"])
 
 
-def test_one_model(root: Path, engines: list[FakeEngine], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_model_is_scored_without_drift(
+    root: Path, engines: list[FakeEngine], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     target = tmp_path / "out.json"
     assert run(root, "merged.onnx", "--json", str(target), "--limit", "5") == 0
     said = capsys.readouterr()

@@ -57,7 +57,7 @@ def test_ids_above_eight_bits(tmp_path: Path) -> None:
     assert read_truth(saved(tmp_path, ids), plain_coding(300, ignored=65535), (1, 3)).tolist() == [[299, 0, IGNORED]]
 
 
-def test_codings(tmp_path: Path) -> None:
+def test_stored_values_become_class_ids(tmp_path: Path) -> None:
     path = saved(tmp_path, np.array([[0, 1, 150, 255]], np.uint8))
     assert read_truth(path, plain_coding(150, first=1), (1, 4)).tolist() == [[IGNORED, 0, 149, IGNORED]]
     table = tmp_path / "map.json"
@@ -65,7 +65,7 @@ def test_codings(tmp_path: Path) -> None:
     assert read_truth(path, read_label_map(table, 2, 255), (1, 4)).tolist() == [[1, IGNORED, 0, IGNORED]]
 
 
-def test_ignored_class(tmp_path: Path) -> None:
+def test_an_ignored_value_wins_over_a_class(tmp_path: Path) -> None:
     path = saved(tmp_path, np.array([[0, 1, 2]], np.uint8))
     assert read_truth(path, plain_coding(3, ignored=0), (1, 3)).tolist() == [[IGNORED, 1, 2]]
 
@@ -124,7 +124,7 @@ def test_coding_that_makes_no_sense(tmp_path: Path) -> None:
             read_label_map(table, 2, 255)
 
 
-def test_panoptic(tmp_path: Path) -> None:
+def test_panoptic_colours_become_class_ids(tmp_path: Path) -> None:
     segments = np.array([[0, 5], [70000, 5]])
     colours = np.stack([segments % 256, segments // 256 % 256, segments // 65536], axis=2).astype(np.uint8)
     path = saved(tmp_path, colours)
