@@ -2,7 +2,7 @@
 
     python benchmarks/camvid_tradeoff.py CHECKPOINT DATA [--json FILE] [--plot FILE.svg]
 
-CHECKPOINT and DATA as for `camvid_cpu.py`, whose recorded results tell the accuracy: this script measures the speed of
+CHECKPOINT and DATA as for `camvid_cpu.py`, whose recorded results have the accuracy: this script measures the speed of
 the same models at the same thresholds. Dense and merged take turns in one process on the same frames, spread over the
 test set; a call is one frame, all its windows in one batch. About five minutes on two cores.
 """

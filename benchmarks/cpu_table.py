@@ -3,7 +3,7 @@
     python benchmarks/cpu_table.py --official CHECKOUT [--json FILE]
 
 CHECKOUT is one of tue-mps/algm-segmenter; without it our ways of running stand alone. 512x512, 150 classes, one picture
-at a time, random weights (speed depends on how many tokens merge only), half of the windows merged. All variants of a
+at a time, random weights (speed depends only on how many tokens merge), half of the windows merged. All variants of a
 network take turns in one process on the same unlike pictures; every network and number of threads has its own process.
 About twelve minutes on two idle cores, nearly half of it for torch.compile; --rounds, --backbones and --threads make it
 shorter.
@@ -54,7 +54,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=4, help="pictures")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each variant")
     parser.add_argument(
-        "--checkpoint", type=Path, action="append", help="trained one to compare bf16 on (default: the sample)"
+        "--checkpoint", type=Path, action="append", help="trained checkpoint to compare bf16 on (default: the sample)"
     )
     parser.add_argument("--json", type=Path, help="file for the results")
     return parser.parse_args()

@@ -69,7 +69,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a variant says about one picture: labels (H, W), and the tokens left at the end if it tells."""
+    """What a variant says about one picture: labels (H, W), and the tokens left at the end, if it reports them."""
 
     labels: NDArray[np.integer[Any]]
     tokens: int | None

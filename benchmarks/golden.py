@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from record import write_record
 
 from algm_trt.exporter import ExportOptions, export_onnx, load_checkpoint
@@ -81,7 +82,7 @@ def forward_cases(golden: Path) -> list[dict[str, Any]]:
         for kind, index in _kinds(arrays):
             image = decode_image(golden / "images" / f"{meta['images'][index]}.png")
             merge = None if kind == "pure" else official_merge(meta)
-            labels = np.asarray(decode_labels(case / f"{kind}.png"))
+            labels = decode_labels(case / f"{kind}.png")
             extra = load_checkpoint(model).config.extra_tokens
             with TemporaryDirectory() as folder:
                 found = {
@@ -117,8 +118,6 @@ def sliding_case(golden: Path) -> list[dict[str, Any]]:
 
 def decode_labels(path: Path) -> NDArray[np.uint8]:
     """A label map as stored."""
-    from PIL import Image
-
     return np.asarray(Image.open(path))
 
 

@@ -61,7 +61,16 @@ OPERATORS: Final = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure and how long."""
+    """What to measure and how long.
+
+    Attributes:
+        device: "cuda" or "cpu".
+        batch: pictures of a batch.
+        size: side of a picture in pixels.
+        rounds: turns of each variant.
+        calls: calls in a row of each turn.
+        checked: pictures compared with the CPU.
+    """
 
     device: str
     batch: int

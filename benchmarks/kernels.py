@@ -42,7 +42,14 @@ SPIN_CYCLES = 1_000_000
 
 @dataclass(frozen=True)
 class Shape:
-    """One model at one picture size."""
+    """One model at one picture size.
+
+    Attributes:
+        name: for people.
+        channels: width of the encoder.
+        heads: of its attention.
+        grid: patches on a side of the picture.
+    """
 
     name: str
     channels: int

@@ -33,7 +33,7 @@ def write_record(path: Path, results: dict[str, Any]) -> None:
 
 
 def processor() -> str:
-    """Name of the processor, where the system tells it."""
+    """Name of the processor, where the system reports it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

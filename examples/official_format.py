@@ -17,7 +17,7 @@ from algm_trt.runtime.card import MergeSettings
 
 @dataclass(frozen=True)
 class Training:
-    """How a network was trained, as far as `variant.yml` tells it.
+    """How a network was trained, as far as `variant.yml` records it.
 
     Attributes:
         dataset: name of the data set.
