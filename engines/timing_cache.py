@@ -35,10 +35,8 @@ class TimingCache:
         try:
             content = path.read_bytes() if path.is_file() else b""
         except OSError as error:
-            content, self.note = (
-                b"",
-                f"the timing cache {path} cannot be read ({error.strerror}): kernels are timed again",
-            )
+            content = b""
+            self.note = f"the timing cache {path} cannot be read ({error.strerror}): kernels are timed again"
         # A file of another version or GPU gives an empty cache or a refusal; either way it starts from nothing.
         cache = config.create_timing_cache(content)
         if cache is None or not config.set_timing_cache(cache, False):

@@ -15,6 +15,8 @@ from algm_trt.exporter.vit import Tokens, VisionTransformer
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import MergeSettings
 
+_MOST_NAMED = 5  # keys in a message
+
 
 @dataclass(frozen=True)
 class SegmenterOutput:
@@ -139,6 +141,6 @@ def full_size_logits(logits: Tensor, patch_size: int, size: tuple[int, int]) -> 
     return full[:, :, : size[0], : size[1]]
 
 
-def _shorten(items: list[str], most: int = 5) -> str:
-    rest = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + rest
+def _shorten(items: list[str]) -> str:
+    rest = f" and {len(items) - _MOST_NAMED} more" if len(items) > _MOST_NAMED else ""
+    return ", ".join(items[:_MOST_NAMED]) + rest

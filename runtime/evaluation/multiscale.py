@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 import cv2
 import numpy as np
@@ -20,7 +19,6 @@ from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.pipeline import Inferred
 
-OFFICIAL_SCALES: Final = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 _BAND_VALUES = 2**22  # float32 probabilities held at a time
 
 

@@ -94,11 +94,9 @@ def global_margin(x: Array, cu_seqlens: Array, layer: int, extra_tokens: int) ->
 
 def label_margins(logits: Array, size: tuple[int, int]) -> Doubles:
     """Difference of the two best classes of every pixel, (B, H, W) float64; infinite where there is one class."""
-    rows, columns = (
-        reference.bilinear_matrix(logits.shape[1], size[0]),
-        reference.bilinear_matrix(logits.shape[2], size[1]),
-    )
-    full = np.einsum("yi,xj,bijk->byxk", rows.astype(np.float64), columns, logits.astype(np.float64), optimize=True)
+    rows = reference.bilinear_matrix(logits.shape[1], size[0]).astype(np.float64)
+    columns = reference.bilinear_matrix(logits.shape[2], size[1])
+    full = np.einsum("yi,xj,bijk->byxk", rows, columns, logits.astype(np.float64), optimize=True)
     if full.shape[-1] == 1:
         return np.full(full.shape[:-1], np.inf)
     best = np.partition(full, -2, axis=-1)

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.evaluation import multiscale
-from algm_trt.runtime.evaluation.multiscale import OFFICIAL_SCALES, Protocol, View, field_at, labels_of
+from algm_trt.runtime.evaluation.multiscale import Protocol, View, field_at, labels_of
 from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.pipeline import Item, PipelineOptions, run_pipeline
 
+OFFICIAL_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 MARGIN = 2e-3  # windows are rounded to uint8 here and not upstream, which moves a probability by less than this
 
 
