@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import sys
 import time
@@ -25,7 +24,7 @@ from algm_trt.runtime.decode import DEFAULT_MAX_PIXELS, DecodeError
 from algm_trt.runtime.manifest import Manifest, Record, Tally, input_state
 from algm_trt.runtime.pipeline import EngineFailedError, Inferred, PipelineOptions, Work, run_pipeline
 from algm_trt.runtime.segmenter import Segmenter, make_result, picture_item
-from algm_trt.runtime.sources import Source, printable
+from algm_trt.runtime.sources import Source, printable, real_path
 from algm_trt.runtime.video import segment_video, video_target
 from algm_trt.runtime.writers import KINDS, WrittenFile, output_path, parse_kinds, save_result
 
@@ -124,9 +123,14 @@ def prepare_folder(folder: Path) -> None:
 
 
 def without_outputs(sources: Sequence[Source], folder: Path) -> list[Source]:
-    """Leave out what earlier runs wrote, where the output folder lies within an input folder."""
-    outputs = [str((folder / kind).absolute()) + os.sep for kind in KINDS]
-    return [source for source in sources if not str(source.path.absolute()).startswith(tuple(outputs))]
+    """Leave out what earlier runs wrote, where the output folder lies within an input folder, whatever leads there."""
+    outputs = {real_path(folder / kind) for kind in KINDS}
+    written = {
+        parent
+        for parent in {source.path.parent for source in sources}
+        if not outputs.isdisjoint([real := real_path(parent), *real.parents])
+    }
+    return [source for source in sources if source.path.parent not in written]
 
 
 def check_overwriting(sources: Sequence[Source], folder: Path, kinds: Sequence[str]) -> None:

@@ -116,6 +116,11 @@ def printable(path: str | os.PathLike[str]) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def real_path(path: Path) -> Path:
+    """Where a path leads when all links are followed; of links that lead to themselves what can be told."""
+    return Path(os.path.realpath(path))  # resolve() raises at links that lead to themselves
+
+
 def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
     """Sort key that counts: "b2" before "b10", capitals beside small letters. Equal for equal texts only."""
     parts = re.split(r"([0-9]+)", text.casefold())
@@ -159,7 +164,10 @@ def _in_folder(folder: Path, recursive: bool) -> list[_Found]:
 def _in_list(path: Path) -> list[_Found]:
     folder = path.parent
     files = []
-    for raw in path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines():
+    text = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    if b"\0" in text:
+        raise UsageError(f"{printable(path)}: not a list in UTF-8: it holds zero bytes, as UTF-16 does")
+    for raw in text.splitlines():
         line = os.fsdecode(raw.strip())
         if line and not line.startswith("#"):
             files.append(_Found(folder / line, _below(folder, line)))
@@ -262,7 +270,7 @@ def _without_repeats(files: Sequence[_Found]) -> list[_Found]:
     for file in files:
         folder = file.path.parent
         if folder not in real_folders:
-            real_folders[folder] = folder.resolve()
+            real_folders[folder] = real_path(folder)
         kept.setdefault(real_folders[folder] / file.path.name, file)
     return list(kept.values())
 

@@ -253,6 +253,16 @@ def test_what_earlier_runs_wrote_is_not_an_input(infer: Infer, tmp_path: Path) -
     assert infer(inputs=[tmp_path / "out" / "overlay"]) == 2
 
 
+def test_what_earlier_runs_wrote_is_not_an_input_by_another_name(infer: Infer, tmp_path: Path) -> None:
+    """The output folder is tmp_path / "out"."""
+    save_picture(tmp_path / "street.png")
+    link = tmp_path.with_name(f"{tmp_path.name}-link")
+    link.symlink_to(tmp_path)
+    for folder in (tmp_path, link, tmp_path / "out" / ".."):
+        assert infer("--recursive", inputs=[folder]) == 0
+        assert [line["name"] for line in results(tmp_path)] == ["street"]
+
+
 @pytest.mark.parametrize("name", ["with space", "日本 ü", os.fsdecode(b"caf\xe9"), "line\nbreak", "%s{}"])
 def test_odd_names_are_kept_and_resumed(
     infer: Infer, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]

@@ -122,6 +122,9 @@ def test_odd_lines_of_a_list_fail_later(touch: Touch) -> None:
     (root / "all.txt").write_text("..\n.\n/\n../..\n")
     for source in find_sources([str(root / "all.txt")], recursive=False):
         assert ".." not in source.name.split("/")
+    (root / "turn").symlink_to("turn")
+    (root / "all.txt").write_text("turn/a.jpg\n")
+    assert [source.name for source in find_sources([str(root / "all.txt")], recursive=False)] == ["turn/a"]
 
 
 def test_every_file_once(touch: Touch) -> None:
@@ -163,6 +166,7 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
         ("empty", "empty: no picture or video in this folder .*--recursive"),
         ("none/*.jpg", "matches this pattern"),
         ("empty.lst", "the list names no file"),
+        ("utf16.lst", "utf16.lst: not a list in UTF-8"),
         ("a\0b", "no such file"),
         ("x" * 300, "too long"),
     ],
@@ -170,6 +174,7 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
 def test_inputs_that_name_nothing(touch: Touch, monkeypatch: pytest.MonkeyPatch, text: str, words: str) -> None:
     root = touch("empty/readme.md", "empty/sub/a.jpg", "none/readme.md", "empty.lst", "good.jpg")
     (root / "empty.lst").write_text("# nothing\n")
+    (root / "utf16.lst").write_text("sub/a.jpg\r\n", encoding="utf-16")
     monkeypatch.chdir(root)
     with pytest.raises(UsageError, match=words) as caught:
         find_sources(["good.jpg", text], recursive=False)
