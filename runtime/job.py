@@ -124,12 +124,9 @@ def prepare_folder(folder: Path) -> None:
 
 def without_outputs(sources: Sequence[Source], folder: Path) -> list[Source]:
     """Leave out what earlier runs wrote, where the output folder lies within an input folder, whatever leads there."""
-    outputs = {real_path(folder / kind) for kind in KINDS}
-    written = {
-        parent
-        for parent in {source.path.parent for source in sources}
-        if not outputs.isdisjoint([real := real_path(parent), *real.parents])
-    }
+    outputs = [real_path(folder / kind) for kind in KINDS]
+    real = {parent: real_path(parent) for parent in {source.path.parent for source in sources}}
+    written = {parent for parent, path in real.items() if any(path.is_relative_to(output) for output in outputs)}
     return [source for source in sources if source.path.parent not in written]
 
 
