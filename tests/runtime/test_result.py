@@ -36,6 +36,10 @@ def test_overlay_mixes_picture_and_colors(result: SegmentationResult, alpha: flo
     assert np.abs(overlay - expected).max() <= 0.51
 
 
+def test_overlay_is_half_picture_half_colors(result: SegmentationResult) -> None:
+    assert np.array_equal(result.overlay(), result.overlay(0.5))
+
+
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
 def test_overlay_refuses_alpha_outside_the_unit_interval(result: SegmentationResult, alpha: float) -> None:
     with pytest.raises(UsageError, match="alpha"):
@@ -69,6 +73,12 @@ def test_text_for_people_does_not_print_arrays(result: SegmentationResult) -> No
     assert repr(result).startswith("SegmentationResult('image', 71x45 pixels, 5 classes, 6 windows")
 
 
+def test_results_are_told_apart_by_identity(picture: NDArray[np.uint8], result: SegmentationResult) -> None:
+    again = Segmenter(FakeEngine())(picture)
+    assert result != again
+    assert len({result, again, result}) == 2
+
+
 def test_tokens_kept_is_the_share_over_all_windows(result: SegmentationResult) -> None:
     assert result.tokens_kept == result.token_counts[:, 2].sum() / result.token_counts[:, 0].sum()
     dense = Segmenter(FakeEngine(make_card(merge=False)))(result.image)
@@ -80,6 +90,7 @@ def test_save_returns_the_paths_in_the_order_asked_for(result: SegmentationResul
     assert paths == [tmp_path / "out/overlay/sub/street.jpg", tmp_path / "out/labels/sub/street.png"]
     assert all(path.is_file() for path in paths)
     assert result.save(str(tmp_path), what="labels") == [tmp_path / "labels/image.png"]
+    assert result.save(tmp_path, "both") == [tmp_path / "labels/both.png", tmp_path / "overlay/both.jpg"]
 
 
 def test_save_refuses_unknown_kinds(result: SegmentationResult, tmp_path: Path) -> None:
