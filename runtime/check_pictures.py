@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.decode import decode_image
-from algm_trt.runtime.scenes import draw_scene
+from algm_trt.runtime.scenes import MINIMUM_SIDE, draw_scene
 from algm_trt.runtime.sources import find_sources
 from algm_trt.runtime.windows import canvas_image, plan_whole
 
@@ -33,7 +33,7 @@ def check_pictures(folder: Path | None, card: ModelCard) -> list[Picture]:
         UsageError: no picture of the folder can be read.
     """
     if folder is None:
-        return [(f"drawn scene {seed}", draw_scene(*card.size, seed).image) for seed in range(DRAWN_PICTURES)]
+        return [(f"drawn scene {seed}", drawn_picture(card.size, seed)) for seed in range(DRAWN_PICTURES)]
     found: list[Picture] = []
     for source in find_sources([str(folder)], recursive=True):
         try:
@@ -48,3 +48,9 @@ def check_pictures(folder: Path | None, card: ModelCard) -> list[Picture]:
     if not found:
         raise UsageError(f"{folder}: no picture in it can be read")
     return found
+
+
+def drawn_picture(size: tuple[int, int], seed: int) -> NDArray[np.uint8]:
+    """A scene of `size` = (height, width) pixels, (height, width, 3) uint8; part of one where none is that small."""
+    height, width = (max(side, MINIMUM_SIDE) for side in size)
+    return np.ascontiguousarray(draw_scene(height, width, seed).image[: size[0], : size[1]])

@@ -162,12 +162,12 @@ def run_model(path: str) -> dict[str, Any]:
     import time
 
     from algm_trt.runtime.backends.onnxruntime_engine import OnnxRuntimeEngine
-    from algm_trt.runtime.scenes import draw_scene
+    from algm_trt.runtime.check_pictures import drawn_picture
 
     begin = time.monotonic()
     engine = OnnxRuntimeEngine(Path(path), device="cpu")
     opened = time.monotonic()
-    output = engine.run(draw_scene(*engine.card.size, 0).image[None])
+    output = engine.run(drawn_picture(engine.card.size, 0)[None])
     return {
         "description": engine.description,
         "tokens": output.token_counts[0].tolist(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,12 @@ def test_drawn_pictures_have_the_size_of_the_model_and_differ() -> None:
     pictures = check_pictures(None, CARD)
     assert [pixels.shape for _, pixels in pictures] == [(64, 48, 3)] * DRAWN_PICTURES
     assert len({pixels.tobytes() for _, pixels in pictures}) == DRAWN_PICTURES
+
+
+@pytest.mark.parametrize("size", [(1, 1), (15, 64), (64, 8), (16, 16)])
+def test_drawn_pictures_for_the_smallest_models(size: tuple[int, int]) -> None:
+    pictures = check_pictures(None, replace(CARD, size=size))
+    assert [pixels.shape for _, pixels in pictures] == [(*size, 3)] * DRAWN_PICTURES
 
 
 def test_pictures_of_a_folder_are_resized_and_broken_ones_left_out(tmp_path: Path) -> None:
