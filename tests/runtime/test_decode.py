@@ -381,9 +381,24 @@ def test_no_warning_reaches_the_screen(tmp_path: Path, capfd: pytest.CaptureFixt
     assert capfd.readouterr().err == ""
 
 
+def test_nor_does_that_of_a_picture_in_memory() -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "a description that does not fit into the tag itself"
+    content = bytearray(exif.tobytes())
+    length = content.index(b"MM\0*") + 8 + 2 + 4  # behind the head of the TIFF, a count, tag and type
+    content[length : length + 4] = struct.pack(">I", 2**24)  # more than there is
+    buffer = io.BytesIO()
+    Image.fromarray(scene()).save(buffer, "PNG", exif=bytes(content))
+    with Image.open(buffer) as picture, warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert to_rgb(picture).shape == (37, 53, 3)
+    assert seen == []
+
+
 def test_the_filter_is_added_once(tmp_path: Path) -> None:
     path = saved(tmp_path, Image.fromarray(scene()), "a.png")
     decode_image(path)
+    warnings.simplefilter("default", DeprecationWarning)  # in front: a filter that is added again would move there
     before = list(warnings.filters)
     decode_image(path)
     assert list(warnings.filters) == before
