@@ -17,6 +17,7 @@ from helpers.fake_engine import FakeEngine, color_picture
 
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime import manifest as manifest_module
+from algm_trt.runtime.files import draft_of
 from algm_trt.runtime.manifest import Manifest, Record, Tally, Totals, input_state, part_suffix
 from algm_trt.runtime.segmenter import Segmenter
 from algm_trt.runtime.sources import Source
@@ -75,6 +76,7 @@ def test_lines_are_in_the_file_when_append_returns(tmp_path: Path, sources: list
         for count, source in enumerate(sources, start=1):
             manifest.append(make_record(tmp_path, source))
             assert len((tmp_path / "results.jsonl").read_text().splitlines()) == count
+            assert manifest.totals.ok == count
     line = json.loads((tmp_path / "results.jsonl").read_text().splitlines()[0])
     assert line["status"] == "ok"
     assert line["files"] == [{"path": "labels/a.png", "bytes": 11, "count": None}]
@@ -159,6 +161,14 @@ def test_resume_keeps_one_line_per_input(tmp_path: Path, sources: list[Source]) 
     assert names_in(path) == ["a", "b", "c"]
 
 
+def test_what_a_run_killed_at_its_beginning_left_does_not_count(tmp_path: Path, sources: list[Source]) -> None:
+    write_run(tmp_path, sources)
+    path = tmp_path / "results.jsonl"
+    path.rename(draft_of(path))
+    assert resumed(tmp_path, sources) == set()
+    assert path.read_text() == ""
+
+
 def test_lines_about_other_inputs_stay_while_they_are_true(tmp_path: Path, sources: list[Source]) -> None:
     write_run(tmp_path, sources)
     with Manifest(tmp_path, [sources[2], make_source(tmp_path, "d")], "run1", resume=True) as manifest:
@@ -175,6 +185,7 @@ def test_a_folder_of_frames_is_checked_by_number_and_bytes(tmp_path: Path, sourc
         manifest.append(record)
     assert resumed(tmp_path, sources) == {"a"}
     (frames / "2.png").unlink()
+    (frames / "1.png").write_text("frame" * 2)
     assert resumed(tmp_path, sources) == set()
 
 
@@ -280,3 +291,14 @@ def test_totals_leave_out_failures(tmp_path: Path, sources: list[Source]) -> Non
     assert (totals.ok, totals.failed) == (1, 1)
     assert totals.tally.token_means() == (10.0, 8.0, 4.0)
     assert totals.tally.class_pixels == {"0": 5, "7": 2}
+
+
+def test_totals_count_the_frames_of_videos_alone(tmp_path: Path, sources: list[Source]) -> None:
+    totals = Totals()
+    for frames in (7, None, 2):
+        totals.add(replace(make_record(tmp_path, sources[0]), frames=frames))
+    assert (totals.ok, totals.frames, totals.tally.windows) == (3, 9, 9)
+
+
+def test_a_line_without_windows_adds_nothing() -> None:
+    assert Record("a.jpg", "a", "ok", "run1").tally() == Tally()
