@@ -75,6 +75,12 @@ def test_missing_record_has_a_cure(tmp_path: Path) -> None:
         read_record(tmp_path / "model.plan")
 
 
+def test_file_that_is_no_record_is_named(tmp_path: Path) -> None:
+    record_path(tmp_path / "model.plan").write_text("{}")
+    with pytest.raises(EngineRecordError, match=r"model\.plan\.json: .*build the engine again"):
+        read_record(tmp_path / "model.plan")
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", "nonsense", '{"card": {}}'])
 def test_what_is_no_record_is_refused(text: str) -> None:
     with pytest.raises((EngineRecordError, Exception), match=r"again") as caught:
