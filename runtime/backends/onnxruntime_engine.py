@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import MissingDependencyError
-from algm_trt.runtime.card import METADATA_KEY, ModelCard, ModelCardError
+from algm_trt.runtime.backends.onnx_model import OUTPUTS, card_of, first_line
+from algm_trt.runtime.card import METADATA_KEY, ModelCard
 from algm_trt.runtime.engine import EngineError, EngineOutput, checked_images, checked_threshold
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-OUTPUTS = ("logits", "labels", "token_counts", "token_map")
 PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
 LOG_ERRORS_ONLY = 3
 
@@ -49,7 +49,7 @@ class OnnxRuntimeEngine:
         try:
             session = ort.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime raises classes of its own that share no base but Exception
-            raise EngineError(f"{path}: not a model that ONNX Runtime can open ({_first_line(error)})") from error
+            raise EngineError(f"{path}: not a model that ONNX Runtime can open ({first_line(error)})") from error
         self._session: ort.InferenceSession | None = session
         self._on_gpu = session.get_providers()[0] == "CUDAExecutionProvider"
         if device == "cuda" and not self._on_gpu:
@@ -84,19 +84,10 @@ class OnnxRuntimeEngine:
         try:
             outputs: list[NDArray[np.generic]] = session.run(OUTPUTS, feed)
         except Exception as error:  # see above
-            raise EngineError(f"ONNX Runtime failed on a batch of {len(images)}: {_first_line(error)}") from error
+            raise EngineError(f"ONNX Runtime failed on a batch of {len(images)}: {first_line(error)}") from error
         return outputs
 
 
 def _read_card(session: ort.InferenceSession, path: Path) -> ModelCard:
     text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    names = {output.name for output in session.get_outputs()}
-    if text is None or not names.issuperset(OUTPUTS):
-        raise ModelCardError(
-            f"{path}: not a model of algm-export (it carries no model card); export the checkpoint again"
-        )
-    return ModelCard.from_json(text)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return card_of(path, text, {output.name for output in session.get_outputs()})

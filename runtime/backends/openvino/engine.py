@@ -15,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import MissingDependencyError, UsageError
-from algm_trt.plugins.library import cache_library
+from algm_trt.runtime.backends.onnx_model import OUTPUTS, card_of, first_line
 from algm_trt.runtime.backends.openvino import model as openvino_model
 from algm_trt.runtime.backends.openvino import operators as openvino_operators
-from algm_trt.runtime.card import METADATA_KEY, ModelCard, ModelCardError
+from algm_trt.runtime.cache_folder import cache_folder
+from algm_trt.runtime.card import METADATA_KEY, ModelCard
 from algm_trt.runtime.engine import EngineError, EngineOutput, checked_images, checked_threshold
 from algm_trt.runtime.files import renamed_together
 
 if TYPE_CHECKING:
     import openvino
 
-OUTPUTS = ("logits", "labels", "token_counts", "token_map")
 PRECISIONS: Final = ("fp32", "bf16")
 OLDEST_VERSION: Final = (2026, 0)
 LENGTH_BYTES: Final = 8
@@ -117,7 +117,7 @@ class OpenVinoEngine:
             with self._turn:
                 outputs = request.infer(feed)
         except Exception as error:  # OpenVINO raises classes of its own that share no base but Exception
-            raise EngineError(f"OpenVINO failed on a picture: {_first_line(error)}") from error
+            raise EngineError(f"OpenVINO failed on a picture: {first_line(error)}") from error
         return [outputs[name] for name in OUTPUTS]
 
 
@@ -143,20 +143,15 @@ def _compile(
     try:
         compiled = core.compile_model(model, "CPU", dict(options))
     except Exception as error:  # see OpenVinoEngine._run
-        raise EngineError(f"{path}: OpenVINO cannot compile the model ({_first_line(error)})") from error
+        raise EngineError(f"{path}: OpenVINO cannot compile the model ({first_line(error)})") from error
     with contextlib.suppress(OSError):
         _store(compiled, card, cached)
     return compiled, card
 
 
 def _card(model: openvino.Model, path: Path) -> ModelCard:
-    names = {name for output in model.outputs for name in output.names}
     entries = model.get_rt_info("framework").value if model.has_rt_info("framework") else {}
-    if METADATA_KEY not in entries or not names.issuperset(OUTPUTS):
-        raise ModelCardError(
-            f"{path}: not a model of algm-export (it carries no model card); export the checkpoint again"
-        )
-    return ModelCard.from_json(entries[METADATA_KEY])
+    return card_of(path, entries.get(METADATA_KEY), {name for output in model.outputs for name in output.names})
 
 
 def _cache_file(core: openvino.Core, path: Path, version: str, precision: str, options: Mapping[str, object]) -> Path:
@@ -174,7 +169,7 @@ def _cache_file(core: openvino.Core, path: Path, version: str, precision: str, o
     digest.update(repr((version, cpu, precision, sorted(options.items()))).encode())
     for module in (openvino_model, openvino_operators):
         digest.update(inspect.getsource(module).encode())
-    return cache_library().parents[1] / "openvino" / f"{digest.hexdigest()[:32]}.blob"
+    return cache_folder() / "openvino" / f"{digest.hexdigest()[:32]}.blob"
 
 
 def _load(
@@ -214,7 +209,3 @@ def _store(compiled: openvino.CompiledModel, card: ModelCard, cached: Path) -> N
     by_age = sorted(cached.parent.glob("*.blob"), key=lambda file: file.stat().st_mtime, reverse=True)
     for old in by_age[CACHED_MODELS:]:
         old.unlink(missing_ok=True)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

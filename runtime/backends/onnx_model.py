@@ -1,0 +1,34 @@
+"""What the backends for model.onnx share: its outputs, its card, and errors of their libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Final
+
+from algm_trt.runtime.card import ModelCard, ModelCardError
+
+OUTPUTS: Final = ("logits", "labels", "token_counts", "token_map")
+
+
+def card_of(path: Path, text: str | None, outputs: AbstractSet[str]) -> ModelCard:
+    """The card of a model file.
+
+    Args:
+        path: of the model, for the message.
+        text: the card's entry in the metadata; None if there is none.
+        outputs: names of the model's outputs.
+
+    Raises:
+        ModelCardError: the model is not from algm-export, or from another version of it.
+    """
+    if text is None or not outputs >= set(OUTPUTS):
+        raise ModelCardError(
+            f"{path}: not a model of algm-export (it carries no model card); export the checkpoint again"
+        )
+    return ModelCard.from_json(text)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
