@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from helpers.cases import CASES, GLOBAL_CASES, LOCAL_CASES, OpCase, ragged, reference_outputs, signs
 from helpers.compare import assert_same_bits
+from helpers.slide_cases import SlideCase, noise
 
 from algm_trt.plugins import reference, spec
+from algm_trt.runtime.field import LogitField
 
 EAST, NORTH, WEST = [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]
 
@@ -248,6 +250,31 @@ class TestLabels:
         np.testing.assert_allclose(
             reference.bilinear_matrix(2, 4), [[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]], atol=1e-7
         )
+
+
+class TestSlide:
+    @pytest.mark.parametrize("anchor", [(0, 0), (2, 1), (4, 3), (5, 4), (-1, -9), (2**31 - 1, -(2**31))])
+    def test_windows_lie_inside_the_canvas(self, anchor: tuple[int, int]) -> None:
+        canvas = np.arange(7 * 5 * 3, dtype=np.uint8).reshape(7, 5, 3)
+        top, left = min(max(anchor[0], 0), 4), min(max(anchor[1], 0), 3)
+        windows = reference.cut_windows(canvas, np.array([(0, 0), anchor], np.int32), (3, 2))
+        np.testing.assert_array_equal(windows, [canvas[:3, :2], canvas[top : top + 3, left : left + 2]])
+
+    @pytest.mark.parametrize(
+        "case",
+        [
+            SlideCase((1, 1), (32, 32), 24, 8, 3),
+            SlideCase((37, 53), (24, 16), 13, 8, 5),
+            SlideCase((61, 19), (20, 30), 20, 7, 2),  # enlarged, patches overhang the window
+            SlideCase((23, 31), (40, 64), 0, 8, 4),
+        ],
+        ids=str,
+    )
+    def test_values_are_those_of_the_runtime(self, case: SlideCase) -> None:
+        logits = noise(np.random.default_rng(5), case, np.float32)
+        expected = LogitField(case.plan, logits, case.patch).rows(0, case.source[0])
+        values = reference.slide_values(logits, len(case.plan.rows), *case.axes)
+        np.testing.assert_allclose(values, expected, atol=1e-5)
 
 
 def test_exact_data_are_exact() -> None:
