@@ -147,9 +147,11 @@ class Lane:
             self._raise_failure("an execution context")
         context.temporary_allocator = self._allocator
         try:
-            # The one setter of TensorRT's bindings that raises; the others answer False.
-            context.set_optimization_profile_async(profile, self.stream.handle)
+            # The one setter of TensorRT's bindings that raises, and answers nothing; the others answer False.
+            done = context.set_optimization_profile_async(profile, self.stream.handle)
         except RuntimeError:
+            done = False
+        if done is False:
             self._raise_failure(f"profile {profile}")
         context.set_device_memory(activations.address, activations.size)
         self.stream.synchronize()
