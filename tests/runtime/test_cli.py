@@ -117,6 +117,7 @@ def test_the_summary_adds_up(infer: Infer, folder: Path, tmp_path: Path) -> None
     lines = [line for line in results(tmp_path) if line["status"] == "ok"]
     assert (content["inputs"], content["ok"], content["failed"], content["ending"]) == (5, 4, 1, "complete")
     assert content["windows"] == sum(line["windows"] for line in lines) == 16
+    assert content["images_per_second"] * content["seconds"] == pytest.approx(4, abs=0.5)
     assert sum(entry["pixels"] for entry in content["classes"]) == sum(50 * (40 + index) for index in range(4))
     assert sum(entry["share"] for entry in content["classes"]) == pytest.approx(1, abs=1e-4)
     assert content["tokens"]["share_kept"] == pytest.approx(
@@ -168,6 +169,8 @@ def test_resume_does_only_what_is_missing(
     assert infer("--resume") == 0
     assert engine.batches == []
     assert summary(tmp_path)["windows"] == content["windows"]
+    assert infer("--resume", inputs=[folder / "p0.png"]) == 0  # the others' lines stay, and count
+    assert (summary(tmp_path)["inputs"], summary(tmp_path)["done_before"]) == (5, 1)
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,13 @@ def test_the_reader_of_capsules_reads_what_torch_writes() -> None:
     assert _from_dlpack(torch.zeros((), dtype=torch.int64).__dlpack__()).shape == ()
 
 
+@pytest.mark.parametrize(("shape", "strides"), [((0, 4, 3), (12, 3, 1)), ((2, 0, 3), (3, 3, 1))])
+def test_an_array_of_nothing_has_no_gaps(shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    packed = Packed(0, shape, strides)
+    array = _from_dlpack(packed.__dlpack__())
+    assert (array.address, array.shape) == (0, shape)
+
+
 def test_the_capsule_keeps_the_tensor_and_frees_it() -> None:
     torch = pytest.importorskip("torch")
     tensor = torch.zeros(1000, dtype=torch.uint8)

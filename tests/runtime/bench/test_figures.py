@@ -23,6 +23,9 @@ def test_padding_is_what_the_longest_window_of_each_batch_costs_the_others() -> 
     assert tokens.padding(5) == pytest.approx(1 - 25 / 40)
     assert tokens.padding(5, column=1) == pytest.approx(1 - 39 / 45)
     assert tokens.padding(99) == tokens.padding(5)
+    content = tokens.to_dict(2)
+    assert content["padding_avoided"] == {"after_local": tokens.padding(2, 1), "after_global": tokens.padding(2, 2)}
+    assert content["padding_avoided"]["after_local"] != content["padding_avoided"]["after_global"]
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 7])

@@ -151,6 +151,9 @@ def test_camvid_with_and_without_list_and_as_segnet_has_it(tmp_path: Path) -> No
     (tmp_path / "segnet" / "val.txt").write_text("/SegNet/CamVid/val/c.png /SegNet/CamVid/valannot/c.png\n")
     segnet = open_set("camvid", tmp_path / "segnet", CARD, Places(split="val"))
     assert truths(segnet) == {"c": [IGNORED] * 4}
+    put(tmp_path / "other" / "c.png")
+    elsewhere = open_set("camvid", tmp_path / "segnet", CARD, Places(split="val", images=tmp_path / "other"))
+    assert [sample.image for sample in elsewhere.samples] == [tmp_path / "other" / "c.png"]
 
 
 def test_folder_pairs_by_name_and_keeps_what_lacks_its_counterpart(tmp_path: Path) -> None:
@@ -168,12 +171,29 @@ def test_folder_pairs_by_name_and_keeps_what_lacks_its_counterpart(tmp_path: Pat
         data.truth(names["only_picture"], (2, 4))
 
 
+def test_folder_leaves_out_what_is_no_picture_and_takes_the_first_of_several_suffixes(tmp_path: Path) -> None:
+    names = [f"{index:02}" for index in range(16)]
+    for index, name in enumerate(names):  # in both orders: a folder may list its files in either
+        for suffix in (".png", ".bmp", ".gif")[:: 1 if index % 2 else -1]:
+            put(tmp_path / "labels" / f"{name}{suffix}")
+        put(tmp_path / "images" / f"{name}.jpg")
+    (tmp_path / "images" / "Thumbs.db").write_bytes(b"thumbs")
+    (tmp_path / "labels" / "notes.txt").write_text("notes")
+    samples = open_set("folder", tmp_path, CARD).samples
+    assert [sample.name for sample in samples] == names
+    assert {sample.label.suffix for sample in samples} == {".png"}
+
+
 def test_folder_with_suffixes_ignore_value_and_label_map(tmp_path: Path) -> None:
     put(tmp_path / "imgs" / "00_img.jpg")
     put(tmp_path / "gts" / "00_gt.png", [0, 1, 7, 7])
     places = {"images": tmp_path / "imgs", "labels": tmp_path / "gts", "image_suffix": "_img.jpg"}
     data = open_set("folder", tmp_path, CARD, Places(**places, label_suffix="_gt.png", ignore=7))
     assert truths(data) == {"00": [0, 1, IGNORED, IGNORED]}
+    (tmp_path / "gts" / "00_gt.png").rename(tmp_path / "gts" / "00.ids")  # a suffix that is named counts whatever it is
+    ids = open_set("folder", tmp_path, CARD, Places(**places, label_suffix=".ids", ignore=7))
+    assert truths(ids) == {"00": [0, 1, IGNORED, IGNORED]}
+    (tmp_path / "gts" / "00.ids").rename(tmp_path / "gts" / "00_gt.png")
     table = tmp_path / "map.json"
     table.write_text('{"0": null, "1": 4, "7": 0}')
     mapped = open_set("folder", tmp_path, CARD, Places(**places, label_suffix="_gt.png", label_map=table))

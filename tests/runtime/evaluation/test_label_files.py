@@ -19,7 +19,7 @@ from algm_trt.runtime.evaluation.label_files import (
     read_panoptic,
     read_truth,
 )
-from algm_trt.runtime.evaluation.metrics import IGNORED
+from algm_trt.runtime.evaluation.metrics import IGNORED, MOST_CLASSES
 
 IDS = np.array([[0, 1, 2], [2, 255, 1]], np.uint8)
 WANTED = [[0, 1, 2], [2, IGNORED, 1]]
@@ -82,9 +82,15 @@ def test_negative_and_huge_values_are_out_of_range(tmp_path: Path) -> None:
     pixels = np.array([[-1, 70000, 0]], np.int32)
     with pytest.raises(LabelError, match=r"values -1, 70000 in 2 pixels"):
         read_truth(saved(tmp_path, pixels, "label.tif"), plain_coding(3), (1, 3))
+    with pytest.raises(LabelError, match="value 65536 in 1 pixels"):  # and not taken for the ignored value below it
+        read_truth(
+            saved(tmp_path, np.array([[65535, 65536]], np.int32), "label.tif"), plain_coding(3, ignored=65535), (1, 2)
+        )
 
 
 def test_many_values_are_shortened(tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match=r"values 3, 4, 5, 6, 7 in 5 pixels"):
+        read_truth(saved(tmp_path, np.arange(8, dtype=np.uint8)[None]), plain_coding(3), (1, 8))
     with pytest.raises(LabelError, match=r"values 3, 4, 5, 6, 7, \.\.\. in 17 pixels"):
         read_truth(saved(tmp_path, np.arange(20, dtype=np.uint8)[None]), plain_coding(3), (1, 20))
 
@@ -110,13 +116,19 @@ def test_file_that_cannot_serve(tmp_path: Path) -> None:
         read_truth(broken, coding, SIZE)
 
 
+@pytest.mark.parametrize("classes", [1, MOST_CLASSES])
+def test_fewest_and_most_classes(classes: int) -> None:
+    assert LabelCoding(classes, {0: classes - 1}).table[0] == classes - 1
+
+
 def test_coding_that_makes_no_sense(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="class id 2 is outside"):
         LabelCoding(2, {0: 2})
     with pytest.raises(UsageError, match="must lie in"):
         LabelCoding(2, {70000: 1})
-    with pytest.raises(UsageError, match="0 classes"):
-        LabelCoding(0, {})
+    for classes in (0, MOST_CLASSES + 1):
+        with pytest.raises(UsageError, match=f"{classes} classes"):
+            LabelCoding(classes, {})
     for text in ("[1]", "{", '{"a": 1}', '{"1": "x"}', '{"1": 1.7}', '{"1": true}', '{"1": Infinity}'):
         table = tmp_path / "map.json"
         table.write_text(text)

@@ -18,6 +18,7 @@ from algm_trt.runtime.evaluation import multiscale
 from algm_trt.runtime.evaluation.multiscale import Protocol, View, field_at, labels_of
 from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.pipeline import Item, PipelineOptions, run_pipeline
+from algm_trt.runtime.windows import plan_slide
 
 OFFICIAL_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 MARGIN = 2e-3  # windows are rounded to uint8 here and not upstream, which moves a probability by less than this
@@ -154,6 +155,14 @@ def test_bands_do_not_change_the_labels() -> None:
     whole = our_labels(picture, engine, protocol)
     with mock.patch.object(multiscale, "_BAND_VALUES", 1):
         assert np.array_equal(our_labels(picture, engine, protocol), whole)
+
+
+def test_a_mirrored_view_alone_is_mirrored_back() -> None:
+    plan = plan_slide((97, 75), (64, 64), 48)
+    logits = np.random.default_rng(2).standard_normal((len(plan), 5, 4, 4)).astype(np.float32)
+    field = LogitField(plan, logits, 16)
+    assert np.array_equal(labels_of([View()], [field]), field.labels())
+    assert (labels_of([View(flipped=True)], [field]) == field.labels()[:, ::-1]).mean() > 0.99
 
 
 def test_views_are_all_scales_with_both_directions() -> None:
