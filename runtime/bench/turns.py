@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,7 @@ from algm_trt.runtime.job import STAGES, JobOptions, JobReport, run_job
 from algm_trt.runtime.segmenter import Segmenter
 from algm_trt.runtime.sources import Source
 from algm_trt.runtime.timing import Call, Samples
-from algm_trt.runtime.window_runner import PictureScores, WindowRequest, WindowRunner, runner_for, usual_batch
-from algm_trt.runtime.windows import WindowPlan
+from algm_trt.runtime.watched_engine import WatchedEngine
 
 
 @dataclass(frozen=True)
@@ -115,9 +114,15 @@ class JobTurn:
 
     def probe(self) -> None:
         """One job without a clock, to note the sizes of its batches; they are the same every time."""
-        counting = _CountingEngine(self._contender.engine)
-        self._run(counting)
-        self._sizes = tuple(counting.sizes)
+        sizes: list[int] = []
+
+        @contextmanager
+        def note(size: int) -> Iterator[None]:
+            sizes.append(size)
+            yield
+
+        self._run(WatchedEngine(self._contender.engine, note))
+        self._sizes = tuple(sizes)
 
     def add(self) -> None:
         """Take the times of the last job."""
@@ -139,44 +144,3 @@ class JobTurn:
             if report.failures:
                 raise AlgmError(f"{self._contender.name}: {report.failures} pictures failed while being measured")
         self._last = report
-
-
-class _CountingEngine:
-    """An engine whose runner notes the size of every batch."""
-
-    def __init__(self, engine: Engine):
-        self._engine = engine
-        self.card = engine.card
-        self.description = engine.description
-        self.usual_batch = usual_batch(engine)
-        self.sizes: list[int] = []
-
-    def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
-        return self._engine.run(images, threshold=threshold)
-
-    def close(self) -> None:
-        self._engine.close()
-
-    def window_runner(self, batch_size: int) -> WindowRunner:
-        return _CountingRunner(runner_for(self._engine, batch_size), self.sizes)
-
-
-class _CountingRunner:
-    """A runner that notes the size of every batch."""
-
-    def __init__(self, runner: WindowRunner, sizes: list[int]):
-        self._runner = runner
-        self._sizes = sizes
-        self.lanes = runner.lanes
-
-    def place(self, canvas: NDArray[np.uint8], plan: WindowPlan) -> Any:
-        return self._runner.place(canvas, plan)
-
-    def room(self, plan: WindowPlan) -> PictureScores:
-        return self._runner.room(plan)
-
-    def run(
-        self, requests: Sequence[WindowRequest], threshold: float | None
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        self._sizes.append(len(requests))
-        return self._runner.run(requests, threshold)

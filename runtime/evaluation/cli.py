@@ -87,6 +87,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         thresholds=arguments.thresholds,
         limit=arguments.limit,
         engine=engine_options(arguments),
+        usual_batches=arguments.batch_size is None and not coupled,
     )
     if arguments.json:
         check_writable(arguments.json)
@@ -198,7 +199,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="checkpoints only: windows of a batch merge equally many tokens, as in the official code (batch of 4)",
     )
-    add("--batch-size", type=positive_int, metavar="N", help="windows per run of the model (default: 1)")
+    add(
+        "--batch-size",
+        type=positive_int,
+        metavar="N",
+        help="windows per run of the model (default: what a plan was optimised for, else 1)",
+    )
     add_engine_arguments(parser)
     add("--workers", type=positive_int, metavar="N", help="threads that read and score (default: cores, at most 8)")
     add("--max-pixels", type=positive_int, default=100_000_000, metavar="N", help="refuse larger pictures")

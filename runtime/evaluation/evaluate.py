@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Final
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.decode import DEFAULT_MAX_PIXELS, decode_image, picture_size
-from algm_trt.runtime.engine import Engine, EngineOutput
+from algm_trt.runtime.engine import Engine
 from algm_trt.runtime.evaluation.boundary import BoundaryScores, boundary_counts
 from algm_trt.runtime.evaluation.drift import Labels
 from algm_trt.runtime.evaluation.label_files import LabelError, Truth
@@ -28,6 +28,7 @@ from algm_trt.runtime.evaluation.multiscale import Protocol, View, field_at, lab
 from algm_trt.runtime.evaluation.sets import EvaluationSet, Sample
 from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.pipeline import Inferred, Item, Outcome, PipelineOptions, run_pipeline
+from algm_trt.runtime.watched_engine import WatchedEngine
 
 WINDOWS_COUPLED: Final = 4
 """Windows that the official evaluation gives its model at a time."""
@@ -60,7 +61,7 @@ class Evaluation:
         windows: windows that the model ran on for the scored pictures.
         tokens: summed over these windows: before merging, after the local merge, after the last global one.
         seconds: wall time of the whole run.
-        model_seconds: time inside the model.
+        model_seconds: time during which the model has work.
     """
 
     scores: Scores
@@ -163,13 +164,14 @@ def evaluate(
     classes = len(engine.card.classes)
     if classes != data.coding.classes:
         raise UsageError(f"the model has {classes} classes, but {data.dataset} has {data.coding.classes}")
-    timed = _Timed(engine)
+    clock = _Clock()
+    watched = WatchedEngine(engine, clock.watch)
     total = _Total(classes)
     begin = time.perf_counter()
     bar = tqdm(
         total=len(data.samples), desc=title or None, unit="image", disable=options.quiet or None, file=sys.stderr
     )
-    with bar, closing(_outcomes(timed, data, options, on_labels)) as outcomes:
+    with bar, closing(_outcomes(watched, data, options, on_labels)) as outcomes:
         for picture, views in groupby(outcomes, key=lambda outcome: outcome.key[0]):
             total.add(picture, list(views))
             bar.update()
@@ -177,7 +179,7 @@ def evaluate(
                 bar.set_postfix(failed=len(total.failures), refresh=False)
     if not total.pictures:
         raise AlgmError(f"none of {len(data.samples)} pictures could be scored; the first: {total.failures[0].error}")
-    return total.evaluation(time.perf_counter() - begin, timed.seconds)
+    return total.evaluation(time.perf_counter() - begin, clock.seconds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -321,23 +323,29 @@ class _Total:
         )
 
 
-class _Timed:
-    """An engine with a clock."""
+class _Clock:
+    """Seconds during which the model has work, in whichever of its lanes."""
 
-    def __init__(self, engine: Engine):
-        self._engine = engine
-        self.card = engine.card
-        self.description = engine.description
+    def __init__(self) -> None:
         self.seconds = 0.0
+        self._lock = threading.Lock()
+        self._batches = 0
+        self._begin = 0.0
 
-    def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
-        begin = time.perf_counter()
-        output = self._engine.run(images, threshold=threshold)
-        self.seconds += time.perf_counter() - begin
-        return output
-
-    def close(self) -> None:
-        self._engine.close()
+    @contextmanager
+    def watch(self, size: int) -> Iterator[None]:
+        """Run while a batch is in the model."""
+        with self._lock:
+            if not self._batches:
+                self._begin = time.perf_counter()
+            self._batches += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._batches -= 1
+                if not self._batches:
+                    self.seconds += time.perf_counter() - self._begin
 
 
 def json_number(value: float) -> float | None:

@@ -23,6 +23,7 @@ from algm_trt.runtime.evaluation.drift import Drift, Labels, LabelStore, side_by
 from algm_trt.runtime.evaluation.evaluate import Evaluation, EvaluationOptions, evaluate, json_number
 from algm_trt.runtime.evaluation.sets import EvaluationSet, Places, open_set
 from algm_trt.runtime.files import check_writable, renamed_together
+from algm_trt.runtime.window_runner import usual_batch
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class EvaluationJob:
         thresholds: similarities to run every merging model at; empty: the model's own.
         limit: evaluate only this many pictures, the first ones.
         engine: what runs the models, and where.
+        usual_batches: every model takes the batch size that suits it best, not that of the pipeline.
     """
 
     models: tuple[str, ...]
@@ -50,6 +52,7 @@ class EvaluationJob:
     thresholds: tuple[float, ...] = ()
     limit: int | None = None
     engine: EngineOptions = field(default_factory=EngineOptions)
+    usual_batches: bool = False
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -71,6 +74,7 @@ class Run:
         name: short name that no other model of the job has.
         backend: that ran it, and where.
         threshold: similarity it merged at; None for a dense model.
+        batch_size: windows it got at a time.
         evaluation: what it reached.
         drift: from the first run; None for the first run itself.
     """
@@ -79,6 +83,7 @@ class Run:
     name: str
     backend: str
     threshold: float | None
+    batch_size: int
     evaluation: Evaluation
     drift: Drift | None
 
@@ -123,14 +128,18 @@ class Report:
                 "stride": pipeline.stride or self.card.stride,
                 "scales": list(protocol.scales),
                 "flip": protocol.flip,
-                "batch_size": pipeline.batch_size,
                 "window_batch_coupled": self.options.window_batch_coupled,
             },
             "runs": [self._run_dict(run) for run in self.runs],
         }
 
     def _run_dict(self, run: Run) -> dict[str, Any]:
-        known = {"model": run.model, "backend": run.backend, "threshold": run.threshold}
+        known = {
+            "model": run.model,
+            "backend": run.backend,
+            "threshold": run.threshold,
+            "batch_size": run.batch_size,
+        }
         scores = run.evaluation.to_dict(self.class_names)
         return known | scores | ({"drift": self._drift_dict(run, run.drift)} if run.drift else {})
 
@@ -173,10 +182,12 @@ def run_evaluation(job: EvaluationJob, drift_folder: Path | None = None) -> Repo
         store = LabelStore(Path(folder)) if several else None
         for model, name in zip(job.models, _short_names(job.models), strict=True):
             with closing(_open(job, model)) as engine:
+                batch_size = usual_batch(engine) if job.usual_batches else options.pipeline.batch_size
                 for threshold in _thresholds(job, engine.card):
+                    pipeline = replace(options.pipeline, threshold=threshold, batch_size=batch_size)
                     drift = Drift(store) if store and runs else None
                     on_labels = drift.compare if drift else store.put if store else None
-                    runs.append(_run(model, name, engine, threshold, data, options, on_labels, drift))
+                    runs.append(_run(model, name, engine, data, replace(options, pipeline=pipeline), on_labels, drift))
         report = Report(data, options, cards[0], tuple(runs))
         if drift_folder is not None:
             _draw_drift(report, drift_folder)
@@ -252,15 +263,14 @@ def _run(
     model: str,
     name: str,
     engine: Engine,
-    threshold: float | None,
     data: EvaluationSet,
     options: EvaluationOptions,
     on_labels: Callable[[int, Labels], None] | None,
     drift: Drift | None,
 ) -> Run:
-    options = replace(options, pipeline=replace(options.pipeline, threshold=threshold))
+    threshold, batch_size = options.pipeline.threshold, options.pipeline.batch_size
     evaluation = evaluate(engine, data, options, on_labels, name if threshold is None else f"{name} @ {threshold:g}")
-    return Run(model, name, engine.description, threshold, evaluation, drift)
+    return Run(model, name, engine.description, threshold, batch_size, evaluation, drift)
 
 
 def _short_names(models: Sequence[str]) -> list[str]:

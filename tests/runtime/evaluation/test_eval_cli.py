@@ -18,6 +18,7 @@ from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.checkpoint_adapter import CHECKPOINT_ADAPTER, open_model
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluation.cli import main
+from algm_trt.runtime.window_runner import HostWindowRunner
 
 CARDS: dict[str, ModelCard] = {
     "merged.onnx": make_card(),
@@ -62,6 +63,19 @@ def root(tmp_path: Path) -> Path:
 
 def run(root: Path, *arguments: str) -> int:
     return main([*arguments, "--data", str(root), "--dataset", "folder"])
+
+
+def test_windows_go_in_batches_that_each_engine_runs_best_with(
+    root: Path, engines: list[FakeEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Shifted, "usual_batch", 4, raising=False)
+    monkeypatch.setattr(Shifted, "window_runner", lambda self, size: HostWindowRunner(self, size), raising=False)
+    target = tmp_path / "out.json"
+    for given, expected in (((), [1, 4]), (("--batch-size", "3"), [3, 3])):
+        assert run(root, "merged.onnx", "shifted.onnx", "-q", "--json", str(target), *given) == 0
+        assert [entry["batch_size"] for entry in json.loads(target.read_text())["runs"]] == expected
+        assert [max(engine.batches) for engine in engines if engine.batches] == expected
+        engines.clear()
 
 
 def test_one_model_is_scored_without_drift(
@@ -284,7 +298,7 @@ def test_checkpoint_runs_dense_merged_and_coupled(tmp_path: Path) -> None:
     assert "PyTorch" in merged["backend"]
     assert run(root, weights, "--window-batch-coupled", "-q", "--json", str(target)) == 0
     found = json.loads(target.read_text())
-    assert found["protocol"]["batch_size"] == 4
+    assert found["runs"][0]["batch_size"] == 4
     assert "batch-coupled" in found["runs"][0]["backend"]
     with pytest.raises(UsageError, match="nothing to couple"):
         open_model(f"{weights}:dense", window_batch_coupled=True)

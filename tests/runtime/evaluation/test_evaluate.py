@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +25,7 @@ from algm_trt.runtime.evaluation.multiscale import Protocol
 from algm_trt.runtime.evaluation.sets import EvaluationSet, open_set
 from algm_trt.runtime.pipeline import EngineFailedError, PipelineOptions
 from algm_trt.runtime.segmenter import Segmenter
+from algm_trt.runtime.window_runner import HostWindowRunner
 
 SIZES = [(40, 61), (32, 32), (97, 33), (20, 20), (64, 101)]
 
@@ -80,6 +85,30 @@ def test_scores_are_those_of_the_labels_that_users_get(root: Path, batch_size: i
     assert found.windows == found.tokens[0] // 17
     assert found.seconds >= found.model_seconds > 0
     assert 0 < found.boundary.mean_f_score <= 1
+
+
+def test_time_of_lanes_side_by_side_counts_once(root: Path) -> None:
+    class TwoLanes(FakeEngine):
+        usual_batch = 1
+
+        def window_runner(self, batch_size: int) -> HostWindowRunner:
+            return Waiting(self, batch_size)
+
+    class Waiting(HostWindowRunner):
+        """Each batch waits for one in the other lane, for it is then that both are at work."""
+
+        lanes = 2
+        meeting = threading.Barrier(2)
+
+        def run(self, requests: Any, threshold: float | None) -> Any:
+            with contextlib.suppress(threading.BrokenBarrierError):  # the last one may be alone
+                self.meeting.wait(1)
+            time.sleep(0.02)
+            return super().run(requests, threshold)
+
+    found = evaluate(TwoLanes(), opened(root), options())
+    assert found.windows > 10
+    assert 0.01 * found.windows <= found.model_seconds <= found.seconds
 
 
 def test_bad_label_files_are_named_and_left_out(root: Path) -> None:
