@@ -25,7 +25,7 @@ command -v nvcc >/dev/null || { plugins=OFF; echo "no nvcc on PATH: the plugin l
 "$python" -m pip wheel --quiet --no-deps -C cmake.define.ALGM_BUILD_PLUGINS=$plugins --wheel-dir build/wheel .
 wheel=$(ls build/wheel/algm_trt-*.whl)
 extras=export,engine,openvino,plot,dev
-[ "$(uname -sm)" = "Linux x86_64" ] && extras=$extras,rtx
+[ "$(uname -sm)" = "Linux x86_64" ] && extras=$extras,rtx,lean
 "$python" -m pip install --quiet "$wheel[$extras]"
 "$python" -m pip install --quiet --no-deps --force-reinstall "$wheel"
 

@@ -227,9 +227,7 @@ def test_names_of_the_registry_exist_in_every_tensorrt() -> None:
 
 
 def test_the_registry_of_the_lean_runtime(plugin_library: Path) -> None:
-    pytest.importorskip(
-        "tensorrt_lean_bindings", reason="pip install tensorrt_lean_cu13_libs tensorrt_lean_cu13_bindings"
-    )
+    pytest.importorskip("tensorrt_lean_bindings", reason="TensorRT's lean runtime is not installed: extra lean")
     answer = call(rungs.accepted_by_registry, "tensorrt_lean_bindings", str(plugin_library))
     assert answer.ok, answer.error
     assert "plugin objects of all 6 operators" in answer.value
