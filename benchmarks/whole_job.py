@@ -35,7 +35,7 @@ from algm_trt.runtime.decode import DecodeError, decode_image
 from algm_trt.runtime.engine import Engine, open_engine
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.job import JobOptions, JobReport, run_job
-from algm_trt.runtime.pipeline import PipelineOptions
+from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.segmenter import Segmenter
 from algm_trt.runtime.sources import Source, find_sources
 from algm_trt.runtime.timing import Samples, alternate

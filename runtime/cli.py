@@ -45,7 +45,7 @@ def _infer(arguments: argparse.Namespace) -> int:
     # Imported here: --help and usage errors need none of it.
     from algm_trt.runtime.engine import open_engine
     from algm_trt.runtime.job import JobOptions, check_overwriting, prepare_folder, run_job, without_outputs
-    from algm_trt.runtime.pipeline import PipelineOptions
+    from algm_trt.runtime.pipeline_options import PipelineOptions
     from algm_trt.runtime.segmenter import Segmenter
     from algm_trt.runtime.sources import find_sources, parse_shard, shard
     from algm_trt.runtime.window_runner import usual_batch

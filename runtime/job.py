@@ -22,7 +22,8 @@ from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.decode import DEFAULT_MAX_PIXELS, DecodeError
 from algm_trt.runtime.manifest import Manifest, Record, Tally, input_state
-from algm_trt.runtime.pipeline import EngineFailedError, Inferred, PipelineOptions, Work, run_pipeline
+from algm_trt.runtime.pipeline import EngineFailedError, Inferred, Work, run_pipeline
+from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.segmenter import Segmenter, make_result, picture_item
 from algm_trt.runtime.sources import Source, printable, real_path
 from algm_trt.runtime.video import segment_video, video_target

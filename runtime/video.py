@@ -20,7 +20,8 @@ from algm_trt.runtime.decode import DecodeError
 from algm_trt.runtime.engine import Engine
 from algm_trt.runtime.files import renamed_together
 from algm_trt.runtime.manifest import Tally
-from algm_trt.runtime.pipeline import Inferred, Item, PipelineOptions, run_pipeline
+from algm_trt.runtime.pipeline import Inferred, Item, run_pipeline
+from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.result import SegmentationResult
 from algm_trt.runtime.writers import KINDS, WriteError, WrittenFile, output_path
 

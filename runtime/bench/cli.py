@@ -90,7 +90,7 @@ def _options(arguments: argparse.Namespace) -> BenchOptions:
     from algm_trt.runtime.bench.report import BenchOptions
     from algm_trt.runtime.evaluation.sets import Places
     from algm_trt.runtime.job import JobOptions
-    from algm_trt.runtime.pipeline import PipelineOptions
+    from algm_trt.runtime.pipeline_options import PipelineOptions
     from algm_trt.runtime.writers import parse_kinds
 
     if arguments.synthetic and arguments.data:

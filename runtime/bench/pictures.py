@@ -15,7 +15,7 @@ from PIL import Image
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.decode import DEFAULT_MAX_PIXELS, decode_image
-from algm_trt.runtime.pipeline import PipelineOptions
+from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.scenes import MINIMUM_SIDE, draw_scene
 from algm_trt.runtime.sources import Source, find_sources, printable
 from algm_trt.runtime.windows import canvas_image, crop

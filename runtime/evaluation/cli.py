@@ -57,7 +57,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from algm_trt.runtime.evaluation.multiscale import Protocol
     from algm_trt.runtime.evaluation.sets import Places
     from algm_trt.runtime.files import check_writable, renamed_together
-    from algm_trt.runtime.pipeline import PipelineOptions
+    from algm_trt.runtime.pipeline_options import PipelineOptions
 
     coupled = arguments.window_batch_coupled
     batch_size = arguments.batch_size or (WINDOWS_COUPLED if coupled else 1)

@@ -27,7 +27,8 @@ from algm_trt.runtime.evaluation.metrics import Scores, confusion
 from algm_trt.runtime.evaluation.multiscale import Protocol, View, field_at, labels_of
 from algm_trt.runtime.evaluation.sets import EvaluationSet, Sample
 from algm_trt.runtime.field import LogitField
-from algm_trt.runtime.pipeline import Inferred, Item, Outcome, PipelineOptions, run_pipeline
+from algm_trt.runtime.pipeline import Inferred, Item, Outcome, run_pipeline
+from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.watched_engine import WatchedEngine
 
 WINDOWS_COUPLED: Final = 4

@@ -23,7 +23,8 @@ from algm_trt.runtime.card import MergeSettings
 from algm_trt.runtime.engine import open_engine
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluation.multiscale import View, field_at
-from algm_trt.runtime.pipeline import Item, PipelineOptions, run_pipeline
+from algm_trt.runtime.pipeline import Item, run_pipeline
+from algm_trt.runtime.pipeline_options import PipelineOptions
 
 MERGE = MergeSettings(layers=(1, 3, 4), window=(2, 2), threshold=0.6)
 

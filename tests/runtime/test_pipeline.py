@@ -17,14 +17,8 @@ from algm_trt.runtime import pipeline
 from algm_trt.runtime.decode import DecodeError
 from algm_trt.runtime.engine import EngineOutput
 from algm_trt.runtime.field import LogitField
-from algm_trt.runtime.pipeline import (
-    EngineFailedError,
-    Inferred,
-    Item,
-    Outcome,
-    PipelineOptions,
-    run_pipeline,
-)
+from algm_trt.runtime.pipeline import EngineFailedError, Inferred, Item, Outcome, run_pipeline
+from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.window_runner import HostScores, HostWindowRunner, WindowRequest
 from algm_trt.runtime.windows import WindowPlan
 

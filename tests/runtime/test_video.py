@@ -21,7 +21,8 @@ from algm_trt.runtime import video as video_module
 from algm_trt.runtime.cli import main
 from algm_trt.runtime.decode import DecodeError
 from algm_trt.runtime.engine import EngineOutput
-from algm_trt.runtime.pipeline import Inferred, PipelineOptions
+from algm_trt.runtime.pipeline import Inferred
+from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.result import SegmentationResult
 from algm_trt.runtime.segmenter import Segmenter, make_result
 from algm_trt.runtime.video import SavedVideo, VideoReader, segment_video

@@ -10,7 +10,8 @@ import pytest
 from helpers.fake_engine import FakeEngine, color_picture
 
 from algm_trt.runtime.engine import Engine
-from algm_trt.runtime.pipeline import Inferred, Item, PipelineOptions, run_pipeline
+from algm_trt.runtime.pipeline import Inferred, Item, run_pipeline
+from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.watched_engine import WatchedEngine
 from algm_trt.runtime.window_runner import HostWindowRunner, usual_batch
 

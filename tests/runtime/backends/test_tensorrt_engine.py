@@ -32,7 +32,8 @@ from algm_trt.runtime.cuda import CudaError, DeviceLostError, OutOfDeviceMemoryE
 from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.engine import EngineError, EngineOutput
 from algm_trt.runtime.field import LogitField
-from algm_trt.runtime.pipeline import EngineFailedError, Inferred, Item, Outcome, PipelineOptions, run_pipeline
+from algm_trt.runtime.pipeline import EngineFailedError, Inferred, Item, Outcome, run_pipeline
+from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.window_runner import EngineWithRunner, NotFiniteError, WindowRequest, runner_for
 from algm_trt.runtime.windows import canvas_image, plan_slide
 

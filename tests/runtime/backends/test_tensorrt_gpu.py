@@ -28,7 +28,8 @@ from algm_trt.runtime.cuda import Device, OutOfDeviceMemoryError
 from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.device_array import DeviceArray, as_array, stream_handle
 from algm_trt.runtime.field import LogitField
-from algm_trt.runtime.pipeline import Inferred, Item, PipelineOptions, run_pipeline
+from algm_trt.runtime.pipeline import Inferred, Item, run_pipeline
+from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.windows import crop, plan_slide
 
 torch = pytest.importorskip("torch", reason="PyTorch holds the arrays of others in these tests")

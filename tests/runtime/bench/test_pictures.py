@@ -18,7 +18,7 @@ from algm_trt.runtime.bench.pictures import (
     listed_pictures,
 )
 from algm_trt.runtime.decode import decode_image
-from algm_trt.runtime.pipeline import PipelineOptions
+from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.windows import canvas_image, crop
 
 CARD = make_card(size=(32, 32))

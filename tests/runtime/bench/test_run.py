@@ -22,7 +22,7 @@ from algm_trt.runtime.evaluation.evaluate import EvaluationOptions
 from algm_trt.runtime.evaluation.job import EvaluationJob, run_evaluation
 from algm_trt.runtime.evaluation.sets import Places
 from algm_trt.runtime.job import JobOptions
-from algm_trt.runtime.pipeline import PipelineOptions
+from algm_trt.runtime.pipeline_options import PipelineOptions
 
 
 @pytest.fixture

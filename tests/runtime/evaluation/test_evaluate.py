@@ -23,7 +23,8 @@ from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluation.evaluate import EvaluationOptions, evaluate
 from algm_trt.runtime.evaluation.multiscale import Protocol
 from algm_trt.runtime.evaluation.sets import EvaluationSet, open_set
-from algm_trt.runtime.pipeline import EngineFailedError, PipelineOptions
+from algm_trt.runtime.pipeline import EngineFailedError
+from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.segmenter import Segmenter
 from algm_trt.runtime.window_runner import HostWindowRunner
 

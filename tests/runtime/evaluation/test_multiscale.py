@@ -17,7 +17,8 @@ from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.evaluation import multiscale
 from algm_trt.runtime.evaluation.multiscale import Protocol, View, field_at, labels_of
 from algm_trt.runtime.field import LogitField
-from algm_trt.runtime.pipeline import Item, PipelineOptions, run_pipeline
+from algm_trt.runtime.pipeline import Item, run_pipeline
+from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.windows import plan_slide
 
 OFFICIAL_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)

@@ -1,0 +1,69 @@
+"""How pictures go through a model: windows or whole, in which batches, by how many threads."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from algm_trt.plugins.errors import UsageError
+from algm_trt.runtime.card import ModelCard
+from algm_trt.runtime.windows import WindowPlan, plan_slide, plan_whole
+
+MODES: Final = ("slide", "whole")
+MAX_WORKERS: Final = 8
+
+
+@dataclass(frozen=True)
+class PipelineOptions:
+    """How pictures go through the model.
+
+    Attributes:
+        mode: "slide" (windows of the model's size over the picture) or "whole" (the picture resized to that size).
+        stride: step of the windows in pixels; None takes the model card's.
+        threshold: similarity at or above which a window of tokens merges; None takes the model card's.
+        batch_size: windows that the model gets at a time.
+        workers: threads that read, and as many that finish; None takes the number of cores, at most MAX_WORKERS.
+    """
+
+    mode: str = "slide"
+    stride: int | None = None
+    threshold: float | None = None
+    batch_size: int = 1
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise UsageError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
+        if self.mode == "whole" and self.stride is not None:
+            raise UsageError("a stride makes sense in mode slide only")
+        if self.threshold is not None and not np.isfinite(self.threshold):
+            raise UsageError(f"threshold must be a finite number, got {self.threshold}")
+        if self.batch_size < 1:
+            raise UsageError(f"batch size must be at least 1, got {self.batch_size}")
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"workers must be at least 1, got {self.workers}")
+
+    @property
+    def threads(self) -> int:
+        """Number of threads that read, and of those that finish."""
+        return self.workers or min(MAX_WORKERS, os.cpu_count() or 1)
+
+    def check_against(self, card: ModelCard) -> None:
+        """Compare with what the model can do.
+
+        Raises:
+            UsageError: a stride beyond the window, or a threshold for a model without merging.
+        """
+        if self.stride is not None and not 1 <= self.stride <= min(card.size):
+            raise UsageError(f"stride must be between 1 and the window's {min(card.size)} pixels, got {self.stride}")
+        if self.threshold is not None and card.merge is None:
+            raise UsageError("this model was exported without merging: a threshold has no effect on it")
+
+    def plan(self, source: tuple[int, int], card: ModelCard) -> WindowPlan:
+        """Windows for a picture of `source` = (height, width) pixels."""
+        if self.mode == "whole":
+            return plan_whole(source, card.size)
+        return plan_slide(source, card.size, self.stride or card.stride)
