@@ -57,10 +57,11 @@ ALGM_HD Match noMatch() { return {-3.0e38f, -1}; }
 // Whether `a` is to be chosen over `b`: higher similarity, then lower index. NaN wins and stays, so that the statistics
 // of an image with a NaN are NaN and nothing in it merges.
 ALGM_HD bool isBetter(Match a, Match b) {
-  if (b.index < 0 || a.index < 0) return a.index >= 0;
+  // All of it is computed at once: branches would cost more, for the lanes of a warp take different ones.
   const bool nanA = a.similarity != a.similarity, nanB = b.similarity != b.similarity;
-  if (nanA || nanB) return nanA && (!nanB || a.index < b.index);
-  return a.similarity > b.similarity || (a.similarity == b.similarity && a.index < b.index);
+  const bool higher = (nanA & !nanB) | (a.similarity > b.similarity);
+  const bool equal = (nanA & nanB) | (a.similarity == b.similarity);
+  return (a.index >= 0) & ((b.index < 0) | higher | (equal & (a.index < b.index)));
 }
 
 }  // namespace algm

@@ -34,14 +34,27 @@ struct HalfTiles {
   Match best[kHalfTile];  // among the right half of the destinations
 };
 
-// The lower-index-wins maximum over the four lanes that share a row of an mma result.
-__device__ __forceinline__ Match bestOfQuad(Match match) {
+__device__ __forceinline__ float shuffleXor(float value, int mask) { return __shfl_xor_sync(~0u, value, mask); }
+__device__ __forceinline__ Match shuffleXor(Match match, int mask) {
+  return {__shfl_xor_sync(~0u, match.similarity, mask), __shfl_xor_sync(~0u, match.index, mask)};
+}
+
+// Combines each of eight values over the four lanes of a quad: places 0 and 1 of lane q get the results of values q and
+// q + 4. Each step halves the values that a lane has, so that no lane repeats what another one does.
+template <typename T, typename Combine>
+__device__ __forceinline__ void reduceOverQuad(T (&values)[8], int lane, Combine combine) {
 #pragma unroll
-  for (int mask = 1; mask <= 2; mask <<= 1) {
-    const Match other{__shfl_xor_sync(~0u, match.similarity, mask), __shfl_xor_sync(~0u, match.index, mask)};
-    if (isBetter(other, match)) match = other;
+  for (int step = 0; step < 2; ++step) {
+#pragma unroll
+    for (int i = 0; i < 4 >> step; ++i) {
+      T kept = values[2 * i], given = values[2 * i + 1];
+      if (lane >> step & 1) {
+        kept = values[2 * i + 1];
+        given = values[2 * i];
+      }
+      values[i] = combine(kept, shuffleXor(given, 1 << step));
+    }
   }
-  return match;
 }
 
 // Goes through the pieces of work of all images in order: (tile of sources, split), fewer in short images.
@@ -89,29 +102,26 @@ struct TileTask {
   int channels;
   int firstSource;
 
-  // Starts the copies of one stage; what does not exist becomes zeros. A thread copies the same 16 bytes of every
-  // kStep-th row.
+  // Starts the copies of one stage: a thread the same 16 bytes of every kStep-th row. Channels that do not exist become
+  // zeros; for rows that do not exist stands the last one, and what comes of it is not used.
   __device__ __forceinline__ void startStage(__half* stage, int firstDestination, int firstChannel) const {
     constexpr int kChunks = kDepth / 8, kStep = kHalfThreads / kChunks;
     const int first = threadIdx.x / kChunks, column = threadIdx.x % kChunks * 8;
     const bool inside = firstChannel + column < channels;
     const char* from = reinterpret_cast<const char*>(image + firstChannel + column);
-    const int bytes = 2 * channels;
     __half* target = stage + first * kStride + column;
-#pragma unroll
+    const auto copy = [&](int row, int token) {
+      copyAsync16(target + row * kStride, from + int64_t(token) * (2 * channels), inside);
+    };
+    // Not unrolled as a whole: the compiler would keep the addresses of all sources from stage to stage.
+#pragma unroll 4
     for (int i = 0; i < kHalfTile; i += kStep) {
-      const int source = firstSource + first + i;
-      copyAsync16(target + i * kStride, from + int64_t(Pairing::sourceToken(source)) * bytes,
-                  inside && source < pairing.sources);
-    }
-    target += kHalfTile * kStride;
-#pragma unroll
-    for (int i = 0; i < kHalfTile; i += kStep) {
-      const int destination = firstDestination + first + i;
-      copyAsync16(target + i * kStride, from + int64_t(pairing.destinationToken(destination)) * bytes,
-                  inside && destination < pairing.destinations);
+      copy(i, Pairing::sourceToken(smaller(firstSource + first + i, pairing.sources - 1)));
+      copy(kHalfTile + i, pairing.destinationToken(smaller(firstDestination + first + i, pairing.destinations - 1)));
     }
   }
+
+  __device__ __forceinline__ static int smaller(int a, int b) { return a < b ? a : b; }
 };
 
 // What a warp computes: 64 sources times 64 destinations. The two warps that share rows each sum half of their squares:
@@ -168,43 +178,48 @@ struct WarpProduct {
   }
 
   // Writes 1 / length of this warp's share of the tile's rows; NaN where the length is not finite.
-  __device__ __forceinline__ void writeInverse(float* inverse) const {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      float sum = squares[i];
-      sum += __shfl_xor_sync(~0u, sum, 1);
-      sum += __shfl_xor_sync(~0u, sum, 2);
-      const int row =
-          i < 4 ? down * kWarpTile + i * 16 + across * 8 : kHalfTile + across * kWarpTile + (i - 4) * 16 + down * 8;
-      if (lane % 4 == 0) inverse[row + lane / 4] = inverseLength(sum) + sum * 0.0f;
-    }
+  __device__ __forceinline__ void writeInverse(float* inverse) {
+    reduceOverQuad(squares, lane, [](float a, float b) { return a + b; });
+    const int source = down * kWarpTile + lane % 4 * 16 + across * 8 + lane / 4;
+    const int destination = kHalfTile + across * kWarpTile + lane % 4 * 16 + down * 8 + lane / 4;
+    inverse[source] = inverseLength(squares[0]) + squares[0] * 0.0f;
+    inverse[destination] = inverseLength(squares[1]) + squares[1] * 0.0f;
   }
 
   // Compares what is finished of a tile with the best so far. Columns come in rising order: the first of equals stays.
   __device__ __forceinline__ void compare(const float* inverse, int firstDestination, int destinations) {
+    const int firstColumn = across * kWarpTile + lane % 4 * 2;
+    float scales[16];
+#pragma unroll
+    for (int j = 0; j < 16; ++j) scales[j] = inverse[kHalfTile + firstColumn + j / 2 * 8 + j % 2];
 #pragma unroll
     for (int j = 0; j < 16; ++j) {
-      const int column = across * kWarpTile + j / 2 * 8 + lane % 4 * 2 + j % 2;
-      const bool exists = firstDestination + column < destinations;
-      const float scale = exists ? inverse[kHalfTile + column] : NAN;
+      const int column = firstDestination + firstColumn + j / 2 * 8 + j % 2;
+      const bool exists = column < destinations;
+      const float scale = exists ? scales[j] : NAN;
       if (exists) poison += scale * 0.0f;
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const float similarity = sums[i / 2][j / 2][i % 2 * 2 + j % 2] * scale;
-        if (similarity > best[i].similarity) best[i] = {similarity, firstDestination + column};
+        if (similarity > best[i].similarity) best[i].index = column;
+        best[i].similarity = fmaxf(best[i].similarity, similarity);
       }
     }
   }
 
-  // Best match of row i of the warp's eight per quad, over the warp's columns, the same in the lanes of a quad. NaN
-  // with any index if the source or a destination has no finite length.
-  __device__ __forceinline__ Match matchOf(int i, const float* inverse) const {
-    Match match{best[i].similarity * inverse[rowOf(i)] + poison, best[i].index};
-    if (match.similarity != match.similarity) match.index = 0;
-    return bestOfQuad(match);
+  // Finds the best match of rows rowOf(0) and rowOf(1) over the warp's columns: best[0] and best[1]. NaN with any index
+  // if the source or a destination has no finite length.
+  __device__ __forceinline__ void finish(const float* inverse) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      best[i].similarity = best[i].similarity * inverse[down * kWarpTile + i * 8 + lane / 4] + poison;
+      if (best[i].similarity != best[i].similarity) best[i].index = 0;
+    }
+    reduceOverQuad(best, lane, [](Match a, Match b) { return isBetter(b, a) ? b : a; });
   }
 
-  __device__ __forceinline__ int rowOf(int i) const { return down * kWarpTile + i * 8 + lane / 4; }
+  // Row of the tile that a lane has the best match of in the end; i is 0 or 1.
+  __device__ __forceinline__ int rowOf(int i) const { return down * kWarpTile + (i * 4 + lane % 4) * 8 + lane / 4; }
 };
 
 // matches[split][row of the source's token] = best destination among the tiles of that split.
@@ -220,11 +235,12 @@ __global__ void __launch_bounds__(kHalfThreads, kHalfBlocks)
   unsigned number;
   for (unsigned piece = blockIdx.x; work.find(piece, lane, image, number); piece += gridDim.x) {
     const ImageRange range = imageRange(cuSeqlens, image, tokens, maxTokens);
+    const unsigned begin = range.begin;  // a sign would take a register more in 64 bits
     const Pairing pairing = makePairing(range.count, extraTokens);
     const int tiles = ceilDiv(pairing.destinations, kHalfTile);
     const int usedSplits = tiles < splits ? tiles : splits;
     const int split = int(number) % usedSplits;
-    const TileTask task{x + int64_t(range.begin) * channels, pairing, channels, int(number) / usedSplits * kHalfTile};
+    const TileTask task{x + uint64_t(begin) * channels, pairing, channels, int(number) / usedSplits * kHalfTile};
     const int steps = ceilDiv(tiles - split, usedSplits) * depthSteps;
 
     WarpProduct product(lane, warp);
@@ -253,24 +269,19 @@ __global__ void __launch_bounds__(kHalfThreads, kHalfBlocks)
     }
 
     // The warps of the right half of the destinations hand their matches to those of the left.
+    product.finish(shared.inverse);
     if (product.across == 1) {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const Match match = product.matchOf(i, shared.inverse);
-        if (lane % 4 == 0) shared.best[product.rowOf(i)] = match;
-      }
+      for (int i = 0; i < 2; ++i) shared.best[product.rowOf(i)] = product.best[i];
     }
     __syncthreads();
-    if (product.across == 0) {
+    if (product.across == 1) continue;
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        Match match = product.matchOf(i, shared.inverse);
-        const int source = task.firstSource + product.rowOf(i);
-        if (lane % 4 != 0 || source >= pairing.sources) continue;
-        const Match other = shared.best[product.rowOf(i)];
-        if (isBetter(other, match)) match = other;
-        matches[int64_t(split) * tokens + range.begin + Pairing::sourceToken(source)] = match;
-      }
+    for (int i = 0; i < 2; ++i) {
+      const int source = task.firstSource + product.rowOf(i);
+      if (source >= pairing.sources) continue;
+      const Match other = shared.best[product.rowOf(i)];
+      matches[int64_t(split) * tokens + begin + Pairing::sourceToken(source)] =
+          isBetter(other, product.best[i]) ? other : product.best[i];
     }
   }
 }
