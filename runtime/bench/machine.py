@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import platform
 import resource
@@ -28,6 +29,12 @@ BUSY_SHARE: Final = 0.25
 
 _NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
 _PATIENCE = 10.0  # seconds that nvidia-smi may take
+
+
+def environment() -> dict[str, Any]:
+    """Date, machine and versions, for JSON: what a record of figures begins with."""
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"date": date, "machine": machine(), "versions": versions()}
 
 
 def machine() -> dict[str, Any]:

@@ -10,20 +10,18 @@ rounds: the model alone, on windows that lie in memory, and the whole job of alg
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from algm_trt.plugins.errors import AlgmError
-from algm_trt.runtime.bench.machine import load_average, machine, peak_memory_mib, versions
+from algm_trt.runtime.bench.machine import environment, load_average, peak_memory_mib
 from algm_trt.runtime.bench.models import Contender, open_contenders
 from algm_trt.runtime.bench.pictures import Pictures, drawn_pictures, folder_pictures, listed_pictures
 from algm_trt.runtime.bench.report import BenchOptions, BenchReport, BenchResult
@@ -45,19 +43,14 @@ def run_bench(options: BenchOptions) -> BenchReport:
         AlgmError: a model or the pictures cannot be opened, or no variant could be measured.
         KeyboardInterrupt: before anything was measured.
     """
-    environment: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
-        "versions": versions(),
-        "load_average": {"before": load_average()},
-    }
+    known = environment() | {"load_average": {"before": load_average()}}
     with ExitStack() as stack:
         contenders = open_contenders(options.models, options.engine, stack)
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="algm-bench-")))
         run = _Run(options, contenders, folder)
         interrupted = run.measure()
-        environment["load_average"]["after"] = load_average()
-        environment["peak_memory_mib"] = peak_memory_mib()
+        known["load_average"]["after"] = load_average()
+        known["peak_memory_mib"] = peak_memory_mib()
         return BenchReport(
             options=options,
             contenders=tuple(contender.to_dict() for contender in contenders),
@@ -67,7 +60,7 @@ def run_bench(options: BenchOptions) -> BenchReport:
             left_out=tuple(run.left_out),
             notes=tuple(run.notes),
             interrupted=interrupted,
-            environment=environment,
+            environment=known,
         )
 
 

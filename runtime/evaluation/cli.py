@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     # Imported here: --help and usage errors need none of it.
+    from algm_trt.runtime.bench.machine import environment
     from algm_trt.runtime.evaluation.evaluate import WINDOWS_COUPLED, EvaluationOptions
     from algm_trt.runtime.evaluation.job import EvaluationJob, run_evaluation
     from algm_trt.runtime.evaluation.multiscale import Protocol
@@ -96,7 +97,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         say(sys.stdout, "\n".join(_lines(report)))
     if arguments.json:
         with renamed_together() as temporary:
-            temporary(arguments.json).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+            text = json.dumps(environment() | report.to_dict(), indent=1)
+            temporary(arguments.json).write_text(f"{text}\n", encoding="utf-8")
     failures = {failure.name: failure for run in report.runs for failure in run.evaluation.failures}
     for failure in list(failures.values())[:_FAILURES_SHOWN]:
         say(sys.stderr, f"algm-eval: {printable(failure.name)} left out ({failure.kind}): {failure.error}")

@@ -87,6 +87,8 @@ def test_one_model_is_scored_without_drift(
     assert "folder: 5 pictures, slide, pictures as they are" in said.out
     assert "merged.onnx @ 0.88" in said.out
     found = json.loads(target.read_text())
+    assert list(found)[:3] == ["date", "machine", "versions"]
+    assert found["versions"]["numpy"] == np.__version__
     assert found["pictures"] == found["runs"][0]["pictures"] == 5
     assert set(found["runs"][0]["per_class"]) == {"red", "green", "blue", "white", "black"}
     assert found["runs"][0]["mean_iou"] > 0.5
