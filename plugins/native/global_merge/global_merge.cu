@@ -14,6 +14,7 @@
 
 #include <cub/block/block_reduce.cuh>
 #include <cub/block/block_scan.cuh>
+#include <type_traits>
 
 #include "algm.h"
 #include "common/images.cuh"
@@ -31,6 +32,7 @@ constexpr int kDecideThreads = 512;
 constexpr int kCachedMatches = 2048;  // in shared memory of the deciding block; of longer images the others in scratch
 constexpr int kWarps = 8;
 constexpr int kRowsPerWarp = 4;
+constexpr int kRowBlocks = 4;  // of pass 3 on a multiprocessor
 
 // Scratch memory; T rows of tokens.
 struct GlobalScratch {
@@ -136,6 +138,15 @@ __global__ void __launch_bounds__(kDecideThreads)
   if (thread == 0) scratch.lengths[image] = pairing.extraTokens + staying + pairing.destinations;
 }
 
+// sum / weight as division rounds it; `inverse` is 1 / weight. With halves there is no need for the cases that division
+// looks out for: a token that is not finite merges with none, and no sum of halves leaves the range of float.
+template <typename T>
+__device__ __forceinline__ float weightedMean(float sum, float weight, float inverse) {
+  if constexpr (std::is_same_v<T, float>) return sum / weight;
+  const float quotient = sum * inverse;
+  return fmaf(-fmaf(weight, quotient, -sum), inverse, quotient);
+}
+
 // A destination with all its sources, weighted by their sizes: one warp, kGroup vectors a lane at a time.
 template <typename T, int V>
 __device__ __forceinline__ void mergeRow(T* target, int32_t* targetSize, const T* image, const int32_t* sizes,
@@ -147,11 +158,15 @@ __device__ __forceinline__ void mergeRow(T* target, int32_t* targetSize, const T
     const auto add = [&](int addend, bool first) {
       const float size = static_cast<float>(sizes[addend]);
       const T* row = image + int64_t(addend) * channels;
+      Words<T, V> words[kGroup];  // lanes beyond the row read its begin: without a branch, all loads start at once
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) {
         const int channel = start + (i * 32 + lane) * V;
-        if (channel >= channels) continue;
-        const Pack<T, V> pack = loadPack<T, V>(row + channel);
+        words[i] = loadWords<T, V>(row + (channel < channels ? channel : 0));
+      }
+#pragma unroll
+      for (int i = 0; i < kGroup; ++i) {
+        const Pack<T, V> pack = elementsOf<T, V>(words[i]);
         // Rounded after each operation, as in the definition: FP32 results are those of any other implementation.
 #pragma unroll
         for (int j = 0; j < V; ++j) {
@@ -180,13 +195,14 @@ __device__ __forceinline__ void mergeRow(T* target, int32_t* targetSize, const T
         }
       }
     }
+    const float inverse = 1.0f / weight;
 #pragma unroll
     for (int i = 0; i < kGroup; ++i) {
       const int channel = start + (i * 32 + lane) * V;
       if (channel >= channels) continue;
       Pack<T, V> pack;
 #pragma unroll
-      for (int j = 0; j < V; ++j) pack.values[j] = fromFloat<T>(sums[i][j] / weight);
+      for (int j = 0; j < V; ++j) pack.values[j] = fromFloat<T>(weightedMean<T>(sums[i][j], weight, inverse));
       storePack<T, V>(target + channel, pack);
     }
     if (lane == 0) *targetSize = size;
@@ -220,7 +236,7 @@ __device__ __forceinline__ void moveRows(T* y, const T* first, const int (&place
 
 // Pass 3. Grid: 32 tokens each, images.
 template <typename T, int V>
-__global__ void __launch_bounds__(kWarps * 32)
+__global__ void __launch_bounds__(kWarps * 32, kRowBlocks)
     mergeRowsKernel(const T* __restrict__ x, const int32_t* __restrict__ sizes, const int32_t* __restrict__ cuSeqlens,
                     const int32_t* __restrict__ tokenMap, int batch, int tokens, int maxTokens, int channels,
                     int patches, int extraTokens, GlobalScratch scratch, T* __restrict__ y,
@@ -261,20 +277,18 @@ __global__ void __launch_bounds__(kWarps * 32)
     if (place >= tokens) place = -1;
     if (place >= 0 && !receives) newSizes[place] = sizes[range.begin + token];
   }
-  int moved[kRowsPerWarp], summed[kRowsPerWarp];
+  int moved[kRowsPerWarp];
 #pragma unroll
-  for (int i = 0; i < kRowsPerWarp; ++i) {
-    moved[i] = __shfl_sync(~0u, receives ? -1 : place, i);
-    summed[i] = __shfl_sync(~0u, receives ? place : -1, i);
-  }
+  for (int i = 0; i < kRowsPerWarp; ++i) moved[i] = __shfl_sync(~0u, receives ? -1 : place, i);
   const T* rows = x + int64_t(range.begin) * channels;
   moveRows<T, V>(y, rows + int64_t(firstToken) * channels, moved, channels, lane);
-#pragma unroll
-  for (int i = 0; i < kRowsPerWarp; ++i) {
-    if (summed[i] < 0) continue;
-    mergeRow<T, V>(y + int64_t(summed[i]) * channels, newSizes + summed[i], rows, sizes + range.begin, codes,
-                   pairing.sources, firstToken + i, Pairing::mergesInto(pairing.destinationOf(firstToken + i)),
-                   channels, lane);
+#pragma unroll 1
+  for (unsigned left = __ballot_sync(~0u, receives && place >= 0); left != 0; left &= left - 1) {
+    const int owner = __ffs(left) - 1;
+    const int summed = __shfl_sync(~0u, place, owner);
+    mergeRow<T, V>(y + int64_t(summed) * channels, newSizes + summed, rows, sizes + range.begin, codes,
+                   pairing.sources, firstToken + owner,
+                   Pairing::mergesInto(pairing.destinationOf(firstToken + owner)), channels, lane);
   }
 }
 
