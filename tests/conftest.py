@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers.rtx import missing_reason
-from helpers.rungs import ladder
+from helpers.rungs import RUNGS, ladder, rungs_of
 from helpers.twin import compile_twin
 
 from algm_trt.plugins.library import PluginLibraryError, find_library
@@ -89,6 +89,18 @@ def _exported(checkpoint: Path, factory: pytest.TempPathFactory, *, merge: bool)
 
     options = ExportOptions(classes=checkpoint / "classes.txt", merge=merge, verify=False)
     return export_onnx(checkpoint, factory.mktemp("model") / "model.onnx", options).path
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A marker per rung of the ladder."""
+    for rung, (shows, _) in RUNGS.items():
+        config.addinivalue_line("markers", f"{rung}: {shows}")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Every test carries the markers of its rungs."""
+    for rung in rungs_of(item.nodeid, {marker.name for marker in item.iter_markers()}):
+        item.add_marker(rung)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
