@@ -9,8 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
-from helpers.engines import COMMAND, Command, tiny_model
+from helpers.engines import COMMAND, Command, model_that_float16_ruins, tiny_model
 
 from algm_trt.engines.source import without_functions
 
@@ -93,6 +94,15 @@ def test_a_bad_model_is_refused_with_its_reason(
     elif content == "stripped":
         path.write_bytes(without_functions(tiny_model()).SerializeToString())
     refused(command(path, *RTX), code, pattern)
+
+
+@pytest.mark.rtx
+def test_float16_that_changes_the_labels_is_exit_code_3(command: Command, tmp_path: Path, plugin_library: Path) -> None:
+    (tmp_path / "work").mkdir()
+    onnx.save(model_that_float16_ruins(), tmp_path / "work" / "model.onnx")
+    arguments = ("--fp16", "--target", "rtx", "--sm", "89")
+    refused(command(*arguments, folder=tmp_path / "work"), 3, r"labels equal \(at least 99\.5%\).*build with --fp32")
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["model.onnx"]
 
 
 @pytest.mark.parametrize(
