@@ -64,6 +64,7 @@ __device__ __forceinline__ Pack<T, V> elementsOf(const Words<T, V>& words) {
 template <typename T, int V>
 __device__ __forceinline__ void copyByWarp(T* __restrict__ target, const T* __restrict__ source, int length, int lane) {
   constexpr int kRound = 4;
+#pragma unroll 1
   for (int start = lane * V; start < length; start += kRound * 32 * V) {
     Words<T, V> packs[kRound];
 #pragma unroll

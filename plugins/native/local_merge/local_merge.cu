@@ -83,6 +83,7 @@ __global__ void __launch_bounds__(kWarps * 32)
   const int image = blockIdx.y;
   if (window >= shape.grid.windows) return;
 
+  const float limit = *threshold;  // under way together with the rows
   const int first = shape.grid.tokenOfRow(window, 0);
   const int shift = shape.grid.windowWidth / 2;  // the logarithm of 1, 2 or 4
   Words<T, V> tokens[kQuad][kChunks];
@@ -128,7 +129,7 @@ __global__ void __launch_bounds__(kWarps * 32)
 #pragma unroll
     for (int i = 0; i < V; ++i) squaredSum += sums[i] * sums[i];
   }
-  const uint32_t key = mergeKey(meanCosine(warpSum(squaredSum), kQuad), *threshold);
+  const uint32_t key = mergeKey(meanCosine(warpSum(squaredSum), kQuad), limit);
   const int64_t slot = int64_t(image) * shape.grid.windows + window;
   if (lane == 0) keys[slot] = key;
   if (key == kSingle) return;
@@ -262,8 +263,14 @@ __global__ void __launch_bounds__(kWarps * 32)
   const int windows = shape.grid.windows;
   if (window > windows) return;
 
+  // What says where the window goes, and the counts of the images before, are under way together.
   const int channels = shape.channels;
   const int32_t* imageSingles = singles + int64_t(image) * (windows + 1);
+  const int64_t slot = int64_t(image) * windows + (window < windows ? window : 0);
+  const uint32_t key = keys[slot];
+  const int rank = ranks[slot];
+  const int rowStart = window - window % shape.grid.windowsPerRow;
+  const int before = imageSingles[window], beforeRow = imageSingles[rowStart], all = imageSingles[windows];
   const auto keptBy = [&](int b) {
     return keptTokens(shape.grid, shape.extraTokens, singles[int64_t(b) * (windows + 1) + windows]);
   };
@@ -280,10 +287,9 @@ __global__ void __launch_bounds__(kWarps * 32)
     return;
   }
 
-  const int64_t slot = int64_t(image) * windows + window;
   int32_t* imageMap = tokenMap + int64_t(image) * shape.gridTokens;
-  if (keys[slot] != kSingle) {
-    const int place = shape.extraTokens + ranks[slot];
+  if (key != kSingle) {
+    const int place = shape.extraTokens + rank;
     copyByWarp<T, V>(y + (base + place) * channels, means + slot * channels, channels, lane);
     if (lane == 0) sizes[base + place] = shape.grid.members();
     for (int member = lane; member < shape.grid.members(); member += 32) {
@@ -291,11 +297,10 @@ __global__ void __launch_bounds__(kWarps * 32)
     }
     return;
   }
-  const int rowStart = window - window % shape.grid.windowsPerRow;
-  const int firstSingle = shape.extraTokens + windows - imageSingles[windows];
+  const int firstSingle = shape.extraTokens + windows - all;
+  const int afterRow = imageSingles[rowStart + shape.grid.windowsPerRow];
   for (int row = 0; row < shape.grid.windowHeight; ++row) {
-    const int place = firstSingle + singlePlace(shape.grid, row, imageSingles[window], imageSingles[rowStart],
-                                                imageSingles[rowStart + shape.grid.windowsPerRow]);
+    const int place = firstSingle + singlePlace(shape.grid, row, before, beforeRow, afterRow);
     const int token = shape.grid.tokenOfRow(window, row);
     copyByWarp<T, V>(y + (base + place) * channels, x + shape.row(image, token) * channels,
                      shape.grid.windowWidth * channels, lane);
