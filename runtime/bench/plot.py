@@ -28,6 +28,8 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _SIZE_INCHES = (5.2, 3.6)
 _DOTS_PER_INCH = 200
 _MARKER_SIZE = 5
+_HEADROOM = 1.1
+"""Height of the axis over its highest point: room for the text above that point."""
 _STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -94,7 +96,7 @@ def draw_plot(report: BenchReport, path: Path) -> None:
         lines = [_draw_model(axes, results, number, against_quality) for number, results in enumerate(models)]
         axes.set_xlabel("mean IoU (%)" if against_quality else "tokens kept (%)")
         axes.set_ylabel(f"images/s, model alone\n({size}{batch}{report.pictures.kind})")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, _HEADROOM * axes.get_ylim()[1])
         axes.margins(x=0.12)
         titles = [_title(results, with_batch=not batch) for results in models]
         _place_labels(figure, axes, axes.legend(lines, titles, frameon=False, fontsize=8))

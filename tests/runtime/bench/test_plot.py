@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 from helpers.bench import install
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from PIL import Image
 
 from algm_trt.plugins.errors import UsageError
+from algm_trt.runtime.bench import plot
 from algm_trt.runtime.bench.plot import _place_labels, check_plot, draw_plot
 from algm_trt.runtime.bench.report import BenchOptions, BenchReport
 from algm_trt.runtime.bench.run import run_bench
+from algm_trt.runtime.timing import Samples
 
 
 @pytest.fixture
@@ -83,6 +87,27 @@ def test_labels_of_points_that_lie_close_do_not_cover_each_other() -> None:
     centres = [axes.transData.transform(point) for point in points]
     assert not any(box.contains(*centre) for box in boxes for centre in centres)
     assert nameless.get_position() == (0, 0)
+
+
+def test_the_text_of_the_highest_point_is_inside(
+    report: BenchReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heights: list[float] = []
+
+    def place(figure: Figure, axes: Axes, legend: Legend) -> None:
+        _place_labels(figure, axes, legend)
+        heights.extend([*(text.get_window_extent().y1 for text in axes.texts), figure.bbox.y1])
+
+    monkeypatch.setattr(plot, "_place_labels", place)
+    seconds = [Samples(((1 / rate,), (1 / rate,))) for rate in (64, 64, 50, 50, 34, 34)]
+    results = [
+        replace(result, model=replace(result.model, samples=times, sizes=(1,)))
+        for result, times in zip(report.results, seconds, strict=True)
+    ]
+    draw_plot(replace(report, results=tuple(results)), tmp_path / "plot.svg")
+    *texts, top = heights
+    assert len(texts) == 3
+    assert max(texts) <= top
 
 
 def test_dollars_in_a_name_are_dollars(report: BenchReport, tmp_path: Path) -> None:
