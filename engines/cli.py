@@ -103,7 +103,7 @@ def _numbers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected numbers such as 80,89, got '{text}'") from None
+        raise argparse.ArgumentTypeError(f"must be whole numbers with commas between, got {text!r}") from None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -73,10 +73,13 @@ def positive_int(text: str) -> int:
     """An argument that counts something.
 
     Raises:
-        argparse.ArgumentTypeError: less than one.
-        ValueError: not a whole number.
+        argparse.ArgumentTypeError: less than one, or not a whole number.
     """
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        # argparse would name this function in its own message.
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from algm_trt.plugins.errors import AlgmError, UsageError
-from algm_trt.runtime.command import INTERRUPTED, READER_GONE, run_command
+from algm_trt.runtime.command import INTERRUPTED, READER_GONE, positive_int, run_command
 
 PROGRAM = """
 import sys
@@ -48,6 +49,15 @@ def test_errors_become_one_line_and_a_code(
 
     assert run_command("algm-some", action) == code
     assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize(("text", "said"), [("abc", "a whole number, got 'abc'"), ("0", "at least 1, got 0")])
+def test_what_does_not_count_is_told_in_words(text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser(prog="algm-some")
+    parser.add_argument("--limit", type=positive_int)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--limit", text])
+    assert capsys.readouterr().err.endswith(f"algm-some: error: argument --limit: must be {said}\n")
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
