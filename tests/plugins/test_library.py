@@ -150,6 +150,10 @@ def test_library_shows_only_its_interface(plugin_library: Path) -> None:
     assert [name for name in undefined if "nvinfer" in name or name.startswith("cuda")] == []
 
 
+def test_library_is_small_enough_to_travel_with_every_plan(plugin_library: Path) -> None:
+    assert plugin_library.stat().st_size < 30e6
+
+
 def test_library_of_older_sources_is_refused_in_one_line(tmp_path: Path) -> None:
     """The same interface version, from before a function was added."""
     if shutil.which("cc") is None:

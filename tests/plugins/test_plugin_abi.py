@@ -124,7 +124,7 @@ def test_interface_equals_nvidias_headers(abi_build: tuple[str, Path]) -> None:
     headers, folder = abi_build
     if headers == "ours":
         if HEADERS:
-            return  # the other parameters of the fixture are the comparison
+            pytest.skip("our own declaration is what NVIDIA's headers are compared with, in the other cases")
         pytest.skip("no TensorRT headers: set ALGM_TENSORRT_HEADERS or TENSORRT_ROOT to compare with them")
     done = subprocess.run([folder / "abi_check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
