@@ -7,6 +7,7 @@ import json
 import platform
 import sys
 import time
+from array import array
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
@@ -75,6 +76,8 @@ class JobReport:
         results_path: results.jsonl of this run.
         seconds: wall time.
         stages: seconds of work on the pictures of this run in each of STAGES, in all threads together.
+        latencies: seconds of each picture that was done, from when it was taken up until its files were written, with
+            all waiting for others; without frames of videos.
         example: one of the files written by this run, the one that shows most; None if there is none.
     """
 
@@ -83,30 +86,33 @@ class JobReport:
     results_path: Path
     seconds: float
     stages: Mapping[str, float]
+    latencies: Sequence[float]
     example: Path | None
 
 
 @dataclass(frozen=True)
 class _Input:
-    """A source and the state of its file before it is read, so that a change during the run is noticed by the next."""
+    """A source, when it was taken up, and the state of its file then: the next run notices a change during this one."""
 
     source: Source
     state: tuple[int | None, int | None]
+    begun: float
 
     @classmethod
     def now(cls, source: Source) -> _Input:
-        return cls(source, input_state(source.path))
+        return cls(source, input_state(source.path), time.perf_counter())
 
 
 @dataclass(frozen=True)
 class _Saved:
-    """The outputs of one picture or video; `labelling` is the seconds from the scores of a picture to its labels."""
+    """The outputs of one picture or video; of a picture also seconds: from its scores to its labels, and of it all."""
 
     size: tuple[int, int]
     tally: Tally
     files: tuple[WrittenFile, ...]
     frames: int | None = None
     labelling: float = 0.0
+    latency: float = 0.0
 
 
 def prepare_folder(folder: Path) -> None:
@@ -186,6 +192,7 @@ class _Job:
         self.failures = 0
         self.pictures = 0  # of this run, frames included
         self.stages = dict.fromkeys(STAGES, 0.0)
+        self.latencies = array("d")
         self.example: Path | None = None
 
     def run(self) -> JobReport:
@@ -213,7 +220,7 @@ class _Job:
                 seconds = time.perf_counter() - begin
                 summary = self._summary(manifest, ending, seconds)
                 manifest.write_summary(summary)
-        return JobReport(summary, self.failures, manifest.path, seconds, self.stages, self.example)
+        return JobReport(summary, self.failures, manifest.path, seconds, self.stages, self.latencies, self.example)
 
     def _records(self, sources: Iterable[Source]) -> Generator[Record, None, None]:
         """One line per source, in order."""
@@ -228,6 +235,8 @@ class _Job:
         with closing(run_pipeline(self.segmenter.engine, self.options.pipeline, items, self._save)) as outcomes:
             for outcome in outcomes:
                 self._add_work(outcome.work, outcome.value.labelling if outcome.value else 0.0)
+                if outcome.value:
+                    self.latencies.append(outcome.value.latency)
                 yield self._record(outcome.key, outcome.value or outcome.error, outcome.work.seconds)
 
     def _save(self, given: _Input, inferred: Inferred) -> _Saved:
@@ -236,7 +245,8 @@ class _Job:
         result = make_result(self.segmenter.card, given.source.name, inferred)
         labelling = time.perf_counter() - begin
         files = save_result(result, self.folder, given.source.name, self.options.kinds)
-        return _Saved(inferred.plan.source, Tally.of(result), tuple(files), labelling=labelling)
+        latency = time.perf_counter() - given.begun
+        return _Saved(inferred.plan.source, Tally.of(result), tuple(files), labelling=labelling, latency=latency)
 
     def _add_work(self, work: Work, labelling: float) -> None:
         seconds = (work.decoding, work.cutting, work.model, labelling, work.finishing - labelling)

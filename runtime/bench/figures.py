@@ -141,6 +141,7 @@ class JobFigures:
         sizes: windows of each batch of a job.
         seconds: wall time of a job, a value per round.
         stages: seconds of work in each of STAGES in all threads together, over all rounds.
+        latencies: seconds of each picture, from when it was taken up until its files were written.
     """
 
     batch: int
@@ -148,6 +149,7 @@ class JobFigures:
     sizes: tuple[int, ...]
     seconds: tuple[float, ...]
     stages: Mapping[str, float]
+    latencies: Samples
 
     @property
     def filled(self) -> float:
@@ -170,16 +172,22 @@ class JobFigures:
         total = sum(self.stages.values())
         return {stage: self.stages[stage] / total for stage in STAGES}
 
+    def latency(self, percent: float) -> float:
+        """Seconds that this percentage of the pictures stay within, with all waiting for others."""
+        return self.latencies.percentile(percent)
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "clock": "host",
             "images_per_second": self.images_per_second.to_dict(),
+            "latency_seconds": {f"p{percent}": self.latency(percent) for percent in PERCENTILES},
             "pictures": self.pictures,
             "windows": sum(self.sizes),
             "batches_filled": self.filled,
             "share_of_work": self.shares,
             "seconds_of_jobs": list(self.seconds),
+            "seconds_of_pictures": [list(turn) for turn in self.latencies.rounds],
         }
 
 

@@ -82,6 +82,9 @@ def _batch_columns(report: BenchReport) -> list[Column]:
     ]
     if any(row.job for row in rows):
         columns.append(("filled", "job", [f"{row.job.filled:.0%}" if row.job else _NONE for row in rows]))
+        columns += [
+            ("picture", f"p{percent} ms", [_job_milliseconds(row, percent) for row in rows]) for percent in PERCENTILES
+        ]
         for stage in STAGES:
             shares = [f"{row.job.shares[stage]:.1%}" if row.job else _NONE for row in rows]
             columns.append(("work", stage, shares))
@@ -112,6 +115,10 @@ def _meaning(report: BenchReport) -> list[str]:
         lines.append(
             f"Whole job: from picture files to the files of --save {kinds}. Work: share of the seconds in all threads, "
             "which overlap; cut is the resizing."
+        )
+        lines.append(
+            "Picture p50, p90, p99: milliseconds that this percentage of the pictures stay within, from when one is "
+            "taken up until its files are written, waiting for others included."
         )
     lines.append("Padding avoided: share of a batch padded to its longest window, after the last merge.")
     return lines
@@ -149,6 +156,10 @@ def _times_job(report: BenchReport, row: BenchResult) -> str:
 
 def _milliseconds(row: BenchResult, percent: float) -> str:
     return f"{1e3 * row.model.latency(percent):.1f}"
+
+
+def _job_milliseconds(row: BenchResult, percent: float) -> str:
+    return _NONE if row.job is None else f"{1e3 * row.job.latency(percent):.1f}"
 
 
 def _device(row: BenchResult) -> str:

@@ -107,6 +107,7 @@ class JobTurn:
         self._last: JobReport | None = None
         self._seconds: list[float] = []
         self._stages = dict.fromkeys(STAGES, 0.0)
+        self._latencies: list[tuple[float, ...]] = []
 
     def __call__(self) -> None:
         """One job; `add` takes its times, which leave out the folder's making and removal."""
@@ -128,6 +129,7 @@ class JobTurn:
         """Take the times of the last job."""
         assert self._last is not None
         self._seconds.append(self._last.seconds)
+        self._latencies.append(tuple(self._last.latencies))
         for stage, seconds in self._last.stages.items():
             self._stages[stage] += seconds
 
@@ -135,7 +137,10 @@ class JobTurn:
         """Of all jobs taken so far; None before the first."""
         if not self._seconds:
             return None
-        return JobFigures(self._batch, len(self._sources), self._sizes, tuple(self._seconds), dict(self._stages))
+        latencies = Samples(tuple(self._latencies))
+        return JobFigures(
+            self._batch, len(self._sources), self._sizes, tuple(self._seconds), dict(self._stages), latencies
+        )
 
     def _run(self, engine: Engine) -> None:
         with TemporaryDirectory(dir=self._folder) as target:

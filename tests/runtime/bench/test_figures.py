@@ -62,12 +62,15 @@ def test_device_times_stand_beside_those_of_the_host() -> None:
 
 def test_job_figures() -> None:
     stages = {"decode": 1.0, "cut": 0.0, "model": 2.0, "labels": 0.5, "write": 0.5}
-    figures = JobFigures(4, 10, (4, 4, 4, 1), (2.0, 5.0, 4.0), stages)
+    latencies = Samples(((0.5, 1.0), (1.5, 0.25), (0.75, 4.0)))
+    figures = JobFigures(4, 10, (4, 4, 4, 1), (2.0, 5.0, 4.0), stages, latencies)
     assert figures.rates == (5.0, 2.0, 2.5)
     assert figures.images_per_second.median == 2.5
     assert figures.filled == 13 / 16
     assert figures.shares == {"decode": 0.25, "cut": 0.0, "model": 0.5, "labels": 0.125, "write": 0.125}
     assert figures.to_dict()["windows"] == 13
+    assert figures.latency(50) == 0.875
+    assert figures.to_dict()["latency_seconds"]["p90"] == pytest.approx(np.percentile(latencies.calls, 90))
 
 
 def test_ratios_are_paired_and_take_the_rounds_that_both_have() -> None:

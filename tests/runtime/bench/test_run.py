@@ -230,6 +230,10 @@ def test_json_holds_the_raw_times_and_the_machine(opened: Opened) -> None:
         full = [turn[0] for turn in alone["seconds_of_calls"]]
         assert alone["latency_seconds"]["p90"] == pytest.approx(np.percentile(full, 90))
         assert job["images_per_second"]["median"] == pytest.approx(np.median([3 / s for s in job["seconds_of_jobs"]]))
+        assert [len(turn) for turn in job["seconds_of_pictures"]] == [3, 3]
+        for turn, seconds in zip(job["seconds_of_pictures"], job["seconds_of_jobs"], strict=True):
+            assert 0 < max(turn) <= seconds
+        assert job["latency_seconds"]["p50"] == pytest.approx(np.median(job["seconds_of_pictures"]))
         assert set(job["share_of_work"]) == {"decode", "cut", "model", "labels", "write"}
         assert entry["mean_iou"] is None
         assert set(entry["tokens"]["padding_avoided"]) == {"after_local", "after_global"}
