@@ -60,8 +60,8 @@ struct MatchStore {
   }
 };
 
-// Pass 2. `tile`: destinations of a tile of pass 1.
-__global__ void __launch_bounds__(kDecideThreads)
+// Pass 2. `tile`: destinations of a tile of pass 1. There are fewer blocks than multiprocessors: registers are plenty.
+__global__ void __launch_bounds__(kDecideThreads, 1)
     decideKernel(const int32_t* __restrict__ cuSeqlens, int tokens, int maxTokens, int layer, int extraTokens,
                  int splits, int tile, GlobalScratch scratch) {
   using Reduce = cub::BlockReduce<float, kDecideThreads>;
@@ -97,12 +97,16 @@ __global__ void __launch_bounds__(kDecideThreads)
     const int usedSplits = tiles < splits ? tiles : splits;
     float sum = 0.0f;
     for (int s = thread; s < pairing.sources; s += kDecideThreads) {
-      Match best = candidates[Pairing::sourceToken(s)];
+      // Without a condition, so that all are under way at once: the first one again where there are fewer splits.
+      Match found[kMaxSplits];
+#pragma unroll
+      for (int split = 0; split < kMaxSplits; ++split) {
+        found[split] = candidates[int64_t(split < usedSplits ? split : 0) * tokens + Pairing::sourceToken(s)];
+      }
+      Match best = found[0];
 #pragma unroll
       for (int split = 1; split < kMaxSplits; ++split) {
-        if (split >= usedSplits) continue;
-        const Match other = candidates[int64_t(split) * tokens + Pairing::sourceToken(s)];
-        if (isBetter(other, best)) best = other;
+        if (isBetter(found[split], best)) best = found[split];
       }
       matches.store(s, best);
       sum += best.similarity;

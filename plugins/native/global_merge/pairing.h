@@ -46,8 +46,8 @@ ALGM_HD Pairing makePairing(int tokens, int extraTokens) {
   return {tokens < extraTokens ? tokens : extraTokens, sources > 0 ? sources : 0, destinations > 0 ? destinations : 0};
 }
 
-// A candidate destination of a source; index -1: none.
-struct Match {
+// A candidate destination of a source; index -1: none. Aligned so that it is loaded and stored as one.
+struct alignas(8) Match {
   float similarity;
   int index;
 };
