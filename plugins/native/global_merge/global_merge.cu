@@ -60,7 +60,7 @@ struct MatchStore {
   }
 };
 
-// Pass 2. `tile`: destinations of a tile of pass 1. There are fewer blocks than multiprocessors: registers are plenty.
+// Pass 2. `tile`: destinations of a tile of pass 1. There are few blocks, an image each: registers are plenty.
 __global__ void __launch_bounds__(kDecideThreads, 1)
     decideKernel(const int32_t* __restrict__ cuSeqlens, int tokens, int maxTokens, int layer, int extraTokens,
                  int splits, int tile, GlobalScratch scratch) {
