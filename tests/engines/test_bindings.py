@@ -88,6 +88,7 @@ def test_parser_finds_its_library(
     environment |= {"XDG_CACHE_HOME": str(tmp_path / cache), "LD_LIBRARY_PATH": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
+    assert list(Path(environment["TMPDIR"]).iterdir()) == []
 
 
 @pytest.mark.rtx

@@ -6,12 +6,14 @@ both.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import importlib
 import importlib.util
 import os
 import re
+import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -140,7 +142,7 @@ def _offer_unversioned_library() -> None:
 
 
 def _linked(libraries: Path) -> Path:
-    """A folder with links to all libraries of another, in the user's cache or, where that is closed, a new one."""
+    """A folder with links to all libraries of another: in the user's cache or, where that is closed, a passing one."""
     key = hashlib.sha256(os.fsencode(libraries)).hexdigest()[:16]
     folder = cache_folder() / f"tensorrt-rtx-{key}"
     try:
@@ -148,6 +150,7 @@ def _linked(libraries: Path) -> Path:
         _link_all(libraries, folder)
     except OSError:
         folder = Path(tempfile.mkdtemp(prefix="algm-rtx-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         _link_all(libraries, folder)
     return folder
 
