@@ -105,6 +105,22 @@ def test_global_merge_of_equal_tokens_merges_all_into_the_first_destination(kern
     assert merged.cu_seqlens.tolist() == [0, 1 + 4, 1 + 4 + 1 + 3]
 
 
+@pytest.mark.parametrize("channels", [8, 9])
+def test_global_merge_means_of_halves_are_those_of_division(
+    kernels: Kernels, rng: np.random.Generator, channels: int
+) -> None:
+    """Halves are averaged without a division, floats with one: the same bits, whatever the sizes, for -0 as well."""
+    lengths = [61, 47]
+    _, cu_seqlens, token_map = cases.global_inputs(rng, lengths, 5)
+    sizes = rng.integers(1, 2**20, sum(lengths)).astype(np.int32)
+    x = cases.exact_tokens(rng, (sum(lengths), channels), np.float16)
+    x[x == 0] = -0.0
+    halves = kernels.global_merge(x, sizes, cu_seqlens, token_map, layer=9)
+    floats = kernels.global_merge(x.astype(np.float32), sizes, cu_seqlens, token_map, layer=9)
+    assert halves.count == floats.count < sum(lengths)
+    np.testing.assert_array_equal(halves.y.view(np.uint16), floats.y.astype(np.float16).view(np.uint16))
+
+
 @dtypes
 @pytest.mark.parametrize("token", [5, 6])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
