@@ -67,6 +67,10 @@ class SegmenterConfig:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.d_model % self.n_heads:
             raise ConfigError(f"the width {self.d_model} is not a multiple of its {self.n_heads} heads")
+        if self.decoder == "mask_transformer" and self.d_model % self.decoder_heads:
+            raise ConfigError(
+                f"the width {self.d_model} is not a multiple of the {self.decoder_heads} heads of its mask decoder"
+            )
         if any(side % self.patch_size for side in self.image_size):
             raise ConfigError(f"the image size {self.image_size} is not a multiple of the patch size {self.patch_size}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -393,6 +394,10 @@ class TestWrongVariant:
         (variant["net_kwargs"]["decoder"] if part == "decoder" else variant[part])[key] = value
         write(tmp_path, {"model": state_of(MASKS)}, variant)
         assert word in failure(tmp_path)
+
+    def test_width_that_the_heads_of_the_mask_decoder_do_not_divide(self, tmp_path: Path) -> None:
+        write(tmp_path, {"model": state_of(MASKS)}, variant_of(replace(MASKS, d_model=200, decoder_heads=1)))
+        assert "200 is not a multiple of the 3 heads" in failure(tmp_path)
 
     @pytest.mark.parametrize(
         "settings",
