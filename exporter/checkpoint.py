@@ -295,12 +295,13 @@ def _depth(shapes: Mapping[str, tuple[int, ...]], part: str) -> int:
 
 
 def _merge_settings(data: Mapping[str, Any]) -> MergeSettings | None:
-    """Merge settings from dataset_kwargs; None for a model that was trained without ALGM."""
-    if data.get("patch_type") != "algm":
+    """Merge settings from dataset_kwargs; None for a model trained without ALGM or with no layer to merge in."""
+    layers = data.get("selected_layers")
+    if data.get("patch_type") != "algm" or layers in ([], ()):
         return None
     threshold = data.get("threshold")
     return MergeSettings(
-        layers=tuple(int(layer) for layer in data.get("selected_layers") or DEFAULT_LAYERS),
+        layers=tuple(int(layer) for layer in layers or DEFAULT_LAYERS),
         window=_pair(data.get("merging_window_size") or DEFAULT_WINDOW),
         threshold=DEFAULT_THRESHOLD if threshold is None else float(threshold),
     )

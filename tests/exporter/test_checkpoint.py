@@ -151,6 +151,11 @@ class TestOfficialFormat:
         write(tmp_path, {"model": state_of(MASKS)}, variant_of(MASKS, **settings))
         assert load_checkpoint(tmp_path).merge == MergeSettings((1, 5), (2, 2), 0.88)
 
+    @pytest.mark.parametrize("layers", [[], ()], ids=str)
+    def test_algm_with_no_layer_to_merge_in_is_dense(self, tmp_path: Path, layers: Any) -> None:
+        write(tmp_path, {"model": state_of(MASKS)}, variant_of(MASKS, patch_type="algm", selected_layers=layers))
+        assert load_checkpoint(tmp_path).merge is None
+
     def test_a_threshold_of_zero_is_a_threshold(self, tmp_path: Path) -> None:
         settings = {"patch_type": "algm", "selected_layers": [1], "merging_window_size": 2, "threshold": 0}
         write(tmp_path, {"model": state_of(MASKS)}, variant_of(MASKS, **settings))
