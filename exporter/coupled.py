@@ -95,10 +95,11 @@ def global_merge(t: DenseTokens, layer: int, extra: int) -> DenseTokens:
     batch, length, _ = t.x.shape
     units = F.normalize(t.x, dim=-1)
     a, b = units[:, 2::2], units[:, 1::2][:, extra - 1 :]
-    if a.shape[1] < 2 or b.shape[1] < 1:
+    if a.shape[1] < 1 or b.shape[1] < 1:
         return t
     best, choice = (a @ b.transpose(1, 2)).max(dim=2)
-    limit = best.mean(dim=1).mean() + best.std(dim=1).mean() / layer
+    # One candidate has no standard deviation: it does not merge, but changes its place.
+    limit = best.mean(dim=1).mean() + best.std(dim=1).mean() / layer if a.shape[1] > 1 else torch.inf
     count = int((best >= limit).sum(dim=1).min())
     chosen = best.argsort(dim=1, descending=True, stable=True)[:, :count]
     source = 2 * chosen + 2

@@ -109,7 +109,11 @@ def test_coupled_counts_are_the_smallest_of_the_batch() -> None:
 def test_coupled_merge_of_few_tokens_and_of_none() -> None:
     x = torch.randn(2, 4, 8)
     t = DenseTokens(x, torch.ones(2, 4), torch.arange(1, 4).repeat(2, 1))
-    assert global_merge(t, 5, 1) is t  # one source has no spread
+    kept = global_merge(t, 5, 1)  # one source has no spread: it stays, but sources come before destinations
+    assert torch.equal(kept.x, x[:, [0, 2, 1, 3]])
+    assert kept.token_map.tolist() == [[2, 1, 3]] * 2
+    pair = DenseTokens(x[:, :2], torch.ones(2, 2), torch.ones(2, 1, dtype=torch.int64))
+    assert torch.equal(global_merge(pair, 5, 1).x, pair.x)
     grid = DenseTokens(torch.randn(2, 5, 8), torch.ones(2, 5), torch.arange(1, 5).repeat(2, 1))
     kept = local_merge(grid, 2.0, (2, 2), (2, 2), 1)
     assert torch.equal(kept.x, grid.x)
