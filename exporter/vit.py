@@ -146,7 +146,11 @@ class VisionTransformer(nn.Module):
         return torch.cat([self.cls_token, self.dist_token], 1) if self.config.distilled else self.cls_token
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
-        """Positional embeddings (1, E+N0, C) for a grid; resized bilinearly, as upstream, to any but its own."""
+        """Positional embeddings (1, E+N0, C) for a grid; resized bilinearly to any but its own.
+
+        As upstream, save for a grid of another shape with as many patches: there upstream takes them in their old
+        order, and a patch has the embedding of some other place.
+        """
         if grid == self.config.grid:
             return self.pos_embed
         extra, old = self.pos_embed[:, : self.config.extra_tokens], self.pos_embed[:, self.config.extra_tokens :]
