@@ -68,14 +68,14 @@ def open_engine(path: str | Path, options: EngineOptions | None = None) -> Engin
         options: None takes the defaults.
 
     Raises:
-        EngineError: no such file, or not a model of this toolkit.
-        UsageError: a suffix that no backend knows, or a backend that cannot open it.
+        EngineError: not a model of this toolkit.
+        UsageError: no such file, a suffix that no backend knows, or a backend that cannot open it.
         MissingDependencyError: the backend's library or device is not on this machine.
     """
     file, options = Path(path), options or EngineOptions()
     if not file.is_file():
         maker = "algm-build-engine MODEL.onnx" if file.suffix.lower() == ".plan" else "algm-export CHECKPOINT"
-        raise EngineError(f"{file}: no such model file; {maker} makes one")
+        raise UsageError(f"{file}: no such model file; {maker} makes one")
     backend = backend_for(file, options)
     if backend == "tensorrt":
         from algm_trt.runtime.backends.tensorrt.engine import TensorRTEngine

@@ -43,6 +43,7 @@ def test_links_lead_somewhere(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_have_the_options_shown(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     shown = COMMAND.findall((ROOT / page).read_text(encoding="utf-8"))
+    assert shown
     for command, rest in shown:
         with pytest.raises(SystemExit):
             COMMANDS[command](["--help"])

@@ -357,9 +357,9 @@ def test_an_input_that_is_not_there_is_exit_2(infer: Infer, tmp_path: Path, caps
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_that_is_not_there_is_exit_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_is_not_there_is_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = save_picture(tmp_path / "street.png")
-    assert main([str(picture), "--engine", str(tmp_path / "none.onnx"), "-o", str(tmp_path / "out")]) == 1
+    assert main([str(picture), "--engine", str(tmp_path / "none.onnx"), "-o", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.startswith(f"algm-infer: {tmp_path}/none.onnx: no such model file")
 
 

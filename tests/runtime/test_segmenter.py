@@ -98,9 +98,9 @@ def test_the_engine_is_at_hand_and_closed_at_the_end() -> None:
 
 
 def test_load_refuses_what_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(AlgmError, match="no such model file; algm-export"):
+    with pytest.raises(UsageError, match="no such model file; algm-export"):
         load(tmp_path / "model.onnx")
-    with pytest.raises(AlgmError, match="no such model file; algm-build-engine"):
+    with pytest.raises(UsageError, match="no such model file; algm-build-engine"):
         load(tmp_path / "model.plan")
     (tmp_path / "junk.onnx").write_bytes(b"junk")
     with pytest.raises(AlgmError, match=r"junk\.onnx"):
