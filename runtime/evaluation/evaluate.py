@@ -90,8 +90,9 @@ class Evaluation:
         return self.pictures / self.model_seconds if self.model_seconds else math.nan
 
     def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
-        """For JSON; scores in 0..1, null where a class has none."""
-        per_class = zip(classes, self.scores.iou, self.scores.accuracy, self.boundary.f_score, strict=True)
+        """For JSON; scores in 0..1, null where a class has none; equal names of classes are told apart by the id."""
+        names = [name if classes.count(name) == 1 else f"{name} (class {k})" for k, name in enumerate(classes)]
+        per_class = zip(names, self.scores.iou, self.scores.accuracy, self.boundary.f_score, strict=True)
         return {
             "mean_iou": json_number(self.scores.mean_iou),
             "pixel_accuracy": json_number(self.scores.pixel_accuracy),

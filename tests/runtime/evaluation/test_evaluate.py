@@ -202,6 +202,13 @@ def test_json_has_no_nan(root: Path) -> None:
     assert list(found["per_class"]) == list(card.classes)
 
 
+def test_classes_of_equal_names_are_told_apart_in_json(root: Path) -> None:
+    card = make_card(classes=6)
+    found = evaluate(FakeEngine(card), open_set("folder", root, card), options())
+    per_class = found.to_dict(("sky", "road", "sky", "tree", "car", "wall"))["per_class"]
+    assert list(per_class) == ["sky (class 0)", "road", "sky (class 2)", "tree", "car", "wall"]
+
+
 def test_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()
