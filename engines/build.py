@@ -295,10 +295,12 @@ def _in_precision(job: _Job) -> tuple[onnx.ModelProto, Agreement | None]:
     half, agreement = fit_float16(source.proto, source.card, pictures)
     progress.finish("Comparing float16 with float32")
     if not agreement.passed:
+        few = "put more pictures into the folder of --verify-images: on few, one near tie decides"
+        advice = few if options.verify_images else "judge on your own pictures with --verify-images DIR"
         raise VerificationError(
             f"float16 changes the model too much: {agreement.labels_equal:.2%} of labels equal (at least "
             f"{LABELS_GATE:.1%}), token counts differ by {agreement.tokens_difference:.2%} (at most {TOKENS_GATE:.0%}) "
-            f"on {len(pictures)} pictures; build with --fp32, or judge on your own pictures with --verify-images DIR"
+            f"on {len(pictures)} picture{'s' * (len(pictures) != 1)}; build with --fp32, or {advice}"
         )
     return half, agreement
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx
 import pytest
 from helpers.engines import COMMAND, Command, model_that_float16_ruins, tiny_model
+from PIL import Image
 
 from algm_trt.engines.source import without_functions
 
@@ -102,6 +103,10 @@ def test_float16_that_changes_the_labels_is_exit_code_3(command: Command, tmp_pa
     onnx.save(model_that_float16_ruins(), tmp_path / "work" / "model.onnx")
     arguments = ("--fp16", "--target", "rtx", "--sm", "89")
     refused(command(*arguments, folder=tmp_path / "work"), 3, r"labels equal \(at least 99\.5%\).*build with --fp32")
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (80, 60), "red").save(tmp_path / "pictures" / "red.png")
+    result = command(*arguments, "--verify-images", str(tmp_path / "pictures"), folder=tmp_path / "work")
+    refused(result, 3, r"on 1 picture; build with --fp32, or put more pictures into the folder of --verify-images")
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["model.onnx"]
 
 
