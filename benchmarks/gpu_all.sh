@@ -26,7 +26,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-readonly STEPS=(build kernels speed runtime plugins doctor rtx model accuracy training sanitizer)
+readonly STEPS=(build kernels speed runtime plugins doctor rtx model accuracy training sanitizer experiments)
 declare -Ar WHAT=(
   [build]="plugin library for the GPU at hand, with nvcc"
   [kernels]="L4: kernels against the NumPy reference (tests/plugins/test_*kernels_gpu.py)"
@@ -36,11 +36,12 @@ declare -Ar WHAT=(
   [doctor]="algm-doctor --selftest: L0 to L6 as far as the machine goes"
   [rtx]="plans of TensorRT-RTX that carry.py built, tried on this GPU (benchmarks/gpu_rtx.py)"
   [speed]="kernels against their floors (benchmarks/kernels.py)"
+  [experiments]="changes to kernels that wait for a measurement (benchmarks/kernel_experiments.py)"
   [model]="whole PyTorch model in FP16: speed, shares, agreement (benchmarks/gpu_model.py)"
   [accuracy]="algm-eval of a trained checkpoint on the GPU, with the kernels and with plain PyTorch operators"
   [training]="ViT-S on CamVid, dense and with ALGM (benchmarks/train_camvid.py)"
 )
-declare -Ar LIMIT=([build]=300 [kernels]=260 [sanitizer]=150 [plugins]=150 [runtime]=200 [doctor]=300 [rtx]=150 [speed]=150 [model]=480 [accuracy]=90 [training]=570)
+declare -Ar LIMIT=([build]=300 [kernels]=260 [sanitizer]=150 [plugins]=150 [runtime]=200 [doctor]=300 [rtx]=150 [speed]=150 [model]=480 [accuracy]=90 [training]=570 [experiments]=480)
 # Of the training of each network; evaluating and timing both takes about two minutes more.
 readonly TRAINING_SECONDS=150
 # Small cases of every operator: the sanitizer is slow.
@@ -280,6 +281,12 @@ tarfile.open(fileobj=sys.stdin.buffer, mode="r|xz").extractall(sys.argv[1], filt
 speed() {
   [ "$twin" = no ] || { note speed "not run" 0 "needs a GPU"; return; }
   attempt speed speed "$python" benchmarks/kernels.py --json "$out/gpu_kernels.json"
+}
+
+experiments() {
+  [ "$twin" = no ] || { note experiments "not run" 0 "needs a GPU"; return; }
+  command -v git >/dev/null || { note experiments "not run" 0 "patches are applied by git, which is not here"; return; }
+  attempt experiments experiments "$python" benchmarks/kernel_experiments.py --json "$out/gpu_experiments.json"
 }
 
 model() {

@@ -1,4 +1,4 @@
-"""Times of the kernels on a GPU against floors: `python benchmarks/kernels.py [--json FILE] [--batch 32]`.
+"""Times of the kernels on a GPU against floors: `python benchmarks/kernels.py [--json FILE] [--batch 32] [--only ...]`.
 
 FP16, a batch of unlike images (30 to 90 % of the tokens kept, 60 % on average), ViT-S and ViT-B widths, 512 x 512 and
 768 x 768. The slide mode's kernels take one picture of as many windows as the batch has images. Each time is the median
@@ -19,7 +19,7 @@ import argparse
 import ctypes
 import statistics
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -304,25 +304,27 @@ def uploaded(axis: AxisOperator) -> list[torch.Tensor]:
 
 
 Timer = Callable[[Shape, int, torch.Tensor], tuple[Times, "Times | int"]]
+TIMERS: dict[str, Timer] = {
+    "local_merge": time_local_merge,
+    "append_tokens": time_append,
+    "unmerge": time_unmerge,
+    "cut_windows": time_cut_windows,
+    "labels": time_labels,
+    "slide_labels": time_slide_labels,
+    "global_merge": time_global_merge,
+    "packed_attention": time_attention,
+}
 
 
-def measure_all(batch: int) -> dict[str, Any]:
-    """All kernels at all shapes."""
+def measure_all(batch: int, kernels: Sequence[str] = tuple(TIMERS)) -> dict[str, Any]:
+    """Kernels at all shapes."""
     flush = torch.ones(FLUSH_BYTES // 4, dtype=torch.int32, device="cuda")
     bandwidth = copy_bandwidth(flush)
-    timers: dict[str, tuple[Timer, str]] = {
-        "local_merge": (time_local_merge, "device copy"),
-        "append_tokens": (time_append, "device copy"),
-        "unmerge": (time_unmerge, "device copy"),
-        "cut_windows": (time_cut_windows, "device copy"),
-        "labels": (time_labels, "device copy"),
-        "slide_labels": (time_slide_labels, "device copy"),
-        "global_merge": (time_global_merge, "cuBLAS"),
-        "packed_attention": (time_attention, torch_attention()[1]),
-    }
+    rivals = {"global_merge": "cuBLAS", "packed_attention": torch_attention()[1]}
     rows = []
     for shape in SHAPES:
-        for name, (timer, against) in timers.items():
+        for name in kernels:
+            timer, against = TIMERS[name], rivals.get(name, "device copy")
             row: dict[str, Any] = {"shape": shape.name, "kernel": name, "against": against}
             rows.append(row | _figures(row, timer, batch, flush, bandwidth, shape))
     return {
@@ -355,12 +357,13 @@ def main() -> int:
     """Measure, print, and write JSON where asked to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--only", nargs="+", choices=TIMERS, default=list(TIMERS), help="kernels (default: all)")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("no CUDA device: nothing measured")
         return 4
-    results = measure_all(options.batch)
+    results = measure_all(options.batch, options.only)
     if options.json:
         write_record(options.json, results)
     return int(any("error" in row for row in results["kernels"]))
