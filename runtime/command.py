@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import TextIO
 
-from algm_trt.plugins.errors import AlgmError
+from algm_trt.plugins.errors import AlgmError, MissingDependencyError
 
 INTERRUPTED = 130
 READER_GONE = 141
@@ -28,11 +29,8 @@ def run_command(name: str, action: Callable[[], int], *, interrupted: str = "int
     switch_telemetry_off()
     try:
         code = action()
-    except AlgmError as error:
-        if _is_interrupt(error):
-            code = _complain(name, interrupted, INTERRUPTED)
-        else:
-            code = _complain(name, str(error), error.exit_code)
+    except (AlgmError, ImportError) as error:
+        code = _complain(name, *((interrupted, INTERRUPTED) if _is_interrupt(error) else _told(error)))
     except KeyboardInterrupt:
         code = _complain(name, interrupted, INTERRUPTED)
     except BrokenPipeError:
@@ -112,6 +110,17 @@ def _is_interrupt(error: BaseException) -> bool:
             return True
         cause = cause.__cause__
     return False
+
+
+def _told(error: AlgmError | ImportError) -> tuple[str, int]:
+    """Message and exit code; a package may be there and yet be broken, or be missing though it is always needed."""
+    if isinstance(error, AlgmError):
+        return str(error), error.exit_code
+    innermost = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
+    package = (error.name or innermost.f_globals["__name__"]).split(".")[0]
+    reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+    message = f"{package} cannot be imported ({reason}): install the package that it belongs to again"
+    return message, MissingDependencyError.exit_code
 
 
 def _flush_output(name: str, code: int) -> int:

@@ -7,23 +7,16 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from algm_trt.engines.doctor.facts import LACKS, exit_code
-from algm_trt.engines.doctor.ladder import Ladder, Rung
-from algm_trt.engines.doctor.machine import Machine, examine, machine_facts
-from algm_trt.engines.doctor.model import examine_model, model_facts
-from algm_trt.engines.doctor.pains import Situation, look_for_all
-from algm_trt.engines.doctor.report import (
-    RUNG_HEADER,
-    Report,
-    closing_line,
-    facts_table,
-    findings_table,
-    rung_row,
-)
 from algm_trt.plugins.errors import VerificationError
 from algm_trt.runtime.command import VersionAction, run_command, say
 from algm_trt.runtime.files import renamed_together
+
+if TYPE_CHECKING:
+    from algm_trt.engines.doctor.ladder import Rung
+    from algm_trt.engines.doctor.machine import Machine
 
 _EPILOG = """\
   algm-doctor                        this machine
@@ -44,6 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _examine(arguments: argparse.Namespace) -> int:
+    # Imported here: a NumPy that is broken is one line too.
+    from algm_trt.engines.doctor.machine import examine, machine_facts
+    from algm_trt.engines.doctor.model import examine_model, model_facts
+    from algm_trt.engines.doctor.pains import Situation, look_for_all
+    from algm_trt.engines.doctor.report import Report, closing_line, facts_table, findings_table
+
     machine = examine()
     model = examine_model(arguments.model, machine) if arguments.model else None
     on_machine = machine_facts(machine)
@@ -72,6 +71,9 @@ def lacking(machine: Machine) -> list[int]:
 
 def _selftest(machine: Machine, *, build: bool) -> list[Rung]:
     """Climb the ladder; a row appears when its rung is done."""
+    from algm_trt.engines.doctor.ladder import Ladder
+    from algm_trt.engines.doctor.report import RUNG_HEADER, rung_row
+
     _print(["", "self-test", RUNG_HEADER])
     rungs = []
     with tempfile.TemporaryDirectory(prefix="algm-selftest-") as folder:

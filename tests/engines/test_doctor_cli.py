@@ -57,6 +57,14 @@ def test_imports_of_the_command_are_the_standard_library_and_numpy() -> None:
     assert {name for name in third_party if not name.startswith("_")} == set()
 
 
+def test_a_broken_numpy_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "numpy").mkdir()
+    (tmp_path / "numpy" / "__init__.py").write_text("raise ImportError('the C extensions failed')\n")
+    done = doctor(environment(tmp_path))
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.startswith("algm-doctor: numpy cannot be imported (the C extensions failed): install")
+
+
 def test_a_good_model_and_the_report_as_json(tmp_path: Path) -> None:
     file = tmp_path / "report" / "doctor.json"
     done = doctor(environment(tmp_path / "site"), SAMPLE_MODEL, "--json", file)

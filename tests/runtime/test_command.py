@@ -37,6 +37,12 @@ def start(lines: int, unbuffered: str, **streams: int) -> subprocess.Popen[bytes
         (AlgmError("broken\n  by a stone"), 1, "algm-some: broken by a stone\n"),
         (UsageError("no"), 2, "algm-some: no\n"),
         (FileNotFoundError(2, "No such file", "x"), 1, "algm-some: [Errno 2] No such file: 'x'\n"),
+        (
+            ImportError("Error importing: broken\n\nmany\nlines", name="numpy.core"),
+            4,
+            "algm-some: numpy cannot be imported (Error importing: broken): "
+            "install the package that it belongs to again\n",
+        ),
         (KeyboardInterrupt(), INTERRUPTED, "algm-some: interrupted\n"),
         (BrokenPipeError(), READER_GONE, ""),
     ],
