@@ -75,7 +75,7 @@ def camvid(record: Record) -> list[str]:
         for name in ("ONNX Runtime FP16 from FP32", "ONNX Runtime FP32 from PyTorch")
     )
     shares = [f"{100 * dense['mean_iou']:.2f}", f"{100 * merged['mean_iou']:.2f}", f"{100 * merged['tokens_kept']:.0f}"]
-    return [str(dense["pictures"]), *shares, f"{power_above(of_half):g}", f"{power_above(of_torch):.4f}"]
+    return [str(dense["pictures"]), *shares, f"{of_half:.2g}", f"{of_torch:.2g}"]
 
 
 def merging(record: Record) -> list[str]:
