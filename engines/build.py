@@ -31,7 +31,6 @@ from algm_trt.engines.network import (
     configure,
     describe_layers,
     inspect_plan,
-    interrupts_deferred,
     open_session,
     parse,
 )
@@ -49,6 +48,7 @@ from algm_trt.engines.timing_cache import TimingCache, default_timing_cache
 from algm_trt.plugins.errors import UsageError, VerificationError
 from algm_trt.plugins.library import INTERFACE_VERSION, find_library
 from algm_trt.plugins.spec import PLUGIN_VERSION
+from algm_trt.plugins.stopping import stops_deferred
 from algm_trt.runtime.backends.tensorrt.bindings import TensorRT
 from algm_trt.runtime.check_pictures import check_pictures
 from algm_trt.runtime.engine_record import EngineRecord, EngineRecordError, PluginRecord, read_record, record_path
@@ -155,7 +155,7 @@ def _build(job: _Job, record: EngineRecord) -> BuildReport:
     options, machine = job.options, job.machine
     proto, agreement = _in_precision(job)
     graph = without_functions(proto) if machine.library else with_functions_inlined(proto)
-    with interrupts_deferred():
+    with stops_deferred():
         session = open_session(machine.tensorrt, machine.library)
         network = parse(session, graph.SerializeToString(), len(plugin_nodes(proto)))
         layers = describe_layers(network) if options.dump_layers else []

@@ -23,7 +23,8 @@ of 1 to 8 and carries the plugin library, so that other programs need no other f
   algm-build-engine --fp16 --target rtx         for RTX GPUs, on a machine without one (TensorRT-RTX)
 
 exit codes: 0 built, or an equal plan was there; 1 failed; 2 wrong usage; 3 float16 changes the results too much;
-4 TensorRT, a GPU, the plugin library or a package is missing; 130 interrupted, nothing is left.
+4 TensorRT, a GPU, the plugin library or a package is missing; 130 interrupted, 143 terminated:
+nothing is left.
 """
 
 

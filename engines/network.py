@@ -6,10 +6,7 @@ test holds the list against NVIDIA's modules. TensorRT-RTX is run by the tests; 
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +15,7 @@ from algm_trt.engines.options import BuildOptions
 from algm_trt.engines.progress import BuildProgress, monitor_for
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.plugins.library import last_error, load_library
+from algm_trt.plugins.stopping import stops_deferred
 from algm_trt.runtime.backends.tensorrt.bindings import TensorRT
 from algm_trt.runtime.backends.tensorrt.log import Messages, logger_for, made, tidy
 from algm_trt.runtime.card import ModelCard
@@ -49,26 +47,6 @@ class Session:
     builder: Any
     library: Path | None
     parser: Any = None
-
-
-@contextmanager
-def interrupts_deferred() -> Iterator[None]:
-    """Hold Ctrl-C back until the block ends: an exception inside a callback of TensorRT would end the process.
-
-    Raises:
-        KeyboardInterrupt: at the end of the block, if Ctrl-C came meanwhile.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[bool] = []
-    previous = signal.signal(signal.SIGINT, lambda *_: came.append(True))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-    if came:
-        raise KeyboardInterrupt
 
 
 def open_session(tensorrt: TensorRT, library: Path | None) -> Session:
@@ -201,7 +179,7 @@ def build_plan(session: Session, network: Any, config: Any, progress: BuildProgr
     thread = threading.Thread(target=work, name="algm-build")
     try:
         # Ctrl-C within `start` would leave a builder behind that nobody waits for.
-        with interrupts_deferred():
+        with stops_deferred():
             thread.start()
         # The system may hand the signal to another thread, which does not wake this one.
         while not ended.wait(_LOOK_UP_SECONDS):

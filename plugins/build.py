@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,15 +18,16 @@ from pathlib import Path
 
 from algm_trt.plugins.errors import AlgmError, MissingDependencyError, UsageError
 from algm_trt.plugins.library import LIBRARY_NAME, LIBRARY_VARIABLE, cache_library, load_ctypes
+from algm_trt.plugins.stopping import exit_code, stops_cleanly
 
-_INTERRUPTED = 130
 _SOURCES = Path(__file__).resolve().parent
 _EPILOG = """\
 The library holds the CUDA kernels and the TensorRT plugins around them; TensorRT is not needed to compile it. In the
 user's cache it is found without being named, elsewhere the variable ALGM_PLUGINS_LIB names it. nvcc is taken from
 CUDACXX, PATH, CUDA_HOME, CUDA_PATH or /usr/local/cuda.
 
-exit codes: 0 built; 1 failed; 2 wrong usage; 4 cmake, nvcc or the sources are missing; 130 interrupted.
+exit codes: 0 built; 1 failed; 2 wrong usage; 4 cmake, nvcc or the sources are missing; 130 interrupted,
+143 terminated.
 """
 
 
@@ -84,8 +86,8 @@ def build_library(options: BuildOptions) -> Path:
         configure = [cmake, "-S", str(_SOURCES), "-B", str(folder), "-DALGM_BUILD_PLUGINS=ON"]
         configure += [f"-DCMAKE_CUDA_COMPILER={nvcc}", "-DCMAKE_BUILD_TYPE=Release"]
         configure += [f"-DALGM_CUDA_ARCHITECTURES={';'.join(map(str, options.architectures))}"]
-        _run(configure, options.verbose)
-        _run([cmake, "--build", str(folder), "--parallel", str(options.jobs)], options.verbose)
+        _run(configure, folder, options.verbose)
+        _run([cmake, "--build", str(folder), "--parallel", str(options.jobs)], folder, options.verbose)
         load_ctypes(folder / LIBRARY_NAME)
         shutil.copyfile(folder / LIBRARY_NAME, draft)
         draft.replace(output)
@@ -129,15 +131,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = _parser().parse_args(argv)
     start = time.monotonic()
-    try:
-        options = BuildOptions(arguments.output, arguments.arch, arguments.jobs, arguments.verbose)
-        path = build_library(options)
-    except AlgmError as error:
-        return _complain(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _complain("interrupted, nothing was written", _INTERRUPTED)
-    except OSError as error:
-        return _complain(str(error), 1)
+    with stops_cleanly():
+        try:
+            options = BuildOptions(arguments.output, arguments.arch, arguments.jobs, arguments.verbose)
+            path = build_library(options)
+        except AlgmError as error:
+            return _complain(str(error), error.exit_code)
+        except KeyboardInterrupt as stop:
+            return _complain("interrupted, nothing was written", exit_code(stop))
+        except OSError as error:
+            return _complain(str(error), 1)
     size = path.stat().st_size / 2**20
     sys.stdout.write(f"{path}: {size:.1f} MiB, built in {time.monotonic() - start:.0f} s\n")
     if arguments.output:
@@ -181,14 +184,26 @@ def _tool(name: str) -> str:
     return found
 
 
-def _run(command: Sequence[str], verbose: bool) -> None:
-    if verbose:
-        status, said = subprocess.run(command, check=False).returncode, "see above"
-    else:
-        done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        status, said = done.returncode, "\n".join(done.stdout.splitlines()[-15:])
-    if status:
-        raise AlgmError(f"'{' '.join(command[:2])} ...' failed with status {status}: {said}")
+def _run(command: Sequence[str], folder: Path, verbose: bool) -> None:
+    """Run a tool whose compilers end with it and keep their temporary files in a folder of ours.
+
+    Raises:
+        AlgmError: it failed; the message holds the end of what it said.
+    """
+    stdout, stderr = (None, None) if verbose else (subprocess.PIPE, subprocess.STDOUT)
+    environment = os.environ | {"TMPDIR": str(folder)}
+    with subprocess.Popen(
+        command, env=environment, stdout=stdout, stderr=stderr, text=True, start_new_session=True
+    ) as tool:
+        try:
+            said, _ = tool.communicate()
+        except BaseException:
+            os.killpg(tool.pid, signal.SIGKILL)
+            tool.communicate()  # until the last of them has closed its output
+            raise
+    if tool.returncode:
+        end = "see above" if verbose else "\n".join(said.splitlines()[-15:])
+        raise AlgmError(f"'{' '.join(command[:2])} ...' failed with status {tool.returncode}: {end}")
 
 
 def _complain(message: str, code: int) -> int:

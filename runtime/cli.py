@@ -30,7 +30,8 @@ Files go to OUT/KIND/NAME.*, a line per input to OUT/results.jsonl, totals to OU
 A video becomes OUT/overlay/NAME.mp4 and a folder of frames for every other kind.
 
 exit codes: 0 all done; 1 failed; 2 wrong usage; 4 the machine lacks something that the model needs;
-5 some inputs failed (also with --fail-fast): results.jsonl says why; 130 interrupted, --resume goes on.
+5 some inputs failed (also with --fail-fast): results.jsonl says why; 130 interrupted or 143 terminated, --resume
+goes on.
 """
 
 

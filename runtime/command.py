@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import TextIO
 
 from algm_trt.plugins.errors import AlgmError, MissingDependencyError
+from algm_trt.plugins.stopping import exit_code, stops_cleanly
 
-INTERRUPTED = 130
 READER_GONE = 141
 
 
@@ -23,21 +23,23 @@ def run_command(name: str, action: Callable[[], int], *, interrupted: str = "int
     Args:
         name: of the command, in front of the message.
         action: the body.
-        interrupted: what to say after Ctrl-C.
+        interrupted: what to say after Ctrl-C or SIGTERM.
     """
     _open_missing_streams()
     switch_telemetry_off()
-    try:
-        code = action()
-    except (AlgmError, ImportError) as error:
-        code = _complain(name, *((interrupted, INTERRUPTED) if _is_interrupt(error) else _told(error)))
-    except KeyboardInterrupt:
-        code = _complain(name, interrupted, INTERRUPTED)
-    except BrokenPipeError:
-        code = READER_GONE
-    except OSError as error:
-        code = _complain(name, str(error), AlgmError.exit_code)
-    return _flush_output(name, code)
+    with stops_cleanly():
+        try:
+            code = action()
+        except (AlgmError, ImportError) as error:
+            stop = _stop_behind(error)
+            code = _complain(name, *((interrupted, exit_code(stop)) if stop else _told(error)))
+        except KeyboardInterrupt as stop:
+            code = _complain(name, interrupted, exit_code(stop))
+        except BrokenPipeError:
+            code = READER_GONE
+        except OSError as error:
+            code = _complain(name, str(error), AlgmError.exit_code)
+        return _flush_output(name, code)
 
 
 def switch_telemetry_off() -> None:
@@ -102,14 +104,12 @@ def _open_missing_streams() -> None:
             setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
 
 
-def _is_interrupt(error: BaseException) -> bool:
-    """Whether Ctrl-C is what an error came from: a compiled module that it hits while it is imported seems missing."""
+def _stop_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """The Ctrl-C that an error came from, if any: a compiled module that it hits while it is imported seems missing."""
     cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, KeyboardInterrupt):
-            return True
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
         cause = cause.__cause__
-    return False
+    return cause
 
 
 def _told(error: AlgmError | ImportError) -> tuple[str, int]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from algm_trt.plugins.errors import PartialFailureError, UsageError
-from algm_trt.runtime.command import INTERRUPTED, VersionAction, numbers, positive_int, run_command, say
+from algm_trt.plugins.stopping import exit_code
+from algm_trt.runtime.command import VersionAction, numbers, positive_int, run_command, say
 from algm_trt.runtime.engine_arguments import add_engine_arguments, engine_options
 from algm_trt.runtime.evaluation.layouts import LAYOUTS
 
@@ -39,7 +40,7 @@ files to files written in a temporary folder. --plot draws images/s of the model
 mean IoU, or without ground truth against the tokens kept.
 
 exit codes: 0 measured; 1 failed; 2 wrong usage; 4 the machine lacks something that is asked for; 5 some variants or
-pictures were left out: they are named; 130 interrupted, with the figures so far if there are any.
+pictures were left out: they are named; 130 interrupted, with the figures so far if there are any; 143 terminated.
 """
 
 
@@ -77,7 +78,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         say(sys.stderr, f"algm-bench: {problem}")
     if report.interrupted:
         say(sys.stderr, "algm-bench: interrupted; the figures are of the turns before")
-        return INTERRUPTED
+        return exit_code(KeyboardInterrupt())
     return PartialFailureError.exit_code if report.problems else 0
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -235,7 +236,7 @@ def test_command_reports_errors_as_one_line(
 def _compiles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outcome: type[BaseException] | None) -> Path:
     """Stand in for the compilers: they make an empty library, or end with an exception; returns where it should go."""
 
-    def compile_nothing(command: list[str], verbose: bool) -> None:
+    def compile_nothing(command: list[str], folder: Path, verbose: bool) -> None:
         if outcome is not None:
             raise outcome
         Path(command[command.index("--build") + 1] if "--build" in command else tmp_path, LIBRARY_NAME).touch()
@@ -254,6 +255,36 @@ def test_interrupted_command_leaves_nothing(
     assert build.main(["-o", str(target)]) == 130
     assert capsys.readouterr().err == "algm-build-plugins: interrupted, nothing was written\n"
     assert list(target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["--verbose"]])
+def test_terminated_command_takes_its_compilers_along(arguments: list[str], tmp_path: Path) -> None:
+    tools, temporary, pid = tmp_path / "tools", tmp_path / "tmp", tmp_path / "pid"
+    for folder in (tools, temporary):
+        folder.mkdir()
+    (tools / "nvcc").write_text(
+        f'#!/bin/sh\ntouch "$TMPDIR/scratch"\necho $$ > {pid}.part\nmv {pid}.part {pid}\nsleep 600\n'
+    )
+    (tools / "cmake").write_text("#!/bin/sh\nnvcc &\nwait\n")
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "TMPDIR": str(temporary)}
+    environment.pop("CUDACXX", None)
+    target = tmp_path / "out" / LIBRARY_NAME
+    program = "from algm_trt.plugins.build import main; raise SystemExit(main())"
+    command = [sys.executable, "-c", program, "-o", str(target), *arguments]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not pid.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    compiler = int(pid.read_text())
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (143, "algm-build-plugins: interrupted, nothing was written\n")
+    assert list(temporary.iterdir()) == list(target.parent.iterdir()) == []
+    while Path(f"/proc/{compiler}").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{compiler}").exists()
 
 
 def test_what_it_says_can_be_pasted(

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from algm_trt.plugins.errors import AlgmError, UsageError
-from algm_trt.runtime.command import INTERRUPTED, READER_GONE, positive_int, run_command
+from algm_trt.plugins.stopping import Terminated
+from algm_trt.runtime.command import READER_GONE, positive_int, run_command
 
 PROGRAM = """
 import sys
@@ -43,7 +44,8 @@ def start(lines: int, unbuffered: str, **streams: int) -> subprocess.Popen[bytes
             "algm-some: numpy cannot be imported (Error importing: broken): "
             "install the package that it belongs to again\n",
         ),
-        (KeyboardInterrupt(), INTERRUPTED, "algm-some: interrupted\n"),
+        (KeyboardInterrupt(), 130, "algm-some: interrupted\n"),
+        (Terminated(), 143, "algm-some: interrupted\n"),
         (BrokenPipeError(), READER_GONE, ""),
     ],
 )
@@ -149,5 +151,5 @@ def test_an_interrupted_import_is_an_interruption(capsys: pytest.CaptureFixture[
         except ImportError as error:
             raise AlgmError("some is not installed (initialization failed)") from error
 
-    assert run_command("algm-some", action) == INTERRUPTED
+    assert run_command("algm-some", action) == 130
     assert capsys.readouterr().err == "algm-some: interrupted\n"
