@@ -233,6 +233,7 @@ class Manifest:
         The new file is locked under its temporary name, before the lock of the old one is tried, and stays locked when
         it is renamed: of two runs that begin at the same time, one sees the other.
         """
+        given = {str(source.path) for source in sources.values()}
         draft = draft_of(self.path)
         file = _open_locked(draft, self.path)
         try:
@@ -240,7 +241,9 @@ class Manifest:
                 _open_locked(self.path, self.path).close()
             file.truncate(0)
             for record in self._lines() if resume else ():
-                if record.name in self.done or not self._holds(record, sources.get(record.name)):
+                source = sources.get(record.name)
+                has_other_name = source is None and record.path in given  # a file beside it is called the same by now
+                if record.name in self.done or has_other_name or not self._holds(record, source):
                     continue
                 _write_line(file, record)
                 self.totals.add(record)

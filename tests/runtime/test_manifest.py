@@ -175,6 +175,13 @@ def test_lines_about_other_inputs_stay_while_they_are_true(tmp_path: Path, sourc
         assert (manifest.done, manifest.others, manifest.totals.ok) == ({"c"}, 2, 3)
 
 
+def test_an_input_that_has_another_name_by_now_counts_once(tmp_path: Path, sources: list[Source]) -> None:
+    write_run(tmp_path, sources)
+    renamed = replace(sources[0], name="a.jpg")
+    with Manifest(tmp_path, [renamed, *sources[1:]], "run1", resume=True) as manifest:
+        assert (manifest.done, manifest.others, manifest.totals.ok) == ({"b", "c"}, 0, 2)
+
+
 def test_a_folder_of_frames_is_checked_by_number_and_bytes(tmp_path: Path, sources: list[Source]) -> None:
     frames = tmp_path / "labels" / "clip"
     frames.mkdir(parents=True)
