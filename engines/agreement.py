@@ -114,11 +114,12 @@ def fit_float16(
         PrecisionError: a weight is beyond float16.
         VerificationError, MissingDependencyError, AlgmError: as `compare_precisions`.
     """
+    reference = _Reference.of(full, card, pictures)
     most = len(REFINEMENTS) if card.merge is not None else 0
     for count in range(most + 1):
         half = to_float16(full, count)
         names = tuple(island.name for island in REFINEMENTS[:count])
-        agreement = replace(compare_precisions(full, with_roundings(half), card, pictures), refinements=names)
+        agreement = replace(reference.compare(with_roundings(half).SerializeToString()), refinements=names)
         if agreement.passed:
             break
     return half, agreement
@@ -143,37 +144,67 @@ def compare_precisions(
         MissingDependencyError: no onnxruntime.
         AlgmError: ONNX Runtime cannot run a model.
     """
-    watched = with_ranges(full, float16_tensors(full))
-    outputs_full = _run(watched, card, pictures)
-    largest = _largest(outputs_full)
-    if not all(size <= FLOAT16_MAX for size in largest.values()):
-        beyond = {name: size for name, size in largest.items() if not size <= FLOAT16_MAX}
-        named = ", ".join(f"{name} reaches {size:.3g}" for name, size in list(beyond.items())[:5])
-        more = f" and {len(beyond) - 5} more" if len(beyond) > 5 else ""
-        raise VerificationError(f"activations beyond float16 ({FLOAT16_MAX:g}): {named}{more}; build with --fp32")
-    outputs_half = _run(half, card, pictures)
-    checks = tuple(
-        PictureAgreement(
-            name=name,
-            tokens=tuple(full_output["token_counts"][0].tolist()),
-            tokens_fp16=tuple(half_output["token_counts"][0].tolist()),
-            labels_equal=float(np.mean(full_output["labels"] == half_output["labels"])),
+    return _Reference.of(full, card, pictures).compare(half.SerializeToString())
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """The float32 model on pictures.
+
+    Attributes:
+        card: of the model.
+        pictures: of the model's input size.
+        outputs: of each picture.
+        largest_activation: as in `Agreement`.
+    """
+
+    card: ModelCard
+    pictures: Sequence[Picture]
+    outputs: Sequence[Mapping[str, NDArray[Any]]]
+    largest_activation: tuple[str, float]
+
+    @classmethod
+    def of(cls, full: onnx.ModelProto, card: ModelCard, pictures: Sequence[Picture]) -> _Reference:
+        """Run the float32 model.
+
+        Raises:
+            VerificationError, MissingDependencyError, AlgmError: as `compare_precisions`.
+        """
+        outputs = _run(with_ranges(full, float16_tensors(full)), card, pictures)
+        largest = _largest(outputs)
+        if not all(size <= FLOAT16_MAX for size in largest.values()):
+            beyond = {name: size for name, size in largest.items() if not size <= FLOAT16_MAX}
+            named = ", ".join(f"{name} reaches {size:.3g}" for name, size in list(beyond.items())[:5])
+            more = f" and {len(beyond) - 5} more" if len(beyond) > 5 else ""
+            raise VerificationError(f"activations beyond float16 ({FLOAT16_MAX:g}): {named}{more}; build with --fp32")
+        return cls(card, pictures, outputs, max(largest.items(), key=lambda item: item[1]))
+
+    def compare(self, half: bytes) -> Agreement:
+        """Run a float16 model, serialised, on the same pictures."""
+        outputs = _run(half, self.card, self.pictures)
+        checks = tuple(
+            PictureAgreement(
+                name=name,
+                tokens=tuple(full_output["token_counts"][0].tolist()),
+                tokens_fp16=tuple(half_output["token_counts"][0].tolist()),
+                labels_equal=float(np.mean(full_output["labels"] == half_output["labels"])),
+            )
+            for (name, _), full_output, half_output in zip(self.pictures, self.outputs, outputs, strict=True)
         )
-        for (name, _), full_output, half_output in zip(pictures, outputs_full, outputs_half, strict=True)
-    )
-    return Agreement(checks, max(largest.items(), key=lambda item: item[1]))
+        return Agreement(checks, self.largest_activation)
 
 
-def with_ranges(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
-    """A copy with the smallest and largest value of each tensor as extra outputs, scalars: no tensor is kept for it."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+def with_ranges(model: onnx.ModelProto, tensors: Sequence[str]) -> bytes:
+    """The model, serialised, with the smallest and largest value of each tensor as extra outputs, scalars."""
+    ranges = onnx.ModelProto()
     for name in tensors:
         for op_type in ("ReduceMin", "ReduceMax"):
             output = f"{_RANGE_PREFIX}{name}/{op_type}"
-            copy.graph.node.append(helper.make_node(op_type, [name], [output], name=output, keepdims=0))
-            copy.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, []))
-    return copy
+            ranges.graph.node.append(helper.make_node(op_type, [name], [output], name=output, keepdims=0))
+            ranges.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, []))
+    # Protocol buffers that follow each other are one, with the elements of both: no copy of the weights is made.
+    both: bytes = model.SerializeToString() + ranges.SerializeToString()
+    return both
 
 
 def _largest(outputs: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, float]:
@@ -188,17 +219,17 @@ def _largest(outputs: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, float]:
     return largest
 
 
-def _run(model: onnx.ModelProto, card: ModelCard, pictures: Sequence[Picture]) -> list[dict[str, NDArray[Any]]]:
-    """Outputs by name of every picture but the logits, one picture at a time."""
+def _run(model: bytes, card: ModelCard, pictures: Sequence[Picture]) -> list[dict[str, NDArray[Any]]]:
+    """Outputs by name of every picture but the logits, one picture at a time, of a serialised model."""
     try:
         import onnxruntime as ort
     except ImportError as error:
         raise MissingDependencyError(f"onnxruntime is not installed ({error}): pip install onnxruntime") from error
     options = ort.SessionOptions()
     options.log_severity_level = _LOG_ERRORS_ONLY
-    names = [value.name for value in model.graph.output if value.name not in ("logits", "token_map")]
     try:
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        names = [value.name for value in session.get_outputs() if value.name not in ("logits", "token_map")]
         return [dict(zip(names, session.run(names, feed), strict=True)) for feed in _feeds(card, pictures)]
     except Exception as error:  # onnxruntime raises classes of its own that share no base but Exception
         text = " ".join(str(error).split())

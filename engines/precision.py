@@ -18,9 +18,10 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs  # type: ignore[import-untyped]
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
-from algm_trt.engines.source import card_of, with_card
+from algm_trt.engines.source import card_of, set_card
+from algm_trt.engines.weights import closed_graph, constant, element_types, open_graph
 from algm_trt.plugins import spec
 from algm_trt.plugins.errors import AlgmError
 
@@ -171,35 +172,25 @@ def to_float16(model: onnx.ModelProto, refinements: int = 0) -> onnx.ModelProto:
     card = card_of(model)
     if card is not None and card.precision == "fp16":
         return model
-    # Functions cast by themselves and stay as they are; graphsurgeon sees the main graph only.
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    del bare.functions[:]
-    graph = gs.import_onnx(bare)
-    kept = _kept(graph, refinements)
-    _check_weights(graph, kept)
-    _Conversion(graph, float_tensors(model), kept).run()
-    result = model if card is None else with_card(model, replace(card, precision="fp16"))
-    copy = onnx.ModelProto()
-    copy.CopyFrom(result)
-    copy.graph.CopyFrom(gs.export_onnx(graph, do_type_check=False).graph)
-    return copy
+    # Functions cast by themselves and stay as they are.
+    graph = open_graph(model)
+    conversion = _Conversion(graph, float_tensors(model), _kept(graph, refinements))
+    conversion.run()
+    _check_weights(model, conversion.constants)
+    half = closed_graph(graph, model, {new.name: name for name, new in conversion.constants.items()})
+    if card is not None:
+        set_card(half, replace(card, precision="fp16"))
+    return half
 
 
 def float_tensors(model: onnx.ModelProto) -> set[str]:
     """Names of the float32 tensors of a graph that nodes compute."""
-    typed = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-    computed = {name for node in typed.node for name in node.output}
-    return {
-        value.name
-        for value in (*typed.value_info, *typed.output)
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT and value.name in computed
-    }
+    return {name for name, kind in element_types(model).items() if kind == TensorProto.FLOAT}
 
 
 def float16_tensors(model: onnx.ModelProto) -> list[str]:
     """Names of the float32 tensors that the conversion without refinements makes float16, in the order of the graph."""
-    graph = gs.import_onnx(model)
+    graph = open_graph(model)
     kept, floats = _kept(graph, 0), float_tensors(model)
     return [t.name for node in graph.nodes if id(node) not in kept for t in node.outputs if t.name in floats]
 
@@ -255,7 +246,7 @@ class _Conversion:
             # An island may use the float32 constant too: both then exist, under two names.
             shared = any(id(node) in self.kept for node in tensor.outputs)
             name = f"{tensor.name}/fp16" if shared else tensor.name
-            self.constants[tensor.name] = gs.Constant(name, tensor.values.astype(np.float16))
+            self.constants[tensor.name] = constant(name, np.float16, tensor.shape)
         return self.constants[tensor.name]
 
 
@@ -268,7 +259,7 @@ def _kept(graph: Any, refinements: int) -> set[int]:
 def _learned(node: Any) -> bool:
     """Whether a node multiplies by or adds weights, normalisations aside."""
     return node.op != "LayerNormalization" and any(
-        isinstance(tensor, gs.Constant) and tensor.dtype == np.float32 and tensor.values.ndim for tensor in node.inputs
+        isinstance(tensor, gs.Constant) and tensor.dtype == np.float32 and len(tensor.shape) for tensor in node.inputs
     )
 
 
@@ -286,18 +277,14 @@ def _always_float(node: Any, index: int) -> bool:
     return described is not None and described.inputs[index].dtype == "float32"
 
 
-def _check_weights(graph: Any, kept: set[int]) -> None:
-    """Name every weight that float16 cannot hold."""
-    users = [node for node in graph.nodes if id(node) not in kept]
-    found = dict(_beyond(tensor for node in users for tensor in node.inputs if isinstance(tensor, gs.Constant)))
-    if found:
-        named = ", ".join(f"{name} reaches {largest:.3g}" for name, largest in found.items())
-        raise PrecisionError(f"float16 ends at {FLOAT16_MAX:g}, but {named}: build with --fp32")
+def _check_weights(model: onnx.ModelProto, names: Iterable[str]) -> None:
+    """Name every weight that float16 cannot hold.
 
-
-def _beyond(constants: Iterable[Any]) -> Iterator[tuple[str, float]]:
-    for tensor in constants:
-        if tensor.dtype == np.float32:
-            largest = float(np.abs(tensor.values).max(initial=0))
-            if not largest <= FLOAT16_MAX:
-                yield tensor.name, largest
+    Raises:
+        PrecisionError: there are some.
+    """
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    largest = {name: float(np.abs(numpy_helper.to_array(weights[name])).max(initial=0)) for name in names}
+    beyond = [f"{name} reaches {size:.3g}" for name, size in largest.items() if not size <= FLOAT16_MAX]
+    if beyond:
+        raise PrecisionError(f"float16 ends at {FLOAT16_MAX:g}, but {', '.join(beyond)}: build with --fp32")

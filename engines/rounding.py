@@ -14,6 +14,8 @@ import onnx
 import onnx_graphsurgeon as gs  # type: ignore[import-untyped]
 from onnx import TensorProto
 
+from algm_trt.engines.weights import closed_graph, element_types, open_graph, values_of
+
 # What these give was rounded before.
 _MOVES: Final = {
     *("Identity", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Transpose"),
@@ -33,28 +35,21 @@ def with_roundings(half: onnx.ModelProto) -> onnx.ModelProto:
     Returns:
         A model with the same inputs and outputs and the same names of tensors.
     """
-    bare = onnx.ModelProto()
-    bare.CopyFrom(half)
-    del bare.functions[:]
-    graph = gs.import_onnx(bare)
+    graph = open_graph(half)
     for tensor in graph.tensors().values():
         if isinstance(tensor, gs.Constant) and tensor.dtype == np.float16:
-            tensor.values = tensor.values.astype(np.float32)
+            tensor.values = values_of(np.float32, tensor.shape)
     halves = float16_names(half)
     nodes: list[Any] = []
     for node in graph.nodes:
         nodes += [node, *_roundings(node, halves)]
     graph.nodes = nodes
-    copy = onnx.ModelProto()
-    copy.CopyFrom(half)
-    copy.graph.CopyFrom(gs.export_onnx(graph, do_type_check=False).graph)
-    return copy
+    return closed_graph(graph, half, {})
 
 
 def float16_names(half: onnx.ModelProto) -> set[str]:
     """Names of the float16 tensors that the nodes of a model compute."""
-    typed = onnx.shape_inference.infer_shapes(half, strict_mode=True).graph
-    return {value.name for value in typed.value_info if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
+    return {name for name, kind in element_types(half).items() if kind == TensorProto.FLOAT16}
 
 
 def _roundings(node: Any, halves: set[str]) -> list[Any]:

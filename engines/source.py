@@ -69,14 +69,11 @@ def card_of(proto: onnx.ModelProto) -> ModelCard | None:
     return ModelCard.from_json(texts[0]) if texts else None
 
 
-def with_card(proto: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:
-    """A copy of the model with another card."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    for entry in copy.metadata_props:
+def set_card(proto: onnx.ModelProto, card: ModelCard) -> None:
+    """Replace the model card that a model carries."""
+    for entry in proto.metadata_props:
         if entry.key == METADATA_KEY:
             entry.value = card.to_json()
-    return copy
 
 
 def plugin_nodes(proto: onnx.ModelProto) -> list[str]:

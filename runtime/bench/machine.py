@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -83,9 +84,12 @@ def busy_warning(load: float | None) -> str | None:
 
 
 def peak_memory_mib() -> float:
-    """Most memory that this process has held so far, in MiB."""
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+    """Most memory that this program has held so far, in MiB."""
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with contextlib.suppress(OSError):  # Linux; getrusage counts what started the program as well
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(errors="replace"), re.MULTILINE)
+        kibibytes = int(found[1]) if found else kibibytes
+    return round(kibibytes / 1024, 1)
 
 
 def _gpus() -> list[str]:

@@ -102,7 +102,7 @@ def test_largest_activation_is_that_of_the_tensor() -> None:
     model = tiny_model(LINEAR)
     name, size = compare(model).largest_activation
     assert name in float16_tensors(model)
-    watched = with_ranges(model, [name])
+    watched = onnx.load_model_from_string(with_ranges(model, [name]))
     assert [value.name for value in watched.graph.output][-2:] == [
         f"range of {name}/ReduceMin",
         f"range of {name}/ReduceMax",

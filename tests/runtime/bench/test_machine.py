@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,14 @@ def test_facts_of_this_machine_are_plausible_json() -> None:
     assert peak_memory_mib() > 10
     assert versions()["numpy"] == np.__version__
     assert all(versions().values())
+
+
+def test_peak_memory_is_that_of_the_program_alone() -> None:
+    """A program starts with the peak of what it was forked from, as far as getrusage goes."""
+    ballast = np.ones(100 * 2**20, np.uint8)
+    program = "from algm_trt.runtime.bench.machine import peak_memory_mib; print(peak_memory_mib())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert 5 < float(done.stdout) < ballast.nbytes / 2**20
 
 
 def test_gpus_are_those_of_nvidia_smi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
