@@ -302,9 +302,13 @@ def _output_formats(name: str, situation: Situation) -> Finding:
     if card.ignore_index < len(card.classes):
         evidence = f"{card.ignore_index} stands for 'no class' and is the class '{card.classes[card.ignore_index]}'"
         return found(name, evidence, "compare label files with --save labels only where no pixel is ignored")
-    if len(set(card.palette)) < len(card.palette):
+    first_of = {color: index for index, color in reversed(list(enumerate(card.palette)))}
+    doubled = [index for index, color in enumerate(card.palette) if first_of[color] != index]
+    if doubled:
+        one, other = card.classes[first_of[card.palette[doubled[0]]]], card.classes[doubled[0]]
+        more = f", {len(doubled)} classes have another's colour in all" if len(doubled) > 1 else ""
         cure = "read class ids from --save labels; --save color cannot be turned back into ids"
-        return found(name, f"{len(card.palette) - len(set(card.palette))} classes share a colour with another", cure)
+        return found(name, f"'{one}' and '{other}' share a colour{more}", cure)
     if len(card.classes) > 256:
         evidence = f"{len(card.classes)} classes: label files are 16-bit grey PNGs without a palette"
         return found(name, evidence, "read them with a program that keeps 16 bits")
