@@ -202,7 +202,7 @@ def with_ranges(model: onnx.ModelProto, tensors: Sequence[str]) -> bytes:
             output = f"{_RANGE_PREFIX}{name}/{op_type}"
             ranges.graph.node.append(helper.make_node(op_type, [name], [output], name=output, keepdims=0))
             ranges.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, []))
-    # Protocol buffers that follow each other are one, with the elements of both: no copy of the weights is made.
+    # Protocol buffers that follow each other are one, with the elements of both: cheaper than a changed copy.
     both: bytes = model.SerializeToString() + ranges.SerializeToString()
     return both
 
