@@ -55,15 +55,15 @@ def test_canvas_of_any_window_is_the_smallest_that_fits(window: tuple[int, int])
 
 
 def test_anchors_and_crops_run_row_by_row() -> None:
-    plan = plan_slide((100, 131), (64, 64), 48)
-    assert plan.anchors == [(0, 0), (0, 48), (0, 67), (36, 0), (36, 48), (36, 67)]
+    plan = plan_slide((100, 131), (64, 72), 48)
+    assert plan.anchors == [(0, 0), (0, 48), (0, 59), (36, 0), (36, 48), (36, 59)]
     assert len(plan) == 6
     canvas = random_image(100, 131)
     views = list(crops(canvas, plan))
     assert len(views) == len(plan)
     for (top, left), view in zip(plan.anchors, views, strict=True):
         assert np.shares_memory(view, canvas)
-        np.testing.assert_array_equal(view, canvas[top : top + 64, left : left + 64])
+        np.testing.assert_array_equal(view, canvas[top : top + 64, left : left + 72])
 
 
 def test_whole_is_one_window() -> None:

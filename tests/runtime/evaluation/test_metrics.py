@@ -164,6 +164,14 @@ def test_boundary_score_of_a_perfect_map_and_of_one_without_borders() -> None:
     assert np.isnan(BoundaryScores(boundary_counts(even, even, 4)).mean_f_score)
 
 
+def test_boundary_score_is_the_harmonic_mean_of_two_shares() -> None:
+    # Matched of predicted, found of true: one pixel, a third and a half, one side only, nothing.
+    counts = np.array([[1, 1, 1, 1], [1, 3, 2, 4], [0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]])
+    assert BoundaryScores(counts).f_score.tolist()[:4] == [1.0, pytest.approx(0.4), 0.0, 0.0]
+    assert np.isnan(BoundaryScores(counts).f_score[4])
+    assert BoundaryScores(counts).mean_f_score == pytest.approx(0.35)
+
+
 def test_border_to_ignored_pixels_is_no_boundary() -> None:
     truth = np.zeros((9, 9), np.uint16)
     truth[:, 4:] = IGNORED
