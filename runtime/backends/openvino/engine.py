@@ -18,6 +18,7 @@ from algm_trt.plugins.errors import MissingDependencyError, UsageError
 from algm_trt.runtime.backends.onnx_model import OUTPUTS, card_of, first_line
 from algm_trt.runtime.backends.openvino import model as openvino_model
 from algm_trt.runtime.backends.openvino import operators as openvino_operators
+from algm_trt.runtime.backends.openvino.signal_stack import signal_stack_kept
 from algm_trt.runtime.cache_folder import cache_folder
 from algm_trt.runtime.card import METADATA_KEY, ModelCard
 from algm_trt.runtime.engine import EngineError, EngineOutput, checked_images, checked_threshold
@@ -46,6 +47,7 @@ class OpenVinoEngine:
         description: backend, device and precision, for people.
     """
 
+    @signal_stack_kept()
     def __init__(self, path: Path, *, precision: str = "fp32", threads: int | None = None) -> None:
         """Open a model.
 

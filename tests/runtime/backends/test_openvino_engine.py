@@ -583,3 +583,32 @@ def test_infer_gives_the_masks_of_onnx_runtime(sample_model: Path, tmp_path: Pat
         shares.append((ours == theirs).mean())
     assert min(shares) > 0.99
     assert np.median(shares) == 1.0
+
+
+CLOSED_IN_ORDER = """
+import ctypes, signal, sys
+from algm_trt.engines.sample import SAMPLE_MODEL
+from algm_trt.runtime.engine import open_engine
+from algm_trt.runtime.engine_options import EngineOptions
+
+def signal_stack():
+    raw = (ctypes.c_size_t * 3)()
+    ctypes.CDLL(None).sigaltstack(None, raw)
+    return list(raw)
+
+handled = []
+signal.signal(signal.SIGINT, lambda number, frame: handled.append(number))
+before = signal_stack()
+engines = [open_engine(SAMPLE_MODEL, EngineOptions(backend="openvino")) for _ in range(2)]
+for engine in engines:
+    engine.close()
+    assert signal_stack() == before
+    signal.raise_signal(signal.SIGINT)
+print(len(handled))
+"""
+
+
+def test_ctrl_c_is_handled_after_models_were_closed_in_order() -> None:
+    """OpenVINO alone would leave the thread a freed stack to handle signals on: a segmentation fault."""
+    done = subprocess.run([sys.executable, "-c", CLOSED_IN_ORDER], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
