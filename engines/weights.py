@@ -95,6 +95,4 @@ def _fill(tensor: onnx.TensorProto, source: onnx.TensorProto) -> None:
         tensor.name = name
         return
     values: NDArray[Any] = numpy_helper.to_array(source)
-    tensor.ClearField("float_data")
-    tensor.ClearField("int32_data")
     tensor.raw_data = values.astype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).tobytes()

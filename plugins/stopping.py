@@ -28,8 +28,8 @@ def exit_code(stop: KeyboardInterrupt) -> int:
 def stops_cleanly() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end the block by an exception, so that it can tidy up.
 
-    The same signal again within a second is the same wish (`timeout` sends it twice, people press keys twice); after
-    that it ends the process at once. Signals that are ignored (`nohup`) or handled by somebody else stay as they are.
+    One that comes again within a second is the same wish (`timeout` sends two, people press keys twice); after that it
+    ends the process at once. Signals that are ignored (`nohup`) or handled by somebody else stay as they are.
 
     Raises:
         KeyboardInterrupt: Ctrl-C came.
@@ -70,8 +70,11 @@ def stops_deferred() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    previous = {number: signal.signal(number, lambda number, _: came.append(number)) for number in SIGNALS}
+    # None: of a program in another language that Python is a part of; it could not be put back.
+    previous = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) is not None}
     try:
+        for number in previous:
+            signal.signal(number, lambda number, _: came.append(number))
         yield
     finally:
         for number, handler in previous.items():

@@ -302,10 +302,10 @@ def _output_formats(name: str, situation: Situation) -> Finding:
     if card.ignore_index < len(card.classes):
         evidence = f"{card.ignore_index} stands for 'no class' and is the class '{card.classes[card.ignore_index]}'"
         return found(name, evidence, "compare label files with --save labels only where no pixel is ignored")
-    first_of = {color: index for index, color in reversed(list(enumerate(card.palette)))}
-    doubled = [index for index, color in enumerate(card.palette) if first_of[color] != index]
+    firsts = [card.palette.index(color) for color in card.palette]
+    doubled = [index for index, first in enumerate(firsts) if first != index]
     if doubled:
-        one, other = card.classes[first_of[card.palette[doubled[0]]]], card.classes[doubled[0]]
+        one, other = card.classes[firsts[doubled[0]]], card.classes[doubled[0]]
         more = f", {len(doubled)} classes have another's colour in all" if len(doubled) > 1 else ""
         cure = "read class ids from --save labels; --save color cannot be turned back into ids"
         return found(name, f"'{one}' and '{other}' share a colour{more}", cure)

@@ -40,7 +40,7 @@ files to files written in a temporary folder. --plot draws images/s of the model
 mean IoU, or without ground truth against the tokens kept.
 
 exit codes: 0 measured; 1 failed; 2 wrong usage; 4 the machine lacks something that is asked for; 5 some variants or
-pictures were left out: they are named; 130 interrupted, with the figures so far if there are any; 143 terminated.
+pictures were left out: they are named; 130 interrupted or 143 terminated, with the figures so far if there are any.
 """
 
 
@@ -76,9 +76,9 @@ def _bench(arguments: argparse.Namespace) -> int:
         draw_plot(report, arguments.plot)
     for problem in report.problems[:_PROBLEMS_SHOWN]:
         say(sys.stderr, f"algm-bench: {problem}")
-    if report.interrupted:
+    if report.stopped_by:
         say(sys.stderr, "algm-bench: interrupted; the figures are of the turns before")
-        return exit_code(KeyboardInterrupt())
+        return exit_code(report.stopped_by)
     return PartialFailureError.exit_code if report.problems else 0
 
 

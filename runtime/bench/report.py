@@ -121,7 +121,7 @@ class BenchReport:
         baseline: title of the variant that others are compared with, at the same batch size.
         left_out: variants that could not be measured, and why.
         notes: what the reader should know about what was asked for.
-        interrupted: whether the run was stopped before its last round.
+        stopped_by: what ended the run before its last round; None if nothing did.
         environment: date, machine, versions and load, for JSON.
     """
 
@@ -132,7 +132,7 @@ class BenchReport:
     baseline: str
     left_out: tuple[str, ...]
     notes: tuple[str, ...]
-    interrupted: bool
+    stopped_by: KeyboardInterrupt | None
     environment: dict[str, Any]
 
     @property
@@ -161,7 +161,7 @@ class BenchReport:
         return {
             "format_version": FORMAT_VERSION,
             **self.environment,
-            "interrupted": self.interrupted,
+            "interrupted": self.stopped_by is not None,
             "how": {
                 "pictures": self.pictures.described,
                 "pictures_are": self.pictures.kind,

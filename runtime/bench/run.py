@@ -48,7 +48,7 @@ def run_bench(options: BenchOptions) -> BenchReport:
         contenders = open_contenders(options.models, options.engine, stack)
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="algm-bench-")))
         run = _Run(options, contenders, folder)
-        interrupted = run.measure()
+        stopped_by = run.measure()
         known["load_average"]["after"] = load_average()
         known["peak_memory_mib"] = peak_memory_mib()
         return BenchReport(
@@ -59,7 +59,7 @@ def run_bench(options: BenchOptions) -> BenchReport:
             baseline=_baseline(contenders, options.thresholds),
             left_out=tuple(run.left_out),
             notes=tuple(run.notes),
-            interrupted=interrupted,
+            stopped_by=stopped_by,
             environment=known,
         )
 
@@ -82,8 +82,8 @@ class _Run:
         self.jobs: dict[Variant, JobTurn] = {}
         self._inputs: dict[tuple[tuple[int, int], int], tuple[list[Source], NDArray[np.uint8]]] = {}
 
-    def measure(self) -> bool:
-        """Quality, warm-up, rounds; returns whether Ctrl-C ended it.
+    def measure(self) -> KeyboardInterrupt | None:
+        """Quality, warm-up, rounds; returns what ended it before its last round, if something did.
 
         Raises:
             AlgmError: no variant could be measured.
@@ -103,11 +103,11 @@ class _Run:
             try:
                 for _ in self._turns():
                     bar.update()
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stop:
                 if not any(turn.figures() for turn in self.models.values()):
                     raise
-                return True
-        return False
+                return stop.with_traceback(None)  # which would keep the models in memory
+        return None
 
     def results(self) -> Iterator[BenchResult]:
         """Of the variants that had a turn."""

@@ -40,7 +40,7 @@ def _setting(report: BenchReport) -> list[str]:
         size = "x".join(map(str, model["size"]))
         threads = f", threads: {model['threads']}" if model["threads"] else ""
         lines.append(f"{model['name']}: {model['backend']}{threads}, {size}, {model['precision']}")
-    if report.interrupted:
+    if report.stopped_by:
         lines.append("INTERRUPTED: the figures come from fewer rounds than asked for")
     return lines
 

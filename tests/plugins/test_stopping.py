@@ -100,6 +100,13 @@ def test_deferred_until_the_block_ends(number: signal.Signals) -> None:
     assert exit_code(stop.value) == 128 + number
 
 
+def test_handlers_that_python_does_not_know_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: pytest.fail("a handler was replaced"))
+    with stops_cleanly(), stops_deferred():
+        pass
+
+
 def test_other_threads_change_nothing() -> None:
     before, inside = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)], []
 

@@ -12,6 +12,7 @@ from helpers.bench import Opened, install
 from helpers.fake_engine import color_picture
 from PIL import Image
 
+from algm_trt.plugins.stopping import Terminated
 from algm_trt.runtime.bench import machine as bench_machine
 from algm_trt.runtime.bench import run as bench
 from algm_trt.runtime.bench.cli import main
@@ -167,21 +168,26 @@ def test_files_that_cannot_be_written_are_met_before_anything_is_measured(
     assert not opened.engines
 
 
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
 def test_an_interrupted_run_reports_the_turns_before(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    stop: type[KeyboardInterrupt],
+    code: int,
+    opened: Opened,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     turns = bench.take_turns
 
     def stopped(*arguments: object) -> object:
         yield next(turns(*arguments))  # type: ignore[arg-type]
-        raise KeyboardInterrupt
+        raise stop
 
     monkeypatch.setattr(bench, "take_turns", stopped)
-    assert main(["merged.onnx", *FAST, "--no-job", "--json", "out.json"]) == 130
+    assert main(["merged.onnx", *FAST, "--no-job", "--json", "out.json"]) == code
     said = capsys.readouterr()
     assert "INTERRUPTED" in said.out
     assert said.err == "algm-bench: interrupted; the figures are of the turns before\n"
-    assert json.loads(Path("out.json").read_text())["interrupted"]
+    assert json.loads(Path("out.json").read_text())["interrupted"] is True
 
 
 def test_a_busy_machine_is_warned_about(

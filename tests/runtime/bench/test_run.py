@@ -194,7 +194,7 @@ def test_ctrl_c_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch, opened:
 
     monkeypatch.setattr(bench, "take_turns", stopped)
     report = quiet("merged.onnx dense.onnx", rounds=9, pictures=2, whole_job=False)
-    assert report.interrupted
+    assert report.stopped_by
     assert len(report.results) == min(after, 2)
     assert sum(len(result.model.samples.rounds) for result in report.results) == after
     assert json.dumps(report.to_dict())
