@@ -355,8 +355,8 @@ def _tiled(nodes: NDArray[np.intp], weights: NDArray[np.float64], node_count: in
     firsts = np.cumsum(supports) - supports
     tile_nodes = keys[firsts[:, None] + np.minimum(np.arange(supports.max()), supports[:, None] - 1)] % node_count
     slots = row * tile_nodes.shape[1] + inverse - firsts[tile]
-    shares = np.bincount(slots, weights=weight, minlength=len(nodes) * tile_nodes.shape[1]).astype(np.float32)
-    shares = shares.reshape(len(nodes), -1)
+    sums = np.bincount(slots, weights=weight, minlength=len(nodes) * tile_nodes.shape[1])
+    shares = sums.astype(np.float32).reshape(len(nodes), -1)
     starts = np.append(starts, len(nodes))
     return _Axis(starts, supports, tile_nodes, shares, _groups(starts, supports, tile_nodes, shares))
 
