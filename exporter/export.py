@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
 import onnx
 
@@ -27,6 +28,8 @@ from algm_trt.runtime.card import METADATA_KEY, MergeSettings, ModelCard, ModelC
 from algm_trt.runtime.datasets import DatasetClasses, dataset_classes, known_datasets, numbered_classes, read_class_file
 from algm_trt.runtime.files import check_writable, renamed_together
 
+PRECISIONS: Final = ("fp32", "fp16")
+
 
 @dataclass(frozen=True)
 class ExportOptions:
@@ -36,10 +39,10 @@ class ExportOptions:
         size: height and width in pixels of the model's input.
         merge_layers: 1-based layers at which tokens merge.
         merge_window: height and width in tokens of the merging window.
-        threshold: default similarity of the local merge.
+        threshold: default similarity (cosine, -1..1) at or above which a window merges.
         merge: False exports the dense model.
         precision: "fp32" or "fp16".
-        classes: file with class names.
+        classes: file with class names, see `algm_trt.runtime.datasets.read_class_file`.
         verify: whether to compare PyTorch with ONNX Runtime.
         verify_images: folder of pictures to compare on; None draws some.
     """
@@ -53,6 +56,17 @@ class ExportOptions:
     classes: Path | None = None
     verify: bool = True
     verify_images: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no model can have.
+
+        Raises:
+            UsageError: an unknown precision, or a size without pixels.
+        """
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"unknown precision '{self.precision}': expected {' or '.join(PRECISIONS)}")
+        if self.size is not None and min(self.size) < 1:
+            raise UsageError(f"the input must have at least one pixel, got {self.size}")
 
 
 @dataclass(frozen=True)
@@ -92,6 +106,7 @@ def export_onnx(
     Raises:
         CheckpointError: the checkpoint cannot be read.
         UsageError: the options make no model; the message says what would.
+        ClassListError: the file with class names cannot be read.
         AlgmError: the model cannot be written there.
     """
     options = options or ExportOptions()

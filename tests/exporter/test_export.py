@@ -36,6 +36,8 @@ def checkpoint(tmp_path: Path) -> Path:
         ({"threshold": math.nan}, "finite"),
         ({"threshold": math.inf}, "finite"),
         ({"merge": False, "threshold": 0.5}, "--no-merge"),
+        ({"precision": "FP16"}, "expected fp32 or fp16"),
+        ({"size": (0, 32)}, "at least one pixel"),
     ],
 )
 def test_options_that_make_no_model(options: dict[str, Any], message: str, checkpoint: Path) -> None:
