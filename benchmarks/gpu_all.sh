@@ -109,8 +109,11 @@ table=$work/steps.tsv
 : >"$log"
 : >"$table"
 
-# `algm_trt` importable without installing it.
+# `algm_trt` importable without installing it, with the name and version that commands and records ask for.
 for package in exporter plugins engines runtime; do ln -sfn "$PWD/$package" "$work/site/algm_trt/$package"; done
+mkdir -p "$work/site/algm_trt.dist-info"
+"$python" -c 'import tomllib; print("Metadata-Version: 2.1\nName: algm-trt\nVersion:",
+    tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])' >"$work/site/algm_trt.dist-info/METADATA"
 export PYTHONPATH=$work/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 # Tools that are Python packages, and those of CUDA, may be in folders that are not on PATH.
 PATH=$PATH:$("$python" -c 'import sysconfig; print(sysconfig.get_path("scripts"))'):/usr/local/cuda/bin
