@@ -499,8 +499,8 @@ def test_help_needs_no_heavy_import() -> None:
 def test_windows_go_in_batches_that_the_engine_runs_best_with(
     infer: Infer, engine: FakeEngine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(engine), "usual_batch", 4, raising=False)
-    monkeypatch.setattr(type(engine), "window_runner", lambda self, batch: HostWindowRunner(self, batch), raising=False)
+    monkeypatch.setattr(engine, "usual_batch", 4, raising=False)
+    monkeypatch.setattr(engine, "window_runner", lambda batch: HostWindowRunner(engine, batch), raising=False)
     infer()
     assert summary(tmp_path)["options"]["batch_size"] == max(engine.batches) == 4
     infer("--batch-size", "1")

@@ -35,6 +35,15 @@ class Shifted(FakeEngine):
         return super().run(np.minimum(images.astype(int) + np.array([60, 0, 0]), 255).astype(np.uint8), threshold)
 
 
+class InFours(Shifted):
+    """Brings its own runner, and runs batches of four windows best."""
+
+    usual_batch = 4
+
+    def window_runner(self, batch_size: int) -> HostWindowRunner:
+        return HostWindowRunner(self, batch_size)
+
+
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> list[FakeEngine]:
     """Stand-ins for model files; the list holds all that were opened."""
@@ -42,7 +51,8 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[FakeEngine]:
 
     def open_fake(path: str, options: EngineOptions) -> FakeEngine:
         name = Path(path).name
-        opened.append(Shifted(make_card()) if name == "shifted.onnx" else FakeEngine(CARDS[name]))
+        others = {"shifted.onnx": Shifted, "fours.onnx": InFours}
+        opened.append(others[name](make_card()) if name in others else FakeEngine(CARDS[name]))
         return opened[-1]
 
     monkeypatch.setattr(checkpoint_adapter, "open_engine", open_fake)
@@ -66,13 +76,11 @@ def run(root: Path, *arguments: str) -> int:
 
 
 def test_windows_go_in_batches_that_each_engine_runs_best_with(
-    root: Path, engines: list[FakeEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, engines: list[FakeEngine], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(Shifted, "usual_batch", 4, raising=False)
-    monkeypatch.setattr(Shifted, "window_runner", lambda self, size: HostWindowRunner(self, size), raising=False)
     target = tmp_path / "out.json"
     for given, expected in (((), [1, 4]), (("--batch-size", "3"), [3, 3])):
-        assert run(root, "merged.onnx", "shifted.onnx", "-q", "--json", str(target), *given) == 0
+        assert run(root, "merged.onnx", "fours.onnx", "-q", "--json", str(target), *given) == 0
         assert [entry["batch_size"] for entry in json.loads(target.read_text())["runs"]] == expected
         assert [max(engine.batches) for engine in engines if engine.batches] == expected
         engines.clear()
