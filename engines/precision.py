@@ -52,14 +52,13 @@ class Island:
 
 def _preprocessing(graph: Any) -> Nodes:
     """From the uint8 pictures to the transposition to channels first, inclusive."""
-    tensor = next(value for value in graph.inputs if value.name == "images")
+    users: Nodes = next((value.outputs for value in graph.inputs if value.name == "images"), [])
     found: Nodes = []
     while not found or found[-1].op != "Transpose":
-        users = tensor.outputs
         if len(users) != 1:
             raise PrecisionError("the preprocessing of the model is not that of algm-export: export it again")
         found += users
-        tensor = users[0].outputs[0]
+        users = found[-1].outputs[0].outputs
     return found
 
 
@@ -167,7 +166,8 @@ def to_float16(model: onnx.ModelProto, refinements: int = 0) -> onnx.ModelProto:
         A model with the same inputs and outputs, whose card says fp16.
 
     Raises:
-        PrecisionError: a weight is beyond float16 or not a number; the message names it.
+        PrecisionError: a weight is beyond float16 or not a number, and the message names it; or the model is not of
+            algm-export.
     """
     card = card_of(model)
     if card is not None and card.precision == "fp16":

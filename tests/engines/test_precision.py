@@ -181,6 +181,9 @@ def test_foreign_preprocessing_is_refused() -> None:
     model.graph.node.append(onnx.helper.make_node("Cast", ["images"], ["twice"], to=TensorProto.FLOAT))
     with pytest.raises(PrecisionError, match="preprocessing"):
         to_float16(model)
+    model.graph.input[0].name = "pixels"
+    with pytest.raises(PrecisionError, match="preprocessing"):
+        to_float16(model)
 
 
 def test_tensors_to_watch_are_those_that_become_float16() -> None:
