@@ -125,7 +125,7 @@ class Report:
                 "mode": pipeline.mode,
                 "short_side": protocol.short_side,
                 "max_ratio": protocol.max_ratio,
-                "stride": pipeline.stride or self.card.stride,
+                "stride": (pipeline.stride or self.card.stride) if pipeline.mode == "slide" else None,
                 "scales": list(protocol.scales),
                 "flip": protocol.flip,
                 "window_batch_coupled": self.options.window_batch_coupled,

@@ -161,6 +161,9 @@ def test_scales_flip_and_short_side(root: Path, engines: list[FakeEngine], tmp_p
     assert run(root, "merged.onnx", *options, "--json", str(target)) == 0
     protocol = json.loads(target.read_text())["protocol"]
     assert (protocol["scales"], protocol["flip"], protocol["short_side"]) == ([0.5, 1.0], True, 48)
+    assert protocol["stride"] == CARDS["merged.onnx"].stride
+    assert run(root, "merged.onnx", "--mode", "whole", "--limit", "2", "-q", "--json", str(target)) == 0
+    assert json.loads(target.read_text())["protocol"]["stride"] is None
 
 
 @pytest.mark.parametrize(
