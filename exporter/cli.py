@@ -21,8 +21,12 @@ The model takes uint8 pictures and carries its model card: nothing else is neede
 
 It ends with a comparison of PyTorch and ONNX Runtime on pictures, which is also in MODEL.onnx.json.
 
+The classes are those of the data set that variant.yml names, or numbered. A FILE for --classes has one per line, in the
+order of the ids: NAME, or NAME,R,G,B where all have a colour; or it is JSON: {"classes": [...], "palette": [[R, G, B],
+...]}.
+
 exit codes: 0 exported and verified; 1 failed; 2 wrong usage; 3 ONNX Runtime and PyTorch disagree (the files are kept);
-4 a package is missing.
+4 a package is missing; 130 interrupted, 143 terminated.
 """
 
 
@@ -110,13 +114,13 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         nargs="+",
         metavar="L",
-        help="layers that merge, counted from 1; the first merges locally",
+        help="layers that merge, counted from 1, the first locally; not right in front of CHECKPOINT",
     )
     add("--merge-window", type=_size, metavar="HxW", help="window of the local merge in tokens")
     add("--threshold", type=float, metavar="T", help="similarity at which a window merges; can be changed at run time")
     add("--no-merge", action="store_true", help="export the dense model")
     add("--precision", choices=("fp32", "fp16"), default="fp32", help="type of weights and activations (default: fp32)")
-    add("--classes", type=Path, metavar="FILE", help="class names, one per line, or JSON")
+    add("--classes", type=Path, metavar="FILE", help="class names and colours; see below")
     add("--verify-images", type=Path, metavar="DIR", help="compare on pictures of this folder (default: drawn scenes)")
     add("--no-verify", action="store_true", help="skip the comparison with PyTorch")
     add("--version", action=VersionAction, nargs=0, help="print the version")

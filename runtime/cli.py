@@ -22,12 +22,18 @@ kinds of --save:
   overlay  JPEG of the picture under the class colours
   color    PNG of the class colours
   probs    class probabilities, (K, H, W) float16 .npy
-  npz      labels, confidence, token counts and class names
+  npz      arrays labels, confidence, token_counts and classes
   coco     COCO annotations with run lengths, JSON
   tokens   PNG of the merged tokens in their mean colours
 
-Files go to OUT/KIND/NAME.*, a line per input to OUT/results.jsonl, totals to OUT/summary.json.
-A video becomes OUT/overlay/NAME.mp4 and a folder of frames for every other kind.
+A list file has a path per line, relative to its own folder. Windows are cut from pictures at their own size; those that
+are smaller than a window are enlarged. Files go to OUT/KIND/NAME.*, where NAME is that of the input without its suffix,
+with the subfolders that it was found in; the suffix stays where two would be equal. A video becomes
+OUT/overlay/NAME.mp4 and a folder of frames for every other kind.
+
+A line per input goes to OUT/results.jsonl, totals to OUT/summary.json; with --shard I/N these are results-I-of-N.jsonl
+and summary-I-of-N.json. In a line, seconds are those of all threads together, and tokens are means over the windows:
+before merging, after the local merge, after the global ones.
 
 exit codes: 0 all done; 1 failed; 2 wrong usage; 4 the machine lacks something that the model needs;
 5 some inputs failed (also with --fail-fast): results.jsonl says why; 130 interrupted or 143 terminated, --resume

@@ -1,4 +1,4 @@
-"""Pages for users: their links lead somewhere, their commands have the options shown.
+"""Pages for users: their links lead somewhere, their commands have the options shown; --help has all exit codes.
 
 Their figures: tests/benchmarks/test_readme_figures.py.
 """
@@ -50,3 +50,11 @@ def test_commands_have_the_options_shown(page: str, capsys: pytest.CaptureFixtur
         known = capsys.readouterr().out
         for option in re.findall(r"(?<!\S)--?[a-z][a-z0-9-]*", rest):
             assert re.search(rf"(?<![\w-]){option}(?![\w-])", known), f"{command} has no {option}"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_the_exit_codes_of_a_stop(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        COMMANDS[command](["--help"])
+    codes = capsys.readouterr().out.split("exit codes: ")[1]
+    assert {"0", "1", "2", "130", "143"} <= set(re.findall(r"\d+", codes))

@@ -26,7 +26,7 @@ _EPILOG = """\
 Marks: ! is broken or found, - is not here or was not run.
 
 exit codes: 0 nothing wrong; 1 something will not work; 2 wrong usage; 3 a rung of the self-test failed;
-4 the machine lacks something that the model, or any model, needs.
+4 the machine lacks something that the model, or any model, needs; 130 interrupted, 143 terminated.
 """
 
 

@@ -29,7 +29,7 @@ models: [BACKEND[-DEVICE][-PRECISION]:]MODEL
 
 pictures: unlike ones, since pictures merge unlike numbers of tokens
   (default)                      drawn scenes of the model's size, busy and calm
-  --data FOLDER                  photographs
+  --data FOLDER                  photographs, those in subfolders too
   --data FOLDER --labels DIR     with ground truth: files of equal names, values are the model's class ids
   --data ROOT --dataset NAME     a data set as in algm-eval: mean IoU over all of it, speed on its first pictures
   --repeat-one                   the first picture stands for all: the official way of measuring, and marked as such
@@ -181,5 +181,11 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
     add("--split", metavar="NAME", help="part of the data set")
     add("--limit", type=positive_int, metavar="N", help="mean IoU over the first N pictures only")
     add("--pictures", type=positive_int, metavar="N", help="pictures of a job (default: 16, or the largest batch)")
-    add("--max-pixels", type=positive_int, default=100_000_000, metavar="N", help="leave out larger pictures")
+    add(
+        "--max-pixels",
+        type=positive_int,
+        default=100_000_000,
+        metavar="N",
+        help="leave out larger pictures (default: 100 million)",
+    )
     add("--repeat-one", action="store_true", help="one picture stands for all: the official way of measuring")

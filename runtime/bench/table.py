@@ -120,6 +120,7 @@ def _meaning(report: BenchReport) -> list[str]:
             "Picture p50, p90, p99: milliseconds that this percentage of the pictures stay within, from when one is "
             "taken up until its files are written, waiting for others included."
         )
+    lines.append("Filled: windows per call of the model, as a share of the batch.")
     lines.append("Padding avoided: share of a batch padded to its longest window, after the last merge.")
     return lines
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _FAILURES_SHOWN = 20
 _EPILOG = """\
-layouts below ROOT (SPLIT: the default is named first):
+layouts below ROOT, with the default of --split in the paths (validation, val, val2017, test; folder has none):
   ade20k          [ADEChallengeData2016/]images/validation, annotations/validation; 0 is ignored, 1..150 are the classes
   cityscapes      leftImg8bit/val/CITY/*_leftImg8bit.png, gtFine/val/CITY/*_gtFine_labelTrainIds.png or *_labelIds.png
   pascal_context  [VOCdevkit/VOC2010/]JPEGImages, SegmentationClassContext, ImageSets/SegmentationContext/val.txt
@@ -32,15 +32,16 @@ layouts below ROOT (SPLIT: the default is named first):
 
 Pictures are first resized as the official evaluation does, proportions kept: short side 512 on ade20k (640 for models
 of 640 pixels) and COCO, 1024 on cityscapes, 520 on pascal_context; camvid and folder are taken as they are. Then come
-windows, or with --mode whole one picture of the model's size. Labels are scored at the size of the picture on disk.
+windows. --mode whole resizes once, to the model's size. Labels are scored at the size of the picture on disk.
 The mean IoU is over the classes that occur in the ground truth or the prediction. The boundary F-score matches outlines
-within 0.75 % of the picture's diagonal. Images/s: of the model alone, and of the whole run with decoding and scoring.
+within 0.75 % of the picture's diagonal. Images/s are whole pictures per second: inside the model alone, and of the
+whole run with decoding and scoring.
 
 A checkpoint (.pth) runs in PyTorch as it was trained; CHECKPOINT.pth:dense runs it without merging.
 Every run after the first is compared with the first: share of equal labels, change of IoU per class.
 
 exit codes: 0 all pictures scored; 1 failed; 2 wrong usage; 4 the machine lacks something that a model needs;
-5 some pictures could not be scored: they are named and not part of the figures.
+5 some pictures could not be scored: they are named and not part of the figures; 130 interrupted, 143 terminated.
 """
 
 
@@ -193,8 +194,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--mode", choices=("slide", "whole"), default="slide", help="windows over the picture, or the picture resized")
     add("--short-side", type=_short_side, metavar="N", help="pixels, or native (default: the data set's official one)")
     add("--stride", type=positive_int, metavar="N", help="step of the windows in pixels (default: the model's)")
-    add("--scales", type=numbers, default=(1.0,), metavar="S,...", help="official: 0.5,0.75,1,1.25,1.5,1.75")
-    add("--flip", action="store_true", help="score each scale mirrored as well")
+    add("--scales", type=numbers, default=(1.0,), metavar="S,...", help="averaged; official: 0.5,0.75,1,1.25,1.5,1.75")
+    add("--flip", action="store_true", help="average each scale with its mirror image")
     add("--thresholds", type=numbers, default=(), metavar="T,...", help="merging similarities (default: the model's)")
     add(
         "--window-batch-coupled",
@@ -209,7 +210,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_engine_arguments(parser)
     add("--workers", type=positive_int, metavar="N", help="threads that read and score (default: cores, at most 8)")
-    add("--max-pixels", type=positive_int, default=100_000_000, metavar="N", help="refuse larger pictures")
+    add(
+        "--max-pixels",
+        type=positive_int,
+        default=100_000_000,
+        metavar="N",
+        help="refuse larger pictures (default: 100 million)",
+    )
     add("--json", type=Path, metavar="FILE", help="write all figures as JSON")
     add("--drift", type=Path, metavar="DIR", help="draw the ten pictures of each run that drifted most from the first")
     add("-q", "--quiet", action="store_true", help="print errors only")
@@ -223,8 +230,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add("--data", type=Path, required=True, metavar="ROOT", help="folder of the data set")
     add("--dataset", choices=LAYOUTS, required=True, help="its layout; see below")
     add("--split", metavar="NAME", help="part of the data set; see below for the defaults")
-    add("--images", type=Path, metavar="DIR", help="folder of the pictures, if not the layout's")
-    add("--labels", type=Path, metavar="DIR", help="folder of the label files; for coco_panoptic the JSON file")
+    add("--images", type=Path, metavar="DIR", help="folder of the pictures, if not the layout's; not relative to ROOT")
+    add("--labels", type=Path, metavar="DIR", help="the same of the label files; for coco_panoptic the JSON file")
     add("--image-suffix", default="", metavar="END", help="end of the pictures' names, such as _img.jpg")
     add("--label-suffix", default="", metavar="END", help="end of the label files' names, such as _gt.png")
     add("--ignore", type=int, metavar="VALUE", help="stored value that does not count")

@@ -57,6 +57,7 @@ def test_tables_have_a_row_per_variant(opened: Opened, capsys: pytest.CaptureFix
     assert "Times as fast: as dense.onnx at the same batch" in out
     assert "this percentage of the calls stay within, of 2 at batch 1, 1 at batch 2." in out
     assert "of the pictures stay within" in out
+    assert "Filled: " in out
     assert "host clock" in out
     assert "Note: dense.onnx does not merge: --thresholds do not apply to it" in out
     assert "mIoU" not in out
