@@ -78,10 +78,10 @@ class TorchEngine:
         output = self._forward(torch.from_numpy(images).to(self._device), checked_threshold(threshold, self.card))
         logits = np.ascontiguousarray(output.logits.float().cpu().numpy())
         plan = plan_whole(self.card.size, self.card.size)
-        labels = [LogitField(plan, picture[None], self.card.patch_size).labels() for picture in logits]
+        labels = np.stack([LogitField(plan, picture[None], self.card.patch_size).labels() for picture in logits])
         return EngineOutput(
             logits=logits,
-            labels=np.stack(labels),
+            labels=labels if labels.dtype == np.uint8 else labels.astype(np.int32),
             token_counts=output.token_counts.cpu().numpy(),
             token_map=output.token_map.cpu().numpy(),
         )

@@ -58,6 +58,15 @@ def test_engine_gives_what_the_export_gives(checkpoint: Path, tmp_path: Path) ->
         assert found.labels.shape == expected.labels.shape
         assert np.mean(found.labels == expected.labels) > 0.9995
     assert engine.card == onnx.card
+
+
+@pytest.mark.parametrize("classes", [256, 257])
+def test_labels_have_the_type_of_the_export(classes: int, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, random_segmenter(replace(TINY, n_cls=classes)))
+    path = export_onnx(folder, options=ExportOptions(verify=False)).path
+    engine, onnx = TorchEngine(folder, device="cpu"), open_engine(path, EngineOptions(device="cpu"))
+    images = pictures(1, engine.card.size)
+    assert engine.run(images).labels.dtype == onnx.run(images).labels.dtype
     assert "PyTorch" in engine.description
 
 
