@@ -78,7 +78,8 @@ class TorchEngine:
         output = self._forward(torch.from_numpy(images).to(self._device), checked_threshold(threshold, self.card))
         logits = np.ascontiguousarray(output.logits.float().cpu().numpy())
         plan = plan_whole(self.card.size, self.card.size)
-        labels = np.stack([LogitField(plan, picture[None], self.card.patch_size).labels() for picture in logits])
+        fields = [LogitField(plan, picture[None], self.card.patch_size) for picture in logits]
+        labels: NDArray[np.integer] = np.stack([field.labels() for field in fields])
         return EngineOutput(
             logits=logits,
             labels=labels if labels.dtype == np.uint8 else labels.astype(np.int32),
