@@ -50,7 +50,7 @@ from algm_trt.plugins.library import INTERFACE_VERSION, find_library
 from algm_trt.plugins.spec import PLUGIN_VERSION
 from algm_trt.plugins.stopping import stops_deferred
 from algm_trt.runtime.backends.tensorrt.bindings import TensorRT
-from algm_trt.runtime.check_pictures import check_pictures
+from algm_trt.runtime.check_pictures import MOST_PICTURES, check_pictures
 from algm_trt.runtime.engine_record import EngineRecord, EngineRecordError, PluginRecord, read_record, record_path
 from algm_trt.runtime.files import check_writable, renamed_together
 
@@ -114,7 +114,7 @@ def build_engine(
         model: ONNX file of algm-export.
         plan: file to write; default: the model's name with `.plan`.
         options: how; default: the model's precision, batches of 1 to 8, this machine's GPU.
-        progress: shows and can cancel the build; None does so silently.
+        progress: shows how far the build is, and can cancel it; None shows nothing.
 
     Returns:
         A report.
@@ -295,14 +295,22 @@ def _in_precision(job: _Job) -> tuple[onnx.ModelProto, Agreement | None]:
     half, agreement = fit_float16(source.proto, source.card, pictures)
     progress.finish("Comparing float16 with float32")
     if not agreement.passed:
-        few = "put more pictures into the folder of --verify-images: on few, one near tie decides"
-        advice = few if options.verify_images else "judge on your own pictures with --verify-images DIR"
         raise VerificationError(
             f"float16 changes the model too much: {agreement.labels_equal:.2%} of labels equal (at least "
             f"{LABELS_GATE:.1%}), token counts differ by {agreement.tokens_difference:.2%} (at most {TOKENS_GATE:.0%}) "
-            f"on {len(pictures)} picture{'s' * (len(pictures) != 1)}; build with --fp32, or {advice}"
+            f"on {len(pictures)} picture{'s' * (len(pictures) != 1)}; {_cure(options.verify_images, len(pictures))}"
         )
     return half, agreement
+
+
+def _cure(folder: Path | None, pictures: int) -> str:
+    """What to do where float16 changes the results on so many pictures of a folder, or on drawn ones."""
+    if folder is None:
+        return "build with --fp32, or judge on your own pictures with --verify-images DIR"
+    if pictures < MOST_PICTURES:
+        more = f"put more pictures into the folder of --verify-images, of which it takes {MOST_PICTURES}"
+        return f"build with --fp32, or {more}: on few, one near tie decides"
+    return "build with --fp32"
 
 
 def _dump(job: _Job, session: Session, plan: Any, layers: list[dict[str, Any]]) -> str:

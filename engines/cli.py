@@ -156,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
         "--verify-images",
         type=Path,
         metavar="DIR",
-        help="fit float16 on pictures of a folder, not on drawn scenes",
+        help="fit float16 on the first 8 pictures of DIR, not on drawn scenes",
     )
     add("--no-verify", action="store_true", help="take plain float16, neither compared with float32 nor fitted")
     add("--save-onnx", action="store_true", help="keep the float16 graph as MODEL.fp16.onnx beside the plan")

@@ -68,7 +68,7 @@ class BuildOptions:
         hardware_compatibility: one of `HARDWARE_COMPATIBILITY`. For "tensorrt" only.
         version_compatible: the plan also runs on later minor versions of TensorRT. For "tensorrt" only.
         verify: whether to compare a float16 graph that is made here with the float32 one.
-        verify_images: folder of pictures for it; None draws some.
+        verify_images: folder of pictures for it, of which the first 8 that can be read are taken; None draws some.
         save_onnx: whether to keep the float16 graph that is made here, beside the plan.
         dump_layers: file for the list of layers, JSON.
         force: build even if an equal plan is there, and overwrite a plan without record.

@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-merge", action="store_true", help="export the dense model")
     add("--precision", choices=("fp32", "fp16"), default="fp32", help="type of weights and activations (default: fp32)")
     add("--classes", type=Path, metavar="FILE", help="class names and colours; see below")
-    add("--verify-images", type=Path, metavar="DIR", help="compare on pictures of this folder (default: drawn scenes)")
+    add("--verify-images", type=Path, metavar="DIR", help="compare on the first 8 pictures of DIR, not on drawn scenes")
     add("--no-verify", action="store_true", help="skip the comparison with PyTorch")
     add("--version", action=VersionAction, nargs=0, help="print the version")
     return parser

@@ -44,7 +44,7 @@ class ExportOptions:
         precision: "fp32" or "fp16".
         classes: file with class names, see `algm_trt.runtime.datasets.read_class_file`.
         verify: whether to compare PyTorch with ONNX Runtime.
-        verify_images: folder of pictures to compare on; None draws some.
+        verify_images: folder of pictures, of which the first 8 that can be read are compared; None draws some.
     """
 
     size: tuple[int, int] | None = None

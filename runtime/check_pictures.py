@@ -26,7 +26,7 @@ def check_pictures(folder: Path | None, card: ModelCard) -> list[Picture]:
     """Pictures of the model's input size.
 
     Args:
-        folder: takes its first pictures that can be read, resized; None draws scenes.
+        folder: its first MOST_PICTURES that can be read, subfolders included, resized whole; None draws scenes.
         card: of the model.
 
     Raises:

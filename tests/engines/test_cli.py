@@ -107,6 +107,10 @@ def test_float16_that_changes_the_labels_is_exit_code_3(command: Command, tmp_pa
     Image.new("RGB", (80, 60), "red").save(tmp_path / "pictures" / "red.png")
     result = command(*arguments, "--verify-images", str(tmp_path / "pictures"), folder=tmp_path / "work")
     refused(result, 3, r"on 1 picture; build with --fp32, or put more pictures into the folder of --verify-images")
+    for number in range(8):
+        Image.new("RGB", (80, 60), "red").save(tmp_path / "pictures" / f"{number}.png")
+    result = command(*arguments, "--verify-images", str(tmp_path / "pictures"), folder=tmp_path / "work")
+    refused(result, 3, r"on 8 pictures; build with --fp32$")
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["model.onnx"]
 
 
