@@ -41,6 +41,9 @@ class Segmenter(nn.Module):
         merge: merge settings, or None.
         encoder: images to tokens.
         decoder: tokens to class scores.
+
+    Raises:
+        UsageError: a merge layer that the encoder does not have.
     """
 
     def __init__(self, config: SegmenterConfig, merge: MergeSettings | None = None) -> None:
@@ -62,6 +65,10 @@ class Segmenter(nn.Module):
             images: (B, 3, H, W) normalised as `config.normalization`; sides that are not a multiple of the patch
                 size are padded with zeros, as upstream does.
             threshold: similarity at which windows merge; default: that of `merge`.
+
+        Returns:
+            Logits in the type of the weights; with merging the window has to divide the patch grid, as
+            `algm_trt.exporter.export.check_grid` tells in words.
         """
         images = pad_to_patches(images, self.config.patch_size)
         height, width = (side // self.config.patch_size for side in images.shape[2:])

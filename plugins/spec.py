@@ -7,6 +7,10 @@ in (T, C) and `cu_seqlens` (B+1) marks where each image begins: `tokens of image
 `token_map[b, i]` is the index, inside image b and counted with the extra tokens, of the token that patch i went to.
 `count` is the number of rows of `y`: TensorRT's size tensor of the data-dependent dimension.
 
+Attributes: `grid` and `window` are heights and widths in tokens, `extra_tokens` is E, `layer` counts from 1. No image
+has more tokens than `max_tokens`, by which implementations size their work. `expected_keep` is the share of tokens left
+that TensorRT tunes for. Nodes also have `plugin_namespace` and `plugin_version`, by which TensorRT finds the plugin.
+
 Semantics, the same in every implementation (the official code with one image per batch is what they are held against):
 
 AlgmLocalMerge. A window of m tokens merges iff its mean pairwise cosine similarity, (|sum of unit tokens|^2 - m) /

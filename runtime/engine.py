@@ -52,6 +52,10 @@ class Engine(Protocol):
         Args:
             images: (B, H, W, 3) uint8 RGB, B >= 1.
             threshold: similarity at which windows merge; None takes the model card's.
+
+        Raises:
+            UsageError: images of another shape or type, or a threshold that is not finite or for a dense model.
+            AlgmError: the engine is closed, or the model failed.
         """
         ...
 

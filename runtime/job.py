@@ -326,6 +326,12 @@ class _Job:
         )
 
     def _summary(self, manifest: Manifest, ending: str, seconds: float) -> dict[str, Any]:
+        """Content of summary.json.
+
+        Inputs, windows, tokens and classes are of all lines of the results file, those that resuming kept included;
+        seconds (wall time), work_seconds (of all threads together) and images_per_second are of this run alone. In the
+        last, each frame of a video counts.
+        """
         totals = manifest.totals
         return {
             "ending": ending,

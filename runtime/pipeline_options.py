@@ -24,7 +24,7 @@ class PipelineOptions:
         mode: "slide" (windows of the model's size over the picture) or "whole" (the picture resized to that size).
         stride: step of the windows in pixels; None takes the model card's.
         threshold: similarity at or above which a window of tokens merges; None takes the model card's.
-        batch_size: windows that the model gets at a time.
+        batch_size: windows that the model gets at a time. algm-infer takes what a plan was optimised for; here it is 1.
         workers: threads that read, and as many that finish; None takes the number of cores, at most MAX_WORKERS.
     """
 

@@ -70,7 +70,8 @@ class Segmenter:
         Args:
             pictures: path, uint8 array (RGB, or grey or RGB with alpha), or Pillow picture; or a list of them.
             logits: also fill `result.logits` (K, H, W) float32.
-            **options: mode, stride, threshold, batch_size, workers of `PipelineOptions`.
+            **options: mode, stride, threshold, batch_size, workers of
+                `algm_trt.runtime.pipeline_options.PipelineOptions`.
 
         Returns:
             One result, or a list of them in the order of the pictures.
@@ -78,6 +79,7 @@ class Segmenter:
         Raises:
             DecodeError: a picture that cannot be read.
             UsageError: options that make no sense for this model.
+            AlgmError: the model failed, or is closed.
         """
         if isinstance(pictures, list | tuple):
             return list(self.stream(pictures, logits=logits, **options))
@@ -101,6 +103,7 @@ class Segmenter:
         Raises:
             DecodeError: a picture that cannot be read; the stream ends there.
             UsageError: options that make no sense for this model.
+            AlgmError: the model failed, or is closed.
         """
 
         def finish(name: str, inferred: Inferred) -> SegmentationResult:

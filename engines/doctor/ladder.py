@@ -177,7 +177,7 @@ class Ladder:
         return Obstacle(f"{answer.error}{cure}", broken=not answer.missing)
 
     def _no_torch(self) -> Obstacle | None:
-        return None if package_version("torch") else Obstacle("torch is not installed; only algm-export needs it")
+        return None if package_version("torch") else Obstacle("torch is not installed; only checkpoints need it")
 
     def _cannot_compile(self) -> Obstacle | None:
         if not self._build:

@@ -205,7 +205,7 @@ def machine_facts(machine: Machine) -> list[Fact]:
         ),
         _fact("pictures", machine.answers["pictures"], _versions),
         _fact("engine building", machine.answers["engine_packages"], _versions),
-        Fact("torch", torch or "not installed (only algm-export needs it)", "ok" if torch else "absent"),
+        Fact("torch", torch or "not installed (only checkpoints need it)", "ok" if torch else "absent"),
         library_fact(machine.library),
     ]
 
