@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         "--batch-size",
         type=positive_int,
         metavar="N",
-        help="windows per run of the model (default: what a plan was optimised for, else 1)",
+        help="windows per run of the model; CPUs take them one by one (default: what a plan was optimised for, else 1)",
     )
     add_engine_arguments(parser)
     add(

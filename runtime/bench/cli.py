@@ -31,7 +31,7 @@ pictures: unlike ones, since pictures merge unlike numbers of tokens
   (default)                      drawn scenes of the model's size, busy and calm
   --data FOLDER                  photographs, those in subfolders too
   --data FOLDER --labels DIR     with ground truth: files of equal names, values are the model's class ids
-  --data ROOT --dataset NAME     a data set as in algm-eval: mean IoU over all of it, speed on its first pictures
+  --data ROOT --dataset NAME     a data set: mean IoU of it all as in algm-eval, speed on its first pictures as stored
   --repeat-one                   the first picture stands for all: the official way of measuring, and marked as such
 
 Every model, threshold and batch size takes its turn in every round, in one process; figures are medians and quartiles
