@@ -21,7 +21,7 @@ class EngineOptions:
         backend: one of BACKENDS; "auto" takes TensorRT for a .plan, OpenVINO for an .onnx in bf16, else ONNX Runtime.
         device: "auto", "cpu" or "cuda".
         threads: threads of a CPU backend; None lets it choose.
-        cpu_precision: "fp32", or "bf16" (OpenVINO: arithmetic in bfloat16 where the CPU is faster with it).
+        cpu_precision: "fp32", or "bf16" (OpenVINO, on a CPU that computes in bfloat16; on others it is refused).
     """
 
     backend: str = "auto"
