@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import MissingDependencyError
+from algm_trt.runtime.backends.forked import keep_in_children
 from algm_trt.runtime.backends.onnx_model import OUTPUTS, card_of, first_line
 from algm_trt.runtime.card import METADATA_KEY, ModelCard
 from algm_trt.runtime.engine import EngineError, EngineOutput, checked_images, checked_threshold
@@ -24,7 +26,8 @@ class OnnxRuntimeEngine:
     """A model in an ONNX Runtime session; any number of threads may call it.
 
     On a CPU the pictures of a batch run one after another: measured no slower than together (nothing is padded), with
-    less memory, and a picture's result cannot depend on its batch.
+    less memory, and a picture's result cannot depend on its batch. A process that is forked while no call runs can use
+    its parent's engine, on the calling thread alone.
 
     Attributes:
         card: what the model expects and means.
@@ -32,6 +35,8 @@ class OnnxRuntimeEngine:
     """
 
     def __init__(self, path: Path, *, device: str = "auto", threads: int | None = None) -> None:
+        # The thread of its telemetry, too, makes processes forked from this one hang at their end.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         try:
             import onnxruntime as ort
         except ImportError as error:
@@ -50,6 +55,7 @@ class OnnxRuntimeEngine:
             session = ort.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime raises classes of its own that share no base but Exception
             raise EngineError(f"{path}: not a model that ONNX Runtime can open ({first_line(error)})") from error
+        keep_in_children(session)
         self._session: ort.InferenceSession | None = session
         self._on_gpu = session.get_providers()[0] == "CUDAExecutionProvider"
         if device == "cuda" and not self._on_gpu:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +16,23 @@ from algm_trt.runtime.engine import Engine, EngineError, open_engine
 from algm_trt.runtime.engine_options import EngineOptions
 
 THREADS = 4
+FORKED_SECONDS = 60
+FORK = """
+import os, signal, sys
+import numpy as np
+from algm_trt.runtime import load
+
+segmenter = load(sys.argv[1], backend=sys.argv[2], threads=2)
+picture = np.random.default_rng(0).integers(0, 256, (1, *segmenter.card.size, 3), np.uint8)
+expected = segmenter.engine.run(picture)
+child = os.fork()
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+signal.alarm(int(sys.argv[4]))
+assert np.array_equal(segmenter.engine.run(picture).logits, expected.logits)
+if sys.argv[3] == "closed":
+    segmenter.close()
+"""
 
 
 @pytest.fixture(params=["onnxruntime", "openvino"])
@@ -43,3 +62,10 @@ def test_a_closed_engine_says_so(engine: Engine) -> None:
     engine.close()
     with pytest.raises(EngineError, match=r"^the engine is closed$"):
         engine.run(picture)
+
+
+@pytest.mark.parametrize("ending", ["open", "closed"])
+def test_a_forked_process_runs_the_engine_and_comes_to_an_end(sample_model: Path, ending: str) -> None:
+    arguments = (str(sample_model), "onnxruntime", ending, str(FORKED_SECONDS))
+    done = subprocess.run([sys.executable, "-c", FORK, *arguments], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
