@@ -41,6 +41,10 @@ class EngineFailedError(AlgmError):
     """The model cannot do any batch."""
 
 
+class NoThreadError(AlgmError):
+    """The system starts no more threads."""
+
+
 @dataclass(frozen=True)
 class Item(Generic[K]):
     """One picture to come.
@@ -138,6 +142,7 @@ def run_pipeline(
     Raises:
         UsageError: options that the model cannot serve.
         EngineFailedError: the model raises for every batch.
+        NoThreadError: the system starts no thread, by its limit of processes or of memory.
     """
     options.check_against(engine.card)
     run = _Run(engine, options, finish)
@@ -329,7 +334,7 @@ class _Run(Generic[K, T]):
             item = next(items, None)
             if item is None:
                 return
-            self.announced.append((item, self.readers.submit(self._cost_of, item)))
+            self.announced.append((item, _begin(self.readers, self._cost_of, item)))
 
     def _admit(self) -> None:
         """Begin to read the pictures there is room for, in order."""
@@ -341,7 +346,7 @@ class _Run(Generic[K, T]):
             if self.on_the_way and cost + sum(picture.cost for picture in self.on_the_way) > PIXELS_ON_THE_WAY:
                 return
             self.announced.popleft()
-            picture: _Picture[K, T] = _Picture(item, cost, self.readers.submit(self._load, item))
+            picture: _Picture[K, T] = _Picture(item, cost, _begin(self.readers, self._load, item))
             self.on_the_way.append(picture)
             self.to_cut.append(picture)
 
@@ -396,7 +401,7 @@ class _Run(Generic[K, T]):
         if not self.batch:
             return
         windows, self.batch = self.batch, []
-        self.running.append((windows, self.models.submit(self._run_batch, windows)))
+        self.running.append((windows, _begin(self.models, self._run_batch, windows)))
         while len(self.running) > self.runner.lanes + 1:
             self._collect()
 
@@ -414,7 +419,7 @@ class _Run(Generic[K, T]):
             picture = window.picture
             inferred = picture.receive(window, counts, token_map, share)
             if inferred is not None:
-                picture.finishing = self.finishers.submit(self._finish, picture.item.key, inferred)
+                picture.finishing = _begin(self.finishers, self._finish, picture.item.key, inferred)
 
     def _run_batch(self, windows: list[_Window[K, T]]) -> _BatchOutput:
         begin = time.perf_counter()
@@ -445,3 +450,15 @@ class _Run(Generic[K, T]):
             self._collect()
         self.on_the_way.popleft()
         return picture.outcome()
+
+
+def _begin(pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: Any) -> Future[T]:
+    """Have work done in a pool, which starts its threads as they are needed."""
+    try:
+        return pool.submit(work, *arguments)
+    except RuntimeError as error:
+        if "start new thread" not in str(error):
+            raise
+        raise NoThreadError(
+            "the system starts no more threads: raise its limit of processes or of memory, or take fewer workers"
+        ) from error

@@ -17,7 +17,7 @@ from algm_trt.runtime import pipeline
 from algm_trt.runtime.decode import DecodeError
 from algm_trt.runtime.engine import EngineOutput
 from algm_trt.runtime.field import LogitField
-from algm_trt.runtime.pipeline import EngineFailedError, Inferred, Item, Outcome, run_pipeline
+from algm_trt.runtime.pipeline import EngineFailedError, Inferred, Item, NoThreadError, Outcome, run_pipeline
 from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.window_runner import HostScores, HostWindowRunner, WindowRequest
 from algm_trt.runtime.windows import WindowPlan
@@ -322,6 +322,21 @@ def test_a_size_that_cannot_be_told_fails_nothing() -> None:
 
 def test_no_pictures_are_no_outcomes() -> None:
     assert run(FakeEngine(), []) == []
+
+
+@pytest.mark.parametrize("name", ["algm-read", "algm-model", "algm-finish"])
+def test_a_system_without_threads_is_a_message(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith(name):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(NoThreadError, match=r"starts no more threads: raise its limit"):
+        run(FakeEngine(), [item(index, picture) for index, picture in enumerate(pictures())])
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("algm-")]
 
 
 def test_closing_early_stops_the_threads_and_drops_the_rest() -> None:
