@@ -23,7 +23,7 @@ from algm_trt.runtime.manifest import Tally
 from algm_trt.runtime.pipeline import Inferred, Item, run_pipeline
 from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.result import SegmentationResult
-from algm_trt.runtime.writers import KINDS, WriteError, WrittenFile, output_path
+from algm_trt.runtime.writers import KINDS, WriteError, WrittenFile, output_path, write_errors
 
 _DEFAULT_FPS = 25.0  # for files that do not say
 _LOG_ERRORS_ONLY = 2
@@ -158,7 +158,7 @@ def segment_video(
         DecodeError: the video cannot be read.
         AlgmError: a frame failed, or the outputs cannot be written.
     """
-    with closing(VideoReader(path)) as reader, renamed_together() as temporary:
+    with closing(VideoReader(path)) as reader, write_errors(name, folder), renamed_together() as temporary:
         drafts = {kind: temporary(folder / video_target(kind, name)) for kind in kinds}
         still = {kind: draft for kind, draft in drafts.items() if kind != "overlay"}
         for draft in still.values():

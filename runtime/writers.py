@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -65,15 +66,25 @@ def save_result(result: SegmentationResult, folder: Path, name: str, what: str |
     """
     kinds = parse_kinds(what)
     targets = [output_path(kind, name) for kind in kinds]
+    with write_errors(name, folder), renamed_together() as temporary:
+        drafts = [temporary(folder / target) for target in targets]
+        for kind, draft in zip(kinds, drafts, strict=True):
+            KINDS[kind].write(result, draft)
+        sizes = [draft.stat().st_size for draft in drafts]
+    return [WrittenFile(target.as_posix(), size) for target, size in zip(targets, sizes, strict=True)]
+
+
+@contextmanager
+def write_errors(name: str, folder: Path) -> Iterator[None]:
+    """Say of what the system refuses whose files it is about.
+
+    Raises:
+        WriteError: in place of an OSError.
+    """
     try:
-        with renamed_together() as temporary:
-            drafts = [temporary(folder / target) for target in targets]
-            for kind, draft in zip(kinds, drafts, strict=True):
-                KINDS[kind].write(result, draft)
-            sizes = [draft.stat().st_size for draft in drafts]
+        yield
     except OSError as error:
         raise WriteError(f"cannot write the files of {name} under {folder}: {error.strerror or error}") from error
-    return [WrittenFile(target.as_posix(), size) for target, size in zip(targets, sizes, strict=True)]
 
 
 def output_path(kind: str, name: str) -> Path:

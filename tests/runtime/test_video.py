@@ -26,6 +26,7 @@ from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.result import SegmentationResult
 from algm_trt.runtime.segmenter import Segmenter, make_result
 from algm_trt.runtime.video import SavedVideo, VideoReader, segment_video
+from algm_trt.runtime.writers import WriteError
 
 
 def write_video(path: Path, frames: int = 9, size: tuple[int, int] = (48, 64), fps: float = 12.0) -> Path:
@@ -272,3 +273,10 @@ def test_the_command_mixes_pictures_and_videos(
     assert main([*arguments, "--resume"]) == 0
     assert sum(engine.batches) == 9 * 6
     assert len(list((tmp_path / "out/labels/b").iterdir())) == 9
+
+
+def test_frames_that_cannot_be_written_are_told_like_pictures(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "labels").write_text("in the way of the folder")
+    with pytest.raises(WriteError, match=r"^cannot write the files of clip under .*out: File exists$"):
+        segment(write_video(tmp_path / "clip.mp4"), tmp_path / "out")
