@@ -192,10 +192,14 @@ class _Picture(Generic[K, T]):
         self._inferred: Inferred | None = None
         self._missing = 0
 
-    def take_loaded(self) -> _Loaded:
-        """Wait for the reader and release what it holds."""
+    def take_loaded(self) -> _Loaded | None:
+        """Wait for the reader and release what it holds; None where it failed, which is noted."""
         assert self.loading is not None
         loading, self.loading = self.loading, None
+        error = _failure(loading)
+        if error is not None:
+            self.fail(error)
+            return None
         loaded = loading.result()
         self.work = loaded.work
         self._missing = len(loaded.plan)
@@ -240,11 +244,10 @@ class _Picture(Generic[K, T]):
         """Wait for the last step."""
         if self.error is None:
             assert self.finishing is not None
-            try:
+            self.error = _failure(self.finishing)
+            if self.error is None:
                 value, seconds = self.finishing.result()
                 return Outcome(self.item.key, value, None, replace(self.work, finishing=seconds))
-            except Exception as error:
-                self.error = error
         return Outcome(self.item.key, None, self.error, self.work)
 
     @property
@@ -374,10 +377,8 @@ class _Run(Generic[K, T]):
     def _cut(self, picture: _Picture[K, T]) -> None:
         """Put the picture's windows into batches, and run those that are full."""
         self._infer_before(picture.cost)
-        try:
-            loaded = picture.take_loaded()
-        except Exception as error:
-            picture.fail(error)
+        loaded = picture.take_loaded()
+        if loaded is None:
             return
         for index in range(len(loaded.plan)):
             self.batch.append(_Window(picture, loaded, index))
@@ -408,11 +409,11 @@ class _Run(Generic[K, T]):
     def _collect(self) -> None:
         """Wait for the oldest batch, and send the pictures that it completes to the last step."""
         windows, running = self.running.popleft()
-        try:
-            output = running.result()
-        except Exception as error:
+        error = _failure(running)
+        if error is not None:
             self._give_up_on(windows, error)
             return
+        output = running.result()
         self.any_success = True
         share = output.seconds / len(windows)
         for window, counts, token_map in zip(windows, output.token_counts, output.token_map, strict=True):
@@ -462,3 +463,15 @@ def _begin(pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: Any) ->
         raise NoThreadError(
             "the system starts no more threads: raise its limit of processes or of memory, or take fewer workers"
         ) from error
+
+
+def _failure(future: Future[Any]) -> Exception | None:
+    """Wait for work; what it raised, if anything, which is not raised again.
+
+    Raised, the error would know the frames here, and they know the error: the picture, whose pixels the frames of the
+    work hold, would stay in memory until Python looks for such cycles.
+    """
+    error = future.exception()
+    if error is None or isinstance(error, Exception):
+        return error
+    raise error

@@ -115,7 +115,11 @@ class Segmenter:
         with closing(run_pipeline(self.engine, PipelineOptions(**options), items, finish)) as outcomes:
             for outcome in outcomes:
                 if outcome.value is None:
-                    raise outcome.error or AssertionError("an outcome has a value or an error")
+                    error = outcome.error or AssertionError("an outcome has a value or an error")
+                    try:
+                        raise error
+                    finally:
+                        del error, outcome  # else the error, which knows this frame, keeps its picture; see `_failure`
                 yield outcome.value
 
     def close(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -167,6 +169,33 @@ def test_a_batch_that_the_model_fails_on_fails_its_pictures_alone() -> None:
     outcomes = run(FakeEngine(fail_on=13), items, batch_size=2)
     assert [outcome.key for outcome in outcomes if outcome.error] == [13, 4]
     assert str(outcomes[2].error) == "the model failed on a batch of 2 windows: the fake engine fails on purpose"
+
+
+@pytest.mark.parametrize("failing", ["reading", "model", "finishing"])
+def test_a_failed_picture_leaves_memory_without_the_garbage_collector(failing: str) -> None:
+    pixels: list[weakref.ref[NDArray[np.uint8]]] = []
+
+    def load() -> NDArray[np.uint8]:
+        picture = np.full((32, 32, 3), len(pixels), np.uint8)
+        pixels.append(weakref.ref(picture))
+        if failing == "reading" and len(pixels) > 1:
+            raise DecodeError("the file is truncated")
+        return picture
+
+    def finish(index: int, inferred: Inferred) -> int:
+        if failing == "finishing" and index:
+            raise OSError("disk full")
+        return len(inferred.image)
+
+    engine = FakeEngine(fail_on=1 if failing == "model" else None)
+    gc.disable()
+    try:
+        items = (Item(index, load=load, size=lambda: (32, 32)) for index in range(2))
+        outcomes = run_pipeline(engine, PipelineOptions(workers=1), items, finish)
+        assert [outcome.error is None for outcome in outcomes] == [True, False]
+        assert [pixel() for pixel in pixels] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_a_large_picture_stops_at_its_first_failing_batch() -> None:

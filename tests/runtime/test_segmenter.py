@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +78,18 @@ def test_a_missing_file_is_an_error_that_names_it(segmenter: Segmenter, tmp_path
         segmenter(tmp_path / "nowhere.jpg")
     with pytest.raises(DecodeError, match=r"nowhere\.jpg"):
         segmenter([color_picture(32, 32), tmp_path / "nowhere.jpg"])
+
+
+def test_an_error_leaves_memory_without_the_garbage_collector(segmenter: Segmenter, tmp_path: Path) -> None:
+    gc.disable()
+    try:
+        with pytest.raises(DecodeError) as caught:
+            segmenter(tmp_path / "nowhere.png")
+        error = weakref.ref(caught.value)
+        del caught
+        assert error() is None
+    finally:
+        gc.enable()
 
 
 def test_options_are_passed_on_and_checked(segmenter: Segmenter) -> None:
