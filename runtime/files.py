@@ -2,43 +2,61 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Protocol
+
+
+class Temporary(Protocol):
+    """What `renamed_together` gives its block."""
+
+    def __call__(self, path: Path, *, folder: bool = False) -> Path:
+        """From the final path to the temporary path to write or, with `folder`, to make and fill."""
+        ...
 
 
 @contextmanager
-def renamed_together() -> Iterator[Callable[[Path], Path]]:
+def renamed_together() -> Iterator[Temporary]:
     """Write several files or folders, all of them or none.
 
-    The block gets a function from the final path to the temporary path to write. When the block ends well, all are
-    renamed; when it raises, all are removed. A folder replaces the folder of that name.
+    The block gets a function that gives temporary paths. When the block ends well, all are renamed; when it raises, all
+    are removed. A folder replaces the folder of that name. Any number of threads and processes may write the same file
+    at a time: the last one's stays.
 
     Raises:
         OSError: the folder cannot be made or a file cannot be renamed.
     """
     pending: list[tuple[Path, Path]] = []
+    with ExitStack() as locks:
 
-    def temporary(path: Path) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = draft_of(path)
-        _remove(draft)
-        pending.append((draft, path))
-        return draft
+        def temporary(path: Path, *, folder: bool = False) -> Path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if folder:
+                draft = draft_of(path)
+                _remove(draft)
+            else:
+                draft, lock = _own_draft(path)
+                locks.callback(os.close, lock)
+            pending.append((draft, path))
+            return draft
 
-    try:
-        yield temporary
-        for draft, path in pending:
-            if draft.is_dir() and path.is_dir():
-                shutil.rmtree(path)
-            draft.replace(path)
-    finally:
-        for draft, _ in pending:
-            _remove(draft)
+        try:
+            yield temporary
+            while pending:
+                draft, path = pending[0]
+                if draft.is_dir() and path.is_dir():
+                    shutil.rmtree(path)
+                draft.replace(path)
+                del pending[0]  # the name may be another's from here on
+        finally:
+            for draft, _ in pending:
+                _remove(draft)
 
 
 def check_writable(path: Path) -> None:
@@ -60,14 +78,42 @@ def check_writable(path: Path) -> None:
         raise OSError(f"cannot write into {folder}: {error.strerror}") from error
 
 
-def draft_of(path: Path) -> Path:
-    """A short temporary name that depends on the final one alone.
+def draft_of(path: Path, number: int = 0) -> Path:
+    """A short temporary name that depends on the final one alone, and on how many others are in use.
 
     A run that was killed leaves its draft behind; the run that writes the same file again takes the same name, so that
     nothing piles up. The suffix stays because some writers choose the format by it.
     """
     digest = hashlib.sha1(os.fsencode(path.name), usedforsecurity=False).hexdigest()
-    return path.with_name(f".{digest[:16]}.part{path.suffix}")
+    return path.with_name(f".{digest[:16]}{f'.{number}' if number else ''}.part{path.suffix}")
+
+
+def _own_draft(path: Path) -> tuple[Path, int]:
+    """A draft that nobody else writes, and the descriptor that keeps it so until it is closed."""
+    number = 0
+    while True:
+        draft = draft_of(path, number)
+        lock = _open_draft(draft)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock), draft.lstat()):
+                return draft, lock
+        except BlockingIOError:
+            number += 1
+        except FileNotFoundError:
+            pass  # it was another's, who has just given it its final name
+        except OSError:
+            return draft, lock  # a file system without locks
+        os.close(lock)
+
+
+def _open_draft(draft: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    try:
+        return os.open(draft, flags, 0o666)
+    except OSError:
+        _remove(draft)  # something else has the name
+        return os.open(draft, flags, 0o666)
 
 
 def _remove(path: Path) -> None:

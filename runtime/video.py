@@ -159,7 +159,7 @@ def segment_video(
         AlgmError: a frame failed, or the outputs cannot be written.
     """
     with closing(VideoReader(path)) as reader, write_errors(name, folder), renamed_together() as temporary:
-        drafts = {kind: temporary(folder / video_target(kind, name)) for kind in kinds}
+        drafts = {kind: temporary(folder / video_target(kind, name), folder=kind != "overlay") for kind in kinds}
         still = {kind: draft for kind, draft in drafts.items() if kind != "overlay"}
         for draft in still.values():
             draft.mkdir()

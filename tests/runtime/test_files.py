@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from algm_trt.runtime.files import check_writable, renamed_together
+from algm_trt.runtime.files import check_writable, draft_of, renamed_together
 
 
 def test_files_appear_together_at_the_end(tmp_path: Path) -> None:
@@ -29,7 +30,7 @@ def test_an_error_leaves_the_old_files_and_no_drafts(tmp_path: Path) -> None:
     def write_half() -> None:
         with renamed_together() as temporary:
             temporary(old).write_text("half")
-            temporary(tmp_path / "frames").mkdir()
+            temporary(tmp_path / "frames", folder=True).mkdir()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -43,7 +44,7 @@ def test_a_folder_replaces_the_folder_of_its_name(tmp_path: Path) -> None:
     target.mkdir()
     (target / "old.png").write_text("old")
     with renamed_together() as temporary:
-        draft = temporary(target)
+        draft = temporary(target, folder=True)
         draft.mkdir()
         (draft / "new.png").write_text("new")
     assert [path.name for path in target.iterdir()] == ["new.png"]
@@ -57,6 +58,39 @@ def test_a_draft_that_a_killed_run_left_is_taken_over(tmp_path: Path) -> None:
     with renamed_together() as temporary:
         temporary(tmp_path / "x.png").write_text("whole again")
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_a_folder_in_the_place_of_a_draft_is_removed(tmp_path: Path) -> None:
+    (draft_of(tmp_path / "x.png") / "inside").mkdir(parents=True)
+    with renamed_together() as temporary:
+        temporary(tmp_path / "x.png").write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_who_write_the_same_file_at_once_do_not_meet(tmp_path: Path) -> None:
+    target = tmp_path / "x.png"
+    with renamed_together() as first:
+        first(target).write_text("first")
+        with renamed_together() as second:
+            second(target).write_text("second")
+        assert target.read_text() == "second"
+    assert target.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_many_threads_write_the_same_file_whole(tmp_path: Path) -> None:
+    target, sizes = tmp_path / "x.txt", range(1, 200_000, 9973)
+    target.write_text("0")
+
+    def write(size: int) -> str:
+        with renamed_together() as temporary:
+            temporary(target).write_text(f"{size} " * size)
+        return target.read_text()
+
+    with ThreadPoolExecutor(8) as pool:
+        for text in pool.map(write, [*sizes] * 5):
+            assert text == f"{text.split(maxsplit=1)[0]} " * int(text.split(maxsplit=1)[0])
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_names_as_long_as_the_file_system_takes(tmp_path: Path) -> None:
