@@ -332,6 +332,20 @@ def test_every_newer_device_finds_code(tmp_path: Path, wanted: str, code: str) -
     assert line.endswith(f";{code}")
 
 
+def test_a_launch_is_not_blamed_for_the_one_before(tmp_path: Path) -> None:
+    try:
+        nvcc = find_nvcc()
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+    sources, program = Path(__file__).with_name("launch"), tmp_path / "launch_twice"
+    native = Path(build.__file__).with_name("native")
+    command = [nvcc, "-std=c++17", "-arch=sm_80", "-cudart=none", f"-I{native}", "-o", program]
+    command += [sources / "launch_twice.cu", sources / "runtime.c"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert subprocess.run([program], capture_output=True, text=True, check=True).stdout == "4 0\n"
+
+
 @pytest.mark.heavy
 def test_command_builds_a_library_that_loads(tmp_path: Path) -> None:
     try:

@@ -61,6 +61,7 @@ void rememberCudaError(const char* text);
 #ifndef ALGM_CPU_TWIN
 inline AlgmStatus checkCuda(cudaError_t error) {
   if (error == cudaSuccess) return ALGM_OK;
+  cudaGetLastError();  // a call that failed leaves its error there, and the next launch would be blamed for it
   rememberCudaError(cudaGetErrorString(error));
   return ALGM_CUDA_ERROR;
 }
