@@ -201,7 +201,7 @@ ALGM_API AlgmStatus algm_labels(const AlgmLabelsParams* params,
 typedef struct AlgmCutWindowsParams {
   int32_t height;         // H of the canvas
   int32_t width;          // W
-  int32_t windows;        // n
+  int32_t windows;        // n, below 2^30
   int32_t window_height;  // h, 1 .. H
   int32_t window_width;   // w, 1 .. W
 } AlgmCutWindowsParams;

@@ -142,3 +142,7 @@ def test_what_cannot_be_done_is_refused(kernels: Kernels, rng: np.random.Generat
     for place in range(10):
         assert status(good, [*pointers[:place], ctypes.c_void_p(None), *pointers[place + 1 :]]) == 1, place
     assert lib.algm_slide_labels(None, *pointers, ctypes.c_size_t(size), None) == 1
+    # Windows are counted in 32 bits, with a step to spare.
+    for windows in (2**30, 2**31 - 1, -1, 0):
+        params = interface.AlgmCutWindowsParams(1, 1, windows, 1, 1)
+        assert lib.algm_cut_windows(ctypes.byref(params), *pointers[:4], ctypes.c_size_t(0), None) == 1

@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 bool isValid(const AlgmCutWindowsParams* p) {
-  if (p == nullptr || !inRange(p->windows, 1, INT32_MAX)) return false;
+  if (p == nullptr || !inRange(p->windows, 1, kMaxRows)) return false;
   if (!inRange(p->window_height, 1, p->height) || !inRange(p->window_width, 1, p->width)) return false;
   return p->width <= kMaxRows / 3 && int64_t(p->window_height) * p->window_width <= kMaxRows;
 }
