@@ -168,7 +168,8 @@ __global__ void __launch_bounds__(kWarps * 32)
   if (fits) {
     const int winner = cellLogits.stage(staged, 0, classes, lane);
     if (winner >= 0) {
-      for (int i = lane; i < (bottom - top) * width; i += 32) {
+      // Unsigned: one more step than the pixels of a cell may reach 2^31.
+      for (unsigned i = lane; i < unsigned((bottom - top) * width); i += 32) {
         target[int64_t(top + i / width) * horizontal.target + left + i % width] = winner;
       }
       return;
