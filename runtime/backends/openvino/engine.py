@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import MissingDependencyError, UsageError
+from algm_trt.runtime.backends.forked import keep_in_children
 from algm_trt.runtime.backends.onnx_model import OUTPUTS, card_of, first_line
 from algm_trt.runtime.backends.openvino import model as openvino_model
 from algm_trt.runtime.backends.openvino import operators as openvino_operators
@@ -40,7 +41,8 @@ class OpenVinoEngine:
     """A model compiled by OpenVINO; any number of threads may call it, their pictures take turns.
 
     The pictures of a batch run one after another: a picture's result cannot depend on its batch. Compiled models are
-    kept in the user's cache, the last few of them.
+    kept in the user's cache, the last few of them. A process that is forked while no call runs can use its parent's
+    engine.
 
     Attributes:
         card: what the model expects and means.
@@ -91,6 +93,7 @@ class OpenVinoEngine:
         cached = _cache_file(core, path, openvino.__version__, precision, options)
         compiled, self.card = _load(core, cached, options) or _compile(core, path, precision, options, cached)
         self._request: openvino.InferRequest | None = compiled.create_infer_request()
+        keep_in_children(self._request)
         self._turn = threading.Lock()
         self.description = f"OpenVINO {version} on CPU, {precision}"
 

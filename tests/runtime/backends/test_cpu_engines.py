@@ -64,8 +64,10 @@ def test_a_closed_engine_says_so(engine: Engine) -> None:
         engine.run(picture)
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("ending", ["open", "closed"])
-def test_a_forked_process_runs_the_engine_and_comes_to_an_end(sample_model: Path, ending: str) -> None:
-    arguments = (str(sample_model), "onnxruntime", ending, str(FORKED_SECONDS))
+def test_a_forked_process_runs_the_engine_and_comes_to_an_end(sample_model: Path, backend: str, ending: str) -> None:
+    pytest.importorskip(backend)
+    arguments = (str(sample_model), backend, ending, str(FORKED_SECONDS))
     done = subprocess.run([sys.executable, "-c", FORK, *arguments], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
