@@ -122,7 +122,7 @@ class OpenVinoEngine:
             with self._turn:
                 outputs = request.infer(feed)
         except Exception as error:  # OpenVINO raises classes of its own that share no base but Exception
-            raise EngineError(f"OpenVINO failed on a picture: {first_line(error)}") from error
+            raise EngineError(f"OpenVINO failed on a picture: {_cause(error)}") from error
         return [outputs[name] for name in OUTPUTS]
 
 
@@ -148,10 +148,16 @@ def _compile(
     try:
         compiled = core.compile_model(model, "CPU", dict(options))
     except Exception as error:  # see OpenVinoEngine._run
-        raise EngineError(f"{path}: OpenVINO cannot compile the model ({first_line(error)})") from error
+        raise EngineError(f"{path}: OpenVINO cannot compile the model ({_cause(error)})") from error
     with contextlib.suppress(OSError):
         _store(compiled, card, cached)
     return compiled, card
+
+
+def _cause(error: Exception) -> str:
+    """What OpenVINO says, without the places in its sources that it begins with."""
+    lines = [line.strip() for line in str(error).splitlines() if not line.startswith(("Exception from", "Check '"))]
+    return next(filter(None, lines), first_line(error))
 
 
 def _card(model: openvino.Model, path: Path) -> ModelCard:

@@ -531,10 +531,14 @@ class TestErrors:
         with pytest.raises(UsageError, match="takes no threshold"):
             engine.run(np.zeros((1, 121, 95, 3), np.uint8), 0.5)
 
-    def test_a_failing_run_is_one_line(self, network: Callable[..., Path]) -> None:
+    @pytest.mark.parametrize(
+        "said",
+        ["out of memory\nat somewhere.cpp:1", "Exception from a.cpp:1:\nCheck 'x' failed at b.cpp:2:\nout of memory"],
+    )
+    def test_a_failing_run_is_one_line(self, network: Callable[..., Path], said: str) -> None:
         class Broken:
             def infer(self, _: object) -> None:
-                raise RuntimeError("out of memory\nat somewhere.cpp:1")
+                raise RuntimeError(said)
 
         engine = OpenVinoEngine(network("one window"))
         engine._request = Broken()
