@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -137,6 +138,8 @@ def _expand(text: str, recursive: bool) -> list[_Found]:
     if not text:
         raise UsageError("an input is empty")
     try:
+        with suppress(FileNotFoundError, NotADirectoryError, ValueError):
+            path.lstat()  # says why, where a path is not simply missing; from Python 3.14 on is_dir does not
         if path.is_dir():
             return _in_folder(path, recursive)
         if path.is_file() and path.suffix.lower() in LIST_SUFFIXES:

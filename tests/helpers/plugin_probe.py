@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from algm_trt.plugins.spec import OPS
 
@@ -47,6 +49,9 @@ class OutputShapes:
 
 def build_abi_checks(folder: Path, tensorrt_root: Path | None = None) -> Path:
     """Compile the probe, and with NVIDIA's headers the comparison with them, into `folder`; returns `folder`."""
+    for tool in ("cmake", "c++"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not on PATH: the probe of the plugin interface cannot be compiled")
     configure = ["cmake", "-S", str(ABI_SOURCES), "-B", str(folder)]
     configure.append(f"-DTENSORRT_ROOT={tensorrt_root or ''}")
     for command in (configure, ["cmake", "--build", str(folder)]):
