@@ -88,7 +88,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             variant = _read_variant(variant_file)
             return _checkpoint_from_variant(weights, state, shapes, variant)
         return _checkpoint_from_weights(weights, state, shapes)
-    except (ConfigError, ModelCardError) as error:
+    except ConfigError as error:
         raise CheckpointError(f"{weights}: {error}") from error
 
 
@@ -217,6 +217,8 @@ def _checkpoint_from_variant(
         merge = _merge_settings(data)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{weights.parent / 'variant.yml'}: {_missing(error)}") from error
+    except (ConfigError, ModelCardError) as error:
+        raise CheckpointError(f"{weights.parent / 'variant.yml'}: {error}") from error
     dataset = str(data.get("dataset") or "")
     return Checkpoint(
         path=weights,

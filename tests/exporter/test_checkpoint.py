@@ -398,7 +398,9 @@ class TestWrongVariant:
         variant = variant_of(MASKS, normalization=None)
         (variant["net_kwargs"]["decoder"] if part == "decoder" else variant[part])[key] = value
         write(tmp_path, {"model": state_of(MASKS)}, variant)
-        assert word in failure(tmp_path)
+        message = failure(tmp_path)
+        assert "variant.yml: " in message
+        assert word in message
 
     def test_width_that_the_heads_of_the_mask_decoder_do_not_divide(self, tmp_path: Path) -> None:
         write(tmp_path, {"model": state_of(MASKS)}, variant_of(replace(MASKS, d_model=200, decoder_heads=1)))
@@ -417,7 +419,7 @@ class TestWrongVariant:
     )
     def test_merge_settings_that_cannot_be(self, tmp_path: Path, settings: dict[str, Any]) -> None:
         write(tmp_path, {"model": state_of(MASKS)}, variant_of(MASKS, patch_type="algm", **settings))
-        failure(tmp_path)
+        assert "variant.yml: " in failure(tmp_path)
 
     @pytest.mark.parametrize("key", ["net_kwargs", "dataset_kwargs"])
     def test_sections_of_another_kind(self, tmp_path: Path, key: str) -> None:
