@@ -52,7 +52,8 @@ class OnnxRuntimeEngine:
             options.intra_op_num_threads = threads
         providers = PROVIDERS["cuda" if has_cuda and device != "cpu" else "cpu"]
         try:
-            session = ort.InferenceSession(str(path), options, providers=providers)
+            # Its fallback is to try the CPU once more, which it announces on stdout.
+            session = ort.InferenceSession(str(path), options, providers=providers, enable_fallback=len(providers) > 1)
         except Exception as error:  # onnxruntime raises classes of its own that share no base but Exception
             raise EngineError(f"{path}: not a model that ONNX Runtime can open ({first_line(error)})") from error
         keep_in_children(session)

@@ -55,6 +55,16 @@ def test_many_threads_get_what_one_gets(engine: Engine) -> None:
         assert np.array_equal(output.token_map, expected[index].token_map)
 
 
+def test_a_spoilt_name_in_the_file_is_one_error_and_no_more(
+    sample_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoilt = tmp_path / "spoilt.onnx"
+    spoilt.write_bytes(sample_model.read_bytes().replace(b"blocks.0.attn", b"blocks.0.\xc1ttn", 1))
+    with pytest.raises(EngineError, match=r"spoilt\.onnx: not a model that ONNX Runtime can open"):
+        open_engine(spoilt, EngineOptions(backend="onnxruntime", device="cpu"))
+    assert capsys.readouterr().out == ""
+
+
 def test_a_closed_engine_says_so(engine: Engine) -> None:
     picture = np.zeros((1, *engine.card.size, 3), np.uint8)
     engine.run(picture)
