@@ -74,6 +74,7 @@ class Run:
         name: short name that no other model of the job has.
         backend: that ran it, and where.
         threshold: similarity it merged at; None for a dense model.
+        stride: step of its windows in pixels; None where it took pictures whole.
         batch_size: windows it got at a time.
         evaluation: what it reached.
         drift: from the first run; None for the first run itself.
@@ -83,6 +84,7 @@ class Run:
     name: str
     backend: str
     threshold: float | None
+    stride: int | None
     batch_size: int
     evaluation: Evaluation
     drift: Drift | None
@@ -116,16 +118,15 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        protocol, pipeline = self.options.protocol, self.options.pipeline
+        protocol = self.options.protocol
         return {
             "dataset": self.data.dataset,
             "split": self.data.split,
             "pictures": len(self.data.samples),
             "protocol": {
-                "mode": pipeline.mode,
+                "mode": self.options.pipeline.mode,
                 "short_side": protocol.short_side,
                 "max_ratio": protocol.max_ratio,
-                "stride": (pipeline.stride or self.card.stride) if pipeline.mode == "slide" else None,
                 "scales": list(protocol.scales),
                 "flip": protocol.flip,
                 "window_batch_coupled": self.options.window_batch_coupled,
@@ -138,6 +139,7 @@ class Report:
             "model": run.model,
             "backend": run.backend,
             "threshold": run.threshold,
+            "stride": run.stride,
             "batch_size": run.batch_size,
         }
         scores = run.evaluation.to_dict(self.class_names)
@@ -268,9 +270,11 @@ def _run(
     on_labels: Callable[[int, Labels], None] | None,
     drift: Drift | None,
 ) -> Run:
-    threshold, batch_size = options.pipeline.threshold, options.pipeline.batch_size
+    pipeline = options.pipeline
+    threshold, batch_size = pipeline.threshold, pipeline.batch_size
+    stride = (pipeline.stride or engine.card.stride) if pipeline.mode == "slide" else None
     evaluation = evaluate(engine, data, options, on_labels, name if threshold is None else f"{name} @ {threshold:g}")
-    return Run(model, name, engine.description, threshold, batch_size, evaluation, drift)
+    return Run(model, name, engine.description, threshold, stride, batch_size, evaluation, drift)
 
 
 def _short_names(models: Sequence[str]) -> list[str]:

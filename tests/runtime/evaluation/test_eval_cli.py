@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -161,9 +162,21 @@ def test_scales_flip_and_short_side(root: Path, engines: list[FakeEngine], tmp_p
     assert run(root, "merged.onnx", *options, "--json", str(target)) == 0
     protocol = json.loads(target.read_text())["protocol"]
     assert (protocol["scales"], protocol["flip"], protocol["short_side"]) == ([0.5, 1.0], True, 48)
-    assert protocol["stride"] == CARDS["merged.onnx"].stride
-    assert run(root, "merged.onnx", "--mode", "whole", "--limit", "2", "-q", "--json", str(target)) == 0
-    assert json.loads(target.read_text())["protocol"]["stride"] is None
+
+
+def test_every_run_says_the_step_of_its_windows(
+    root: Path, engines: list[FakeEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, models = tmp_path / "out.json", ("merged.onnx", "dense.onnx", "--limit", "1", "-q")
+    monkeypatch.setitem(CARDS, "dense.onnx", replace(CARDS["dense.onnx"], stride=CARDS["dense.onnx"].stride - 3))
+
+    def strides(*options: str) -> list[int | None]:
+        assert run(root, *models, *options, "--json", str(target)) == 0
+        return [entry["stride"] for entry in json.loads(target.read_text())["runs"]]
+
+    assert strides() == [CARDS["merged.onnx"].stride, CARDS["merged.onnx"].stride - 3]
+    assert strides("--stride", "5") == [5, 5]
+    assert strides("--mode", "whole") == [None, None]
 
 
 @pytest.mark.parametrize(
