@@ -53,9 +53,9 @@ class ExportOptions:
     threshold: float | None = None
     merge: bool = True
     precision: str = "fp32"
-    classes: Path | None = None
+    classes: str | Path | None = None
     verify: bool = True
-    verify_images: Path | None = None
+    verify_images: str | Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no model can have.
@@ -139,7 +139,8 @@ def _check_places(target: Path, report: Path, checkpoint: Checkpoint, options: E
         UsageError: one of the files to write is there as something else, or the model's name does not end in .onnx.
         AlgmError: the model cannot be written there.
     """
-    read = [checkpoint.path, checkpoint.path.with_name("variant.yml"), *([options.classes] if options.classes else [])]
+    read = [checkpoint.path, checkpoint.path.with_name("variant.yml")]
+    read += [Path(options.classes)] if options.classes else []
     for path in (target, report):
         if path.is_dir():
             raise UsageError(f"{path} is a folder: -o takes the name of a file, such as {path / 'model.onnx'}")
@@ -207,7 +208,7 @@ def _nearest(cells: int, window: int, patch_size: int) -> tuple[int, int]:
     return below * patch_size, above * patch_size
 
 
-def classes_of(checkpoint: Checkpoint, file: Path | None) -> tuple[DatasetClasses, tuple[str, ...]]:
+def classes_of(checkpoint: Checkpoint, file: str | Path | None) -> tuple[DatasetClasses, tuple[str, ...]]:
     """Class names and colours: of a file, of the checkpoint's data set, or numbered; and notes about the choice.
 
     Raises:

@@ -92,7 +92,7 @@ class Verification:
         return "\n".join(lines)
 
 
-def verify(path: Path, model: Segmenter, card: ModelCard, folder: Path | None) -> Verification:
+def verify(path: Path, model: Segmenter, card: ModelCard, folder: str | Path | None) -> Verification:
     """Run both on the same pictures.
 
     Args:

@@ -22,7 +22,7 @@ Picture = tuple[str, NDArray[np.uint8]]
 """Name, and pixels (H, W, 3) uint8 RGB of the model's input size."""
 
 
-def check_pictures(folder: Path | None, card: ModelCard) -> list[Picture]:
+def check_pictures(folder: str | Path | None, card: ModelCard) -> list[Picture]:
     """Pictures of the model's input size.
 
     Args:

@@ -65,6 +65,13 @@ def test_report_does_not_take_the_place_of_the_class_list(checkpoint: Path) -> N
         export_onnx(checkpoint, options=ExportOptions(classes=names, verify=False))
 
 
+def test_class_list_given_as_a_string(checkpoint: Path) -> None:
+    names = checkpoint / "names.txt"
+    names.write_text("red\ngreen\nblue\ngrey\nwhite\n")
+    report = export_onnx(str(checkpoint), options=ExportOptions(classes=str(names), verify=False))
+    assert report.card.classes == ("red", "green", "blue", "grey", "white")
+
+
 def test_place_is_tried_before_the_work(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("algm_trt.exporter.export.build_graph", lambda *_: pytest.fail("the graph was built"))
     target = checkpoint / "variant.yml" / "model.onnx"
