@@ -4,7 +4,8 @@
 
 CHECKPOINT is a Segmenter with ALGM in the official format, trained on CamVid; DATA is CamVid as `algm-eval --dataset
 camvid` takes it. Neither is part of the project: CamVid is for non-commercial use. The checkpoint is exported three
-times (dense, merged, merged in FP16) and every model sees the same frames with the official protocol.
+times (dense, merged, merged in FP16) and every model sees the same frames with the official protocol. OpenVINO runs the
+merged one too, in float32 and in bfloat16.
 
 It measures accuracy and tokens, which do not depend on the machine; other benchmarks measure speed.
 """
@@ -27,7 +28,7 @@ from algm_trt.runtime.evaluation.job import EvaluationJob, run_evaluation
 from algm_trt.runtime.evaluation.sets import Places
 
 THRESHOLDS = (0.5, 0.7, 0.8, 0.85, 0.95, 1.0)
-MOST_LOST_BY_MERGING, MOST_BETWEEN_BACKENDS, MOST_LOST_BY_FP16 = 0.005, 0.0005, 0.001
+MOST_LOST_BY_MERGING, MOST_BETWEEN_BACKENDS, MOST_LOST_BY_HALF = 0.005, 0.0005, 0.001
 KEPT = (
     "threshold",
     "backend",
@@ -43,7 +44,7 @@ KEPT = (
 
 
 def evaluated(
-    models: Sequence[str], data: Path, thresholds: tuple[float, ...], limit: int | None, threads: int
+    models: Sequence[str], data: Path, thresholds: tuple[float, ...], limit: int | None, engine: EngineOptions
 ) -> list[dict[str, Any]]:
     """Runs of `algm-eval`, shortened, the first being what the others are compared with."""
     job = EvaluationJob(
@@ -54,7 +55,7 @@ def evaluated(
         options=EvaluationOptions(),
         thresholds=thresholds,
         limit=limit,
-        engine=EngineOptions(device="cpu", threads=threads),
+        engine=engine,
     )
     runs = run_evaluation(job).to_dict()["runs"]
     for run in runs:
@@ -83,7 +84,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    data, limit, threads = arguments.data, arguments.limit, arguments.threads
+    data, limit = arguments.data, arguments.limit
+    onnxruntime, *openvino = (
+        EngineOptions(backend=name, device="cpu", threads=arguments.threads, cpu_precision=precision)
+        for name, precision in (("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))
+    )
     checkpoint = load_checkpoint(arguments.checkpoint)
     assert checkpoint.merge is not None, "the checkpoint must have been trained with merging"
     trained_at = checkpoint.merge.threshold
@@ -93,10 +98,11 @@ def main() -> None:
         export_onnx(checkpoint, merged, ExportOptions(verify=False))
         export_onnx(checkpoint, half, ExportOptions(precision="fp16", verify=False))
         thresholds = tuple(sorted({*THRESHOLDS, trained_at}))
-        curve = evaluated([str(dense), str(merged)], data, thresholds, limit, threads)
+        curve = evaluated([str(dense), str(merged)], data, thresholds, limit, onnxruntime)
         weights = str(checkpoint.path)
-        backends = evaluated([weights, str(merged)], data, (), limit, threads)
-        fp16 = evaluated([str(merged), str(half)], data, (), arguments.fp16_limit or limit, threads)
+        backends = evaluated([weights, str(merged)], data, (), limit, onnxruntime)
+        fp16 = evaluated([str(merged), str(half)], data, (), arguments.fp16_limit or limit, onnxruntime)
+        fp32, bf16 = (evaluated([str(merged)], data, (), limit, engine)[0] for engine in openvino)
     at_training = next(run for run in curve if run["threshold"] == trained_at)
     claims = {
         "merged at its training threshold, from dense": claim(
@@ -105,8 +111,11 @@ def main() -> None:
         "ONNX Runtime FP32 from PyTorch": claim(
             backends[1]["mean_iou"] - backends[0]["mean_iou"], MOST_BETWEEN_BACKENDS
         ),
-        "ONNX Runtime FP16 from FP32": claim(fp16[1]["mean_iou"] - fp16[0]["mean_iou"], MOST_LOST_BY_FP16),
+        "ONNX Runtime FP16 from FP32": claim(fp16[1]["mean_iou"] - fp16[0]["mean_iou"], MOST_LOST_BY_HALF),
+        "OpenVINO FP32 from ONNX Runtime": claim(fp32["mean_iou"] - backends[1]["mean_iou"], MOST_BETWEEN_BACKENDS),
+        "OpenVINO bf16 from FP32": claim(bf16["mean_iou"] - fp32["mean_iou"], MOST_LOST_BY_HALF),
     }
+    backends += [fp32, bf16]
     for run in (*curve, *backends, *fp16):
         print(
             f"{run['model']:<18} {run['threshold'] or '-':>5}  mIoU {100 * run['mean_iou']:6.3f}  "
@@ -121,7 +130,7 @@ def main() -> None:
             "crop": checkpoint.crop,
             "stride": checkpoint.stride,
             "training_threshold": trained_at,
-            "threads": threads,
+            "threads": arguments.threads,
         }
         results = {"settings": settings, "curve": curve, "backends": backends, "fp16": fp16, "claims": claims}
         write_record(arguments.json, results)

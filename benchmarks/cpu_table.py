@@ -25,6 +25,7 @@ from record import write_record
 from tables import cpu_table
 
 ROOT = Path(__file__).parents[1]
+COMPARED = 64
 SUPPORT = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 Found = TypeVar("Found")
 
@@ -54,7 +55,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=4, help="pictures")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each variant")
     parser.add_argument(
-        "--checkpoint", type=Path, action="append", help="trained checkpoint to compare bf16 on (default: the sample)"
+        "--checkpoint",
+        type=Path,
+        nargs="+",
+        action="append",
+        metavar=("CHECKPOINT", "PICTURES"),
+        help="trained checkpoint to compare bf16 on (default: the sample); pictures for it (default: drawn scenes)",
     )
     parser.add_argument("--json", type=Path, help="file for the results")
     return parser.parse_args()
@@ -77,8 +83,9 @@ def main() -> int:
             results["runs"].append(apart(measure, plan))
             if options.json:
                 write_record(options.json, results)  # what is done is kept when the time is up
-    for checkpoint in options.checkpoint or [ROOT / "examples" / "sample"]:
-        results["trained"].append(apart(agreement, checkpoint, options.pictures, 8))
+    for checkpoint, *pictures in options.checkpoint or [[ROOT / "examples" / "sample"]]:
+        for folder in pictures or [None]:
+            results["trained"].append(apart(agreement, checkpoint, folder, COMPARED))
     print(cpu_table(results))
     if options.json:
         write_record(options.json, results)

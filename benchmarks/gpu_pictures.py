@@ -46,11 +46,13 @@ def _photographs(folder: Path, count: int, size: int) -> Pictures:
 
     from algm_trt.runtime.decode import decode_image
 
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)[:count]
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise SystemExit(f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))})")
+    # Evenly spread: neighbours may be frames of one video.
+    taken = min(count, len(paths))
     squares = []
-    for path in paths:
+    for path in (paths[index * len(paths) // taken] for index in range(taken)):
         image = decode_image(path)
         side = min(image.shape[:2])
         top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
