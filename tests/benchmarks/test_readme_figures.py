@@ -70,12 +70,10 @@ def sliding(record: Record) -> list[str]:
 
 def camvid(record: Record) -> list[str]:
     dense, merged = record["curve"][0], at_training(record["curve"], record["settings"]["training_threshold"])
-    of_half, of_torch = (
-        abs(100 * record["claims"][name]["miou_difference"])
-        for name in ("ONNX Runtime FP16 from FP32", "ONNX Runtime FP32 from PyTorch")
-    )
+    names = ("ONNX Runtime FP16 from FP32", "ONNX Runtime FP32 from PyTorch", "OpenVINO bf16 from FP32")
+    differences = [abs(100 * record["claims"][name]["miou_difference"]) for name in names]
     shares = [f"{100 * dense['mean_iou']:.2f}", f"{100 * merged['mean_iou']:.2f}", f"{100 * merged['tokens_kept']:.0f}"]
-    return [str(dense["pictures"]), *shares, f"{of_half:.2g}", f"{of_torch:.2g}"]
+    return [str(dense["pictures"]), *shares, *(f"{difference:.2g}" for difference in differences)]
 
 
 def merging(record: Record) -> list[str]:
