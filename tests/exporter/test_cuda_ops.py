@@ -108,7 +108,7 @@ def test_equals_the_reference(kernels: Kernels, case: OpCase, dtype: torch.dtype
     if case.op is spec.LABELS:
         unclear = label_margins(inputs[0], case.attributes["size"]) < 1e-6
         expected = (np.where(unclear, actual[0], expected[0]),)
-    assert_outputs_match(case.op, actual, expected)
+    assert_outputs_match(case.op, actual, expected, case.magnifies)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])

@@ -76,7 +76,7 @@ def test_agrees_with_the_reference(case: OpCase) -> None:
         unclear = label_margins(inputs[0], case.attributes["size"]) < LABEL_MARGIN
         assert unclear.mean() < 0.001
         expected = (np.where(unclear, actual[0], expected[0]),)
-    assert_outputs_match(case.op, actual, expected)
+    assert_outputs_match(case.op, actual, expected, case.magnifies)
 
 
 class TestLabelsOnAnyInput:

@@ -73,7 +73,7 @@ def test_agrees_with_the_reference(case: OpCase) -> None:
     if case.op is spec.LABELS:
         unclear = (label_margins(inputs[0], case.attributes["size"]) < 1e-6) & (not _exact(case))
         expected = (np.where(unclear, actual[0], expected[0]),)
-    assert_outputs_match(case.op, actual, expected)
+    assert_outputs_match(case.op, actual, expected, case.magnifies)
 
 
 def _exact(case: OpCase) -> bool:

@@ -22,14 +22,16 @@ TOLERANCE = {"float32": (1e-5, 1e-5), "float16": (2e-3, 2e-3)}
 _TIE = 1e-12
 
 
-def assert_outputs_match(op: spec.OpSpec, actual: Sequence[Array], expected: Sequence[Array]) -> None:
-    """Integers are equal, floats agree within `TOLERANCE` of their type; shapes and types are equal."""
+def assert_outputs_match(
+    op: spec.OpSpec, actual: Sequence[Array], expected: Sequence[Array], magnifies: float = 1.0
+) -> None:
+    """Shapes, types and integers are equal, floats agree within `magnifies` times the `TOLERANCE` of their type."""
     assert len(actual) == len(expected)
     for tensor, value, wanted in zip(op.outputs, actual, expected, strict=False):
         assert value.shape == wanted.shape, f"{op.name}.{tensor.name}: {value.shape}, expected {wanted.shape}"
         assert value.dtype == wanted.dtype, f"{op.name}.{tensor.name}: {value.dtype}, expected {wanted.dtype}"
         if wanted.dtype.kind == "f":
-            relative, absolute = TOLERANCE[str(wanted.dtype)]
+            relative, absolute = (magnifies * share for share in TOLERANCE[str(wanted.dtype)])
             np.testing.assert_allclose(
                 value.astype(np.float64),
                 wanted.astype(np.float64),

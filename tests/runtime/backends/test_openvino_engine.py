@@ -180,7 +180,7 @@ def test_operators_agree_with_the_reference(case: OpCase) -> None:
                 expected = (np.where(unclear, actual[0], expected[0]),)
             if case.op in (*FILLED, spec.PACKED_ATTENTION):
                 actual[0] = actual[0][: len(expected[0])]
-            assert_outputs_match(case.op, actual, expected)
+            assert_outputs_match(case.op, actual, expected, case.magnifies)
 
 
 @pytest.mark.parametrize("element_type", ["f32", "bf16"])
