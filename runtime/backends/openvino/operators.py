@@ -216,7 +216,9 @@ def _cell_winners(corners: Any, able: Any, slots: Any, weights: Any) -> Any:
     """
     from openvino import opset15 as op
 
-    candidates = op.topk(op.convert(able, "f32"), slots, 1, "max", "index", "i32").output(1)
+    able_by_class = op.transpose(op.convert(able, "f32"), _longs([1, 0]))
+    candidates = op.topk(able_by_class, slots, 0, "max", "index", "i32").output(1)
+    candidates = op.transpose(candidates, _longs([1, 0]))
     kept = op.gather(corners, candidates, _long(2), batch_dims=1)
     values = op.matmul(op.transpose(kept, _longs([0, 2, 1])), weights, False, False)
     winner = op.topk(values, _long(1), 1, "max", "value", "i32", stable=True).output(1)
