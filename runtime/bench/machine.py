@@ -22,6 +22,7 @@ PACKAGES: Final = (
     "openvino",
     "tensorrt",
     "torch",
+    "onnx",
     "opencv-python-headless",
     "pillow",
 )
@@ -42,13 +43,21 @@ def machine() -> dict[str, Any]:
     """Processor, cores, memory, GPUs and system, for JSON."""
     memory = _lines("/proc/meminfo", "MemTotal")
     return {
-        "processor": (_lines("/proc/cpuinfo", "model name") or [platform.processor()])[0],
+        "processor": processor(),
         "cores": os.cpu_count(),
         "usable_cores": usable_cores(),
         "memory_gib": round(int(memory[0].split()[0]) / 2**20, 1) if memory else None,
         "gpus": _gpus(),
         "system": platform.platform(terse=True),
     }
+
+
+def processor() -> str:
+    """Name of the processor, with family and model where the system reports them: virtual machines shorten names."""
+    name, family, model = (_lines("/proc/cpuinfo", key) for key in ("model name", "cpu family", "model"))
+    if not name:
+        return platform.processor()
+    return f"{name[0]} (family {family[0]}, model {model[0]})" if family and model else name[0]
 
 
 def versions() -> dict[str, str]:

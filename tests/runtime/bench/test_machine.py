@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 
 from algm_trt.runtime.bench import machine as bench_machine
-from algm_trt.runtime.bench.machine import load_average, machine, peak_memory_mib, usable_cores, versions
+from algm_trt.runtime.bench.machine import (
+    load_average,
+    machine,
+    peak_memory_mib,
+    processor,
+    usable_cores,
+    versions,
+)
 
 
 def fake_nvidia_smi(folder: Path, script: str) -> None:
@@ -30,6 +37,14 @@ def test_facts_of_this_machine_are_plausible_json() -> None:
     assert peak_memory_mib() > 10
     assert versions()["numpy"] == np.__version__
     assert all(versions().values())
+
+
+def test_processors_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = {"model name": ["AMD EPYC"] * 2, "cpu family": ["26"] * 2, "model": ["2"] * 2}
+    monkeypatch.setattr(bench_machine, "_lines", lambda _, key: info[key])
+    assert processor() == "AMD EPYC (family 26, model 2)"
+    info["cpu family"] = []  # as on ARM
+    assert processor() == "AMD EPYC"
 
 
 def test_peak_memory_is_that_of_the_program_alone() -> None:
