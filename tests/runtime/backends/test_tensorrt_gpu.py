@@ -1,6 +1,7 @@
 """The CUDA module, device arrays and slide mode on a real GPU, and real plans where TensorRT is installed.
 
-Run alone with `pytest -m gpu tests/runtime/backends/test_tensorrt_gpu.py`; torch holds the arrays of others.
+Run alone with `pytest -m gpu tests/runtime/backends/test_tensorrt_gpu.py`; torch, and CuPy where it is installed, hold the
+arrays of others.
 """
 
 from __future__ import annotations
@@ -98,10 +99,10 @@ def fetch(device: Device, array: NDArray[Any] | DeviceArray, consumer: Any) -> N
 
 
 class Interface:
-    """A torch tensor without DLPack."""
+    """An array without DLPack."""
 
-    def __init__(self, tensor: Any) -> None:
-        self.__cuda_array_interface__ = tensor.__cuda_array_interface__
+    def __init__(self, array: Any) -> None:
+        self.__cuda_array_interface__ = array.__cuda_array_interface__
 
 
 @pytest.mark.parametrize("wrap", [lambda tensor: tensor, Interface], ids=["dlpack", "interface"])
@@ -115,6 +116,22 @@ def test_tensors_of_torch(device: Device, wrap: Any) -> None:
     np.testing.assert_array_equal(fetch(device, array, consumer), tensor.cpu().numpy())
     with pytest.raises(UsageError, match="without gaps"):
         as_array(wrap(tensor.transpose(0, 1)), device, consumer)
+
+
+@pytest.mark.parametrize("wrap", [lambda array: array, Interface], ids=["dlpack", "interface"])
+def test_arrays_of_cupy(device: Device, wrap: Any) -> None:
+    """Drawn on a stream of CuPy's own, which is waited for."""
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    consumer = device.stream()
+    with cupy.cuda.Stream(non_blocking=True):
+        drawn = cupy.random.default_rng(0).integers(0, 256, (3, 5, 7, 3)).astype(cupy.uint8)
+        array = as_array(wrap(drawn), device, consumer)
+        gaps = wrap(drawn.transpose(1, 0, 2, 3))
+    assert isinstance(array, DeviceArray)
+    assert array.address == drawn.data.ptr
+    np.testing.assert_array_equal(fetch(device, array, consumer), cupy.asnumpy(drawn))
+    with pytest.raises(UsageError, match="without gaps"):
+        as_array(gaps, device, consumer)
 
 
 @pytest.mark.parametrize("explicit", [False, True])
