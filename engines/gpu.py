@@ -1,4 +1,4 @@
-"""The GPU that TensorRT would build for, asked from the driver itself: no CUDA package is needed to build."""
+"""GPUs as the NVIDIA driver itself tells them, through ctypes: no CUDA package is needed to build or to look around."""
 
 from __future__ import annotations
 
@@ -21,11 +21,42 @@ class Gpu:
 
     Attributes:
         name: as the driver reports it.
-        compute_capability: such as "8.9".
+        capability: compute capability as a number, such as 89 for 8.9.
+        memory_mib: its memory.
     """
 
     name: str
-    compute_capability: str
+    capability: int
+    memory_mib: int
+
+    @property
+    def compute_capability(self) -> str:
+        """Such as "8.9" or "12.0"."""
+        return f"{self.capability // 10}.{self.capability % 10}"
+
+
+def load_driver() -> ctypes.CDLL:
+    """The driver's library; nothing has been called yet.
+
+    Raises:
+        MissingDependencyError: there is none.
+    """
+    try:
+        return ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise MissingDependencyError("no NVIDIA driver is on this machine (libcuda.so.1 is not there)") from error
+
+
+def gpu_of(driver: ctypes.CDLL, ordinal: int) -> Gpu:
+    """A GPU by its number among those that CUDA_VISIBLE_DEVICES leaves visible; the driver is initialised."""
+    device, name, memory = ctypes.c_int(), ctypes.create_string_buffer(_NAME_LENGTH), ctypes.c_size_t()
+    driver.cuDeviceGet(ctypes.byref(device), ordinal)
+    driver.cuDeviceGetName(name, _NAME_LENGTH, device)
+    driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device)
+    driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
+    return Gpu(name.value.decode(errors="replace"), 10 * major.value + minor.value, memory.value // 2**20)
 
 
 def current_gpu() -> Gpu:
@@ -37,21 +68,15 @@ def current_gpu() -> Gpu:
         MissingDependencyError: there is no driver or no device.
     """
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        raise MissingDependencyError(_missing("no NVIDIA driver is on this machine")) from error
-    device = ctypes.c_int()
-    status = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0)
-    if status:
-        raise MissingDependencyError(_missing(f"the NVIDIA driver finds no GPU (error {status}): check nvidia-smi"))
-    name = ctypes.create_string_buffer(_NAME_LENGTH)
-    driver.cuDeviceGetName(name, _NAME_LENGTH, device)
-    numbers = []
-    for attribute in (_MAJOR, _MINOR):
-        value = ctypes.c_int()
-        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
-        numbers.append(str(value.value))
-    return Gpu(name.value.decode(), ".".join(numbers))
+        driver = load_driver()
+    except MissingDependencyError as error:
+        raise MissingDependencyError(_missing(str(error))) from error
+    count = ctypes.c_int()
+    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    if status or not count.value:
+        reason = f" (error {status})" if status else ""
+        raise MissingDependencyError(_missing(f"the NVIDIA driver finds no GPU{reason}: check nvidia-smi"))
+    return gpu_of(driver, 0)
 
 
 def _missing(what: str) -> str:

@@ -16,6 +16,7 @@ from algm_trt.engines.doctor import probes
 from algm_trt.engines.doctor.facts import Fact
 from algm_trt.engines.doctor.fatbin import Architectures, FatbinError, architectures
 from algm_trt.engines.doctor.isolated import Answer, call
+from algm_trt.engines.gpu import Gpu
 from algm_trt.plugins.library import INTERFACE_VERSION, LIBRARY_VARIABLE, PluginLibraryError, find_library
 
 _AT_ONCE: Final = 4
@@ -26,15 +27,6 @@ _ONNXRUNTIME_PACKAGES: Final = (
     "onnxruntime-directml",
     "onnxruntime-qnn",
 )
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One GPU: its name, compute capability such as 89, and memory in MiB."""
-
-    name: str
-    capability: int
-    memory_mib: int
 
 
 @dataclass(frozen=True)
@@ -178,7 +170,7 @@ def free_memory_mib() -> int | None:
 def machine_facts(machine: Machine) -> list[Fact]:
     """The machine as lines."""
     gpus = [
-        Fact(f"GPU {index}", f"{gpu.name}, compute capability {dotted(gpu.capability)}, {gpu.memory_mib} MiB")
+        Fact(f"GPU {index}", f"{gpu.name}, compute capability {gpu.compute_capability}, {gpu.memory_mib} MiB")
         for index, gpu in enumerate(machine.gpus)
     ]
     torch = package_version("torch")
@@ -208,11 +200,6 @@ def machine_facts(machine: Machine) -> list[Fact]:
         Fact("torch", torch or "not installed (only checkpoints need it)", "ok" if torch else "absent"),
         library_fact(machine.library),
     ]
-
-
-def dotted(capability: int) -> str:
-    """89 as 8.9, 120 as 12.0."""
-    return f"{capability // 10}.{capability % 10}"
 
 
 def library_fact(library: Library) -> Fact:

@@ -10,7 +10,7 @@ from typing import Final, Literal
 from algm_trt.engines.doctor import probes
 from algm_trt.engines.doctor.facts import BREAKS, LACKS, Fact
 from algm_trt.engines.doctor.isolated import call
-from algm_trt.engines.doctor.machine import Machine, dotted, package_version
+from algm_trt.engines.doctor.machine import Machine, package_version
 from algm_trt.engines.doctor.outline import Outline, read_outline
 from algm_trt.plugins import spec
 from algm_trt.plugins.errors import AlgmError, MissingDependencyError, UsageError
@@ -158,7 +158,7 @@ def _examine_plan(path: Path, machine: Machine) -> Model:
             problems.append(Problem(topic, answer.error, LACKS if answer.missing else BREAKS))
         if machine.gpus:
             gpu = machine.gpus[0]
-            check("portability", lambda: check_gpu(path, built, gpu.name, dotted(gpu.capability)))
+            check("portability", lambda: check_gpu(path, built, gpu.name, gpu.compute_capability))
         else:
             text = "a plan runs on an NVIDIA GPU only, and this machine has none that CUDA can use; for a CPU take the "
             problems.append(Problem("environment", f"{text}.onnx it was built from", LACKS))

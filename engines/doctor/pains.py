@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from algm_trt.engines.doctor.facts import BREAKS, LACKS, Finding, cannot_tell, found, not_found
-from algm_trt.engines.doctor.machine import Machine, dotted
+from algm_trt.engines.doctor.machine import Machine
 from algm_trt.engines.doctor.model import Model
 from algm_trt.engines.doctor.outline import INT8, UINT8
 from algm_trt.plugins.library import LIBRARY_VARIABLE
@@ -238,7 +238,7 @@ def _no_faster(name: str, situation: Situation) -> Finding:
         return found(name, evidence, "on a CPU take the float32 export, with OpenVINO also --cpu-precision bf16")
     slow = [gpu for gpu in machine.gpus if gpu.capability < TENSOR_CORES]
     if slow:
-        evidence = f"{slow[0].name} (compute capability {dotted(slow[0].capability)}) has no tensor cores"
+        evidence = f"{slow[0].name} (compute capability {slow[0].compute_capability}) has no tensor cores"
         return found(name, evidence, "float16 pays from compute capability 7.0 on, the plugins need 8.0")
     if machine.gpus and not has_cuda and not machine.version("tensorrt"):
         evidence = (

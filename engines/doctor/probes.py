@@ -9,14 +9,12 @@ import ctypes
 import importlib
 import re
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from algm_trt.engines.gpu import gpu_of, load_driver
 from algm_trt.plugins.errors import AlgmError, MissingDependencyError
-
-_NAME_LENGTH: Final = 256
-_MAJOR, _MINOR = 75, 76
-"""Device attributes of the compute capability, by the driver's numbers."""
 
 
 def driver() -> dict[str, Any]:
@@ -25,38 +23,13 @@ def driver() -> dict[str, Any]:
     Raises:
         MissingDependencyError: there is no driver.
     """
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        raise MissingDependencyError("no NVIDIA driver (libcuda.so.1 is not here)") from error
-    number = ctypes.c_int()
+    cuda = load_driver()
+    number, count = ctypes.c_int(), ctypes.c_int()
     cuda.cuDriverGetVersion(ctypes.byref(number))
     version = f"{number.value // 1000}.{number.value % 1000 // 10}"
-    status = cuda.cuInit(0)
-    gpus = [] if status else [_gpu(cuda, index) for index in range(_device_count(cuda))]
+    status = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
+    gpus = [] if status else [asdict(gpu_of(cuda, index)) for index in range(count.value)]
     return {"version": _driver_version(), "cuda": version, "status": status, "gpus": gpus}
-
-
-def _device_count(cuda: ctypes.CDLL) -> int:
-    count = ctypes.c_int()
-    cuda.cuDeviceGetCount(ctypes.byref(count))
-    return count.value
-
-
-def _gpu(cuda: ctypes.CDLL, index: int) -> dict[str, Any]:
-    """Name, compute capability such as 89 and memory in MiB of one GPU."""
-    device, name, memory = ctypes.c_int(), ctypes.create_string_buffer(_NAME_LENGTH), ctypes.c_size_t()
-    cuda.cuDeviceGet(ctypes.byref(device), index)
-    cuda.cuDeviceGetName(name, _NAME_LENGTH, device)
-    cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    cuda.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device)
-    cuda.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
-    return {
-        "name": name.value.decode(errors="replace"),
-        "capability": 10 * major.value + minor.value,
-        "memory_mib": memory.value // 2**20,
-    }
 
 
 def _driver_version() -> str:

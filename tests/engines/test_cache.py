@@ -59,7 +59,7 @@ def test_cache_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def test_timing_caches_differ_by_version_and_gpu() -> None:
     one, two = TensorRT(None, "tensorrt", "10.9.0.34"), TensorRT(None, "tensorrt", "11.4.0.106")
-    gpu = Gpu("NVIDIA H100 80GB/HBM3", "9.0")
+    gpu = Gpu("NVIDIA H100 80GB/HBM3", 90, 81559)
     assert default_timing_cache(one, gpu).name == "timing-10.9.0.34-nvidia-h100-80gb-hbm3.cache"
     assert default_timing_cache(two, gpu) != default_timing_cache(one, gpu)
 

@@ -7,7 +7,7 @@ import ctypes
 import pytest
 
 from algm_trt.engines import gpu
-from algm_trt.engines.gpu import current_gpu
+from algm_trt.engines.gpu import Gpu, current_gpu
 from algm_trt.plugins.errors import MissingDependencyError
 
 try:
@@ -34,6 +34,14 @@ class Driver:
     def cuInit(self, flags: int) -> int:  # noqa: N802
         return self.status
 
+    def cuDeviceGetCount(self, count: object) -> int:  # noqa: N802
+        count._obj.value = 1  # type: ignore[attr-defined]
+        return 0
+
+    def cuDeviceTotalMem_v2(self, size: object, device: object) -> int:  # noqa: N802
+        size._obj.value = 23034 * 2**20  # type: ignore[attr-defined]
+        return 0
+
     def cuDeviceGet(self, device: object, ordinal: int) -> int:  # noqa: N802
         return 0
 
@@ -48,7 +56,16 @@ class Driver:
 
 def test_name_and_compute_capability(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: Driver(0))
-    assert (current_gpu().name, current_gpu().compute_capability) == ("NVIDIA L4", "8.9")
+    assert current_gpu() == Gpu("NVIDIA L4", 89, 23034)
+    assert current_gpu().compute_capability == "8.9"
+    assert Gpu("NVIDIA GeForce RTX 5090", 120, 32607).compute_capability == "12.0"
+
+
+def test_driver_whose_devices_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: Driver(0))
+    monkeypatch.setattr(Driver, "cuDeviceGetCount", lambda *_: 0)
+    with pytest.raises(MissingDependencyError, match="finds no GPU: check nvidia-smi"):
+        current_gpu()
 
 
 def test_driver_without_device(monkeypatch: pytest.MonkeyPatch) -> None:
