@@ -213,7 +213,7 @@ def engine_variant(engine: Engine, images: NDArray[np.uint8], threshold: float |
         output = engine.run(images[index : index + 1], threshold)
         return Answer(output.labels[0], int(output.token_counts[0, 2]))
 
-    return Variant(lambda index: engine.run(images[index : index + 1], threshold), answer)
+    return Variant(lambda index: engine.run(images[index : index + 1], threshold).labels, answer)
 
 
 def official_variant(variant: OfficialVariant, pictures: list[torch.Tensor]) -> Variant:

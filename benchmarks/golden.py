@@ -22,6 +22,7 @@ from record import write_record
 
 from algm_trt.exporter import ExportOptions, export_onnx, load_checkpoint
 from algm_trt.exporter.segmenter import full_size_logits, normalise, segmenter_from_checkpoint
+from algm_trt.runtime.backends.onnxruntime_engine import OnnxRuntimeEngine
 from algm_trt.runtime.card import MergeSettings
 from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.engine import open_engine
@@ -40,7 +41,8 @@ def official_merge(meta: dict[str, Any]) -> MergeSettings:
 def run_onnx(model: Path, image: NDArray[np.uint8], merge: MergeSettings | None, folder: Path) -> Arrays:
     """Outputs of the exported model for one picture."""
     options = ExportOptions(size=(image.shape[0], image.shape[1]), verify=False, **_flags(merge))
-    engine = open_engine(export_onnx(model, folder / "model.onnx", options).path, EngineOptions(device="cpu"))
+    path = export_onnx(model, folder / "model.onnx", options).path
+    engine = OnnxRuntimeEngine(path, device="cpu", own_labels=True)
     output = engine.run(image[None])
     return {"logits": output.logits, "labels": output.labels, "counts": output.token_counts, "map": output.token_map}
 

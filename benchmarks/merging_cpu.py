@@ -1,79 +1,57 @@
 """Merged against dense on a CPU, and the cost of the labels: `python benchmarks/merging_cpu.py [--json FILE]`.
 
 ViT-S/16, 512 x 512, 150 classes, random weights (the speed of a model does not depend on what it learnt, only on how
-many tokens merge), one picture at a time through ONNX Runtime. The threshold is the one at which half of the windows of
-the pictures merge. Merged and dense models take turns in one process on the same pictures; medians over pictures and
-rounds.
+many tokens merge), one picture at a time through ONNX Runtime, from pixels to labels. The threshold is the one at which
+half of the windows of the pictures merge. Merged and dense models take turns in one process on the same pictures;
+medians over pictures and rounds.
 
-The cost of the labels is that of the model's label operator run alone on the same logits (`in model`), and that of
-`LogitField.labels`, which algm-infer uses to overlap windows (`in runtime`).
+The engine leaves the labels of the model file out and makes them of its scores: `labels` is that part of the time.
+`merged, labels of the file` is the file as other programs run it.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
-import onnx
-import onnxruntime as ort
 from networks import BACKBONES, CLASSES, MERGE, halfway_threshold, random_config, random_segmenter
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 from record import write_record
 
-from algm_trt.exporter.graph import build_graph
-from algm_trt.plugins.spec import LABELS
+from algm_trt.exporter import ExportOptions, export_onnx
+from algm_trt.runtime.backends.onnxruntime_engine import OnnxRuntimeEngine
 from algm_trt.runtime.decode import decode_image
-from algm_trt.runtime.field import LogitField
+from algm_trt.runtime.field import labels_of
 from algm_trt.runtime.scenes import draw_scene
-from algm_trt.runtime.windows import plan_whole
+
+sys.path.append(str(Path(__file__).parents[1] / "examples"))
+from official_format import Training, write_checkpoint
 
 SIZE = (512, 512)
-PATCH = 16
-GRID = (SIZE[0] // PATCH, SIZE[1] // PATCH)
 WINDOWS = 256
-PLAN = plan_whole(SIZE, SIZE)
 
 
-class Model:
-    """A graph in an ONNX Runtime session."""
-
-    def __init__(self, graph: onnx.ModelProto, threads: int) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        self.session = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        self.inputs = [value.name for value in self.session.get_inputs()]
-
-    def run(self, image: NDArray[np.uint8], threshold: float) -> dict[str, NDArray[np.generic]]:
-        """Outputs by name for one picture."""
-        feed = {"images": image[None], "threshold": np.array(threshold, np.float32)}
-        names = [value.name for value in self.session.get_outputs()]
-        return dict(zip(names, self.session.run(names, {name: feed[name] for name in self.inputs}), strict=True))
-
-    def label(self, logits: NDArray[np.float32]) -> object:
-        """For the label operator alone: labels from logits (1, K, h, w)."""
-        scores = np.ascontiguousarray(logits.transpose(0, 2, 3, 1))
-        return self.session.run(None, {self.inputs[0]: scores})
-
-
-def labels_only(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """The label operator of a graph and what follows it, fed with class scores (1, h, w, K)."""
-    cut = onnx.ModelProto()
-    cut.CopyFrom(graph)
-    nodes = [node for node in cut.graph.node if node.op_type == LABELS.name or node.name.startswith("labels/")]
-    scores = helper.make_tensor_value_info(nodes[0].input[0], TensorProto.FLOAT, [1, *GRID, CLASSES])
-    outputs = [value for value in cut.graph.output if value.name == "labels"]
-    del cut.graph.node[:], cut.graph.input[:], cut.graph.output[:], cut.graph.initializer[:]
-    cut.graph.node.extend(nodes)
-    cut.graph.input.append(scores)
-    cut.graph.output.extend(outputs)
-    return cut
+def engines(backbone: str, threads: int) -> tuple[OnnxRuntimeEngine, OnnxRuntimeEngine, OnnxRuntimeEngine]:
+    """Merged, dense, and merged with the labels of the file."""
+    network = random_segmenter(random_config(backbone, SIZE[0]), MERGE)
+    with TemporaryDirectory() as text:
+        folder = Path(text)
+        training = Training(dataset="none", crop=SIZE[0], batch_size=1, log_dir="random")
+        checkpoint = write_checkpoint(folder, network, MERGE, training)
+        merged, dense = (
+            export_onnx(checkpoint, folder / f"{merge}.onnx", ExportOptions(merge=merge, verify=False)).path
+            for merge in (True, False)
+        )
+        opened = partial(OnnxRuntimeEngine, device="cpu", threads=threads)
+        return opened(merged), opened(dense), opened(merged, own_labels=True)
 
 
 def pictures(folder: Path | None, count: int) -> list[NDArray[np.uint8]]:
@@ -102,29 +80,26 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
 
-    images = pictures(arguments.pictures, arguments.count)
-    config = random_config(arguments.backbone, SIZE[0])
-    graph = build_graph(random_segmenter(config, MERGE), SIZE)
-    dense_graph = build_graph(random_segmenter(config, None), SIZE)
-    merged, dense, head = (Model(proto, arguments.threads) for proto in (graph, dense_graph, labels_only(graph)))
+    images = [image[None] for image in pictures(arguments.pictures, arguments.count)]
+    merged, dense, whole = engines(arguments.backbone, arguments.threads)
 
     def local_tokens(threshold: float) -> float:
-        return statistics.fmean(int(merged.run(image, threshold)["token_counts"][0, 1]) for image in images)
+        return statistics.fmean(int(merged.run(image, threshold).token_counts[0, 1]) for image in images)
 
-    threshold = halfway_threshold(local_tokens, config)
-    times: dict[str, list[float]] = {"merged": [], "dense": [], "labels in model": [], "labels in runtime": []}
+    threshold = halfway_threshold(local_tokens, random_config(arguments.backbone, SIZE[0]))
+    times: dict[str, list[float]] = {"merged": [], "dense": [], "labels": [], "merged, labels of the file": []}
     for _ in range(arguments.rounds):
         for image in images:
-            logits = merged.run(image, threshold)["logits"]
+            logits = merged.run(image, threshold).logits
             calls: dict[str, Callable[[], object]] = {
-                "merged": lambda image=image: merged.run(image, threshold),
-                "dense": lambda image=image: dense.run(image, threshold),
-                "labels in model": lambda logits=logits: head.label(logits),
-                "labels in runtime": lambda logits=logits: LogitField(PLAN, logits, PATCH).labels(),
+                "merged": lambda image=image: merged.run(image, threshold).labels,
+                "dense": lambda image=image: dense.run(image).labels,
+                "labels": lambda logits=logits: labels_of(logits, merged.card),
+                "merged, labels of the file": lambda image=image: whole.run(image, threshold).labels,
             }
             for name, call in calls.items():
                 times[name].append(seconds(call))
-    counts = [merged.run(image, threshold)["token_counts"][0].tolist() for image in images]
+    counts = [merged.run(image, threshold).token_counts[0].tolist() for image in images]
     median = {name: statistics.median(values) for name, values in times.items()}
     results = {
         "what": f"{arguments.backbone} 512x512, {CLASSES} classes, ONNX Runtime, {arguments.threads} threads, batch 1",
@@ -138,8 +113,7 @@ def main() -> None:
             for name, values in times.items()
         },
         "speedup_merged_over_dense": round(median["dense"] / median["merged"], 2),
-        "labels_in_model_share": round(median["labels in model"] / median["merged"], 4),
-        "labels_in_runtime_share": round(median["labels in runtime"] / median["merged"], 4),
+        "labels_share": round(median["labels"] / median["merged"], 4),
     }
     for key, value in results.items():
         print(f"{key}: {value}")

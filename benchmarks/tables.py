@@ -144,7 +144,7 @@ def merging_cpu(record: Record) -> str:
         f"{100 * sum(merged) / len(merged):.0f} % of the windows merged:\n\n"
         + markdown(["", "median, ms"], rows)
         + f"\nMerged {record['speedup_merged_over_dense']:.2f}x as fast as dense; the labels take "
-        f"{_percent(record['labels_in_model_share'], 1)} of the merged model.\n"
+        f"{_percent(record['labels_share'], 1)} of the merged model.\n"
     )
 
 

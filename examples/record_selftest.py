@@ -76,7 +76,7 @@ def record(path: Path) -> Recorded:
     """The model's outputs on the first drawn pictures whose merging does not hang on rounding."""
     checkpoint = load_checkpoint(CHECKPOINT)
     network = segmenter_from_checkpoint(checkpoint, checkpoint.merge)
-    engine = OnnxRuntimeEngine(path, device="cpu", threads=1)
+    engine = OnnxRuntimeEngine(path, device="cpu", threads=1, own_labels=True)
     images = (draw_scene(*engine.card.size, seed).image for seed in SEEDS)
     chosen = np.stack(list(islice((image for image in images if steady(network, image)), PICTURES)))
     output = engine.run(chosen)

@@ -367,15 +367,15 @@ def _outputs(
         pixels = g.node("Cast", [pixels], "labels/float", to=TensorProto.FLOAT)
     to = TensorProto.UINT8 if narrow else TensorProto.INT32
     g.node("Cast", [pixels], "labels/cast", ["labels"], to=to)
-    _telemetry(g, model, t, grid)
+    _telemetry(g, model, t, scores, grid)
 
 
-def _telemetry(g: GraphBuilder, model: Segmenter, t: GraphTokens, grid: tuple[int, int]) -> None:
+def _telemetry(g: GraphBuilder, model: Segmenter, t: GraphTokens, scores: str, grid: tuple[int, int]) -> None:
     """`token_counts` and `token_map`."""
     extra, patches = model.config.extra_tokens, grid[0] * grid[1]
     if not t.cu_seqlens:
         # Not of the pictures: TensorRT's documentation allows uint8 to be converted and nothing else.
-        batch = g.node("Shape", ["labels/padded"], "tokens/batch", start=0, end=1)
+        batch = g.node("Shape", [scores], "tokens/batch", start=0, end=1)
         for output, row in (
             ("token_counts", np.full((1, 3), extra + patches, np.int32)),
             ("token_map", np.arange(extra, extra + patches, dtype=np.int32).reshape(1, *grid)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,7 @@ from algm_trt.exporter.segmenter import SegmenterOutput, normalise, segmenter_fr
 from algm_trt.plugins.errors import MissingDependencyError, UsageError
 from algm_trt.runtime.engine import EngineOutput, checked_images, checked_threshold
 from algm_trt.runtime.engine_options import DEVICES
-from algm_trt.runtime.field import LogitField
-from algm_trt.runtime.windows import plan_whole
+from algm_trt.runtime.field import labels_of
 
 
 class TorchEngine:
@@ -77,12 +77,9 @@ class TorchEngine:
         images = checked_images(images, self.card)
         output = self._forward(torch.from_numpy(images).to(self._device), checked_threshold(threshold, self.card))
         logits = np.ascontiguousarray(output.logits.float().cpu().numpy())
-        plan = plan_whole(self.card.size, self.card.size)
-        fields = [LogitField(plan, picture[None], self.card.patch_size) for picture in logits]
-        labels: NDArray[np.integer] = np.stack([field.labels() for field in fields])
         return EngineOutput(
             logits=logits,
-            labels=labels if labels.dtype == np.uint8 else labels.astype(np.int32),
+            labels=partial(labels_of, logits, self.card),
             token_counts=output.token_counts.cpu().numpy(),
             token_map=output.token_map.cpu().numpy(),
         )

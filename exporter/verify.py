@@ -105,7 +105,7 @@ def verify(path: Path, model: Segmenter, card: ModelCard, folder: str | Path | N
         UsageError: the folder has no picture that can be read.
         EngineError: ONNX Runtime cannot run the model.
     """
-    engine = OnnxRuntimeEngine(path, device="cpu")
+    engine = OnnxRuntimeEngine(path, device="cpu", own_labels=True)
     gate = GATES[card.precision]
     checks = [_check(name, picture, engine, model, card, gate) for name, picture in check_pictures(folder, card)]
     engine.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -18,21 +18,34 @@ class EngineError(AlgmError):
     """A model file that cannot be opened or run."""
 
 
-@dataclass(frozen=True)
 class EngineOutput:
     """What a model says about a batch of B pictures.
 
     Attributes:
         logits: (B, K, h, w) float32 class scores on the patch grid.
-        labels: (B, H, W) class ids at the model's input size; uint8 up to 256 classes, else int32.
         token_counts: (B, 3) int32 tokens per picture [grid + extra, after the local, after the last global merge].
         token_map: (B, h, w) int32 token that each patch went to, counted with the extra tokens.
     """
 
-    logits: NDArray[np.float32]
-    labels: NDArray[np.integer]
-    token_counts: NDArray[np.int32]
-    token_map: NDArray[np.int32]
+    def __init__(
+        self,
+        logits: NDArray[np.float32],
+        labels: NDArray[np.integer] | Callable[[], NDArray[np.integer]],
+        token_counts: NDArray[np.int32],
+        token_map: NDArray[np.int32],
+    ) -> None:
+        """Take what a model gave; labels may be a function, which is called when they are asked for."""
+        self.logits = logits
+        self.token_counts = token_counts
+        self.token_map = token_map
+        self._labels = labels
+
+    @property
+    def labels(self) -> NDArray[np.integer]:
+        """(B, H, W) class ids at the model's input size; uint8 up to 256 classes, else int32."""
+        if callable(self._labels):
+            self._labels = self._labels()
+        return self._labels
 
 
 class Engine(Protocol):

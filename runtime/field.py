@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import UsageError
-from algm_trt.runtime.windows import WindowPlan, bilinear_taps
+from algm_trt.runtime.card import ModelCard
+from algm_trt.runtime.windows import WindowPlan, bilinear_taps, plan_whole
 
 _TILE_SIDES = (1, 2, 4, 8, 12, 16, 24, 32)  # tiles are padded to one of these; longer runs of pixels are divided
 _SHORT_RUN = 4  # shorter runs of pixels join the next one: many tiny tiles cost more than a few mixed ones
@@ -226,6 +227,22 @@ def _mosaic(logits: NDArray[np.float32], window_rows: int) -> NDArray[np.float32
         # OpenCV's transpose works in blocks and takes a ninth of NumPy's time
         mosaic[row, :, column] = cv2.transpose(flat).reshape(height, width, classes)
     return mosaic.reshape(window_rows * height, window_columns * width, classes)
+
+
+def labels_of(logits: NDArray[np.float32], card: ModelCard) -> NDArray[np.integer]:
+    """Winning class of each pixel of pictures of a model's input size: what AlgmLabels gives for them.
+
+    Args:
+        logits: (B, K, h, w) float32 on the patch grid.
+        card: of the model.
+
+    Returns:
+        (B, H, W), uint8 up to 256 classes, else int32.
+    """
+    plan = plan_whole(card.size, card.size)
+    fields = [LogitField(plan, picture[None], card.patch_size) for picture in logits]
+    labels: NDArray[np.integer] = np.stack([field.labels() for field in fields])
+    return labels if labels.dtype == np.uint8 else labels.astype(np.int32)
 
 
 def _exponentials(row: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

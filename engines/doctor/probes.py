@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from algm_trt.engines.gpu import gpu_of, load_driver
-from algm_trt.plugins.errors import AlgmError, MissingDependencyError
+from algm_trt.plugins.errors import AlgmError
 
 
 def driver() -> dict[str, Any]:

@@ -57,7 +57,7 @@ def _sample_against_recording() -> str:
     from algm_trt.runtime.backends.onnxruntime_engine import OnnxRuntimeEngine
 
     expected = recorded()
-    found = OnnxRuntimeEngine(SAMPLE_MODEL, device="cpu").run(expected.images)
+    found = OnnxRuntimeEngine(SAMPLE_MODEL, device="cpu", own_labels=True).run(expected.images)
     difference = float(np.abs(found.logits - expected.logits).max())
     labels = float(np.mean(found.labels == expected.labels))
     counts = np.array_equal(found.token_counts, expected.token_counts)

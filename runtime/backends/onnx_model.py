@@ -9,6 +9,8 @@ from typing import Final
 from algm_trt.runtime.card import ModelCard, ModelCardError
 
 OUTPUTS: Final = ("logits", "labels", "token_counts", "token_map")
+SCORES: Final = ("logits", "token_counts", "token_map")
+"""The outputs of a model without its labels, see `onnx_scores`."""
 
 
 def card_of(path: Path, text: str | None, outputs: AbstractSet[str]) -> ModelCard:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import MissingDependencyError
 from algm_trt.runtime.backends.forked import keep_in_children
-from algm_trt.runtime.backends.onnx_model import OUTPUTS, card_of, first_line
+from algm_trt.runtime.backends.onnx_model import OUTPUTS, SCORES, card_of, first_line
+from algm_trt.runtime.backends.onnx_scores import LABELS, without_labels
 from algm_trt.runtime.card import METADATA_KEY, ModelCard
 from algm_trt.runtime.engine import EngineError, EngineOutput, checked_images, checked_threshold
+from algm_trt.runtime.field import labels_of
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -29,12 +33,29 @@ class OnnxRuntimeEngine:
     less memory, and a picture's result cannot depend on its batch. A process that is forked while no call runs can use
     its parent's engine, on the calling thread alone.
 
+    Labels are made of the scores when they are asked for, see `onnx_scores`.
+
     Attributes:
         card: what the model expects and means.
         description: backend and device, for people.
     """
 
-    def __init__(self, path: Path, *, device: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path, *, device: str = "auto", threads: int | None = None, own_labels: bool = False
+    ) -> None:
+        """Open a model.
+
+        Args:
+            path: ONNX file of algm-export.
+            device: "cpu", "cuda", or "auto": CUDA where this ONNX Runtime can use it.
+            threads: threads of a run on a CPU; None lets ONNX Runtime choose.
+            own_labels: take the labels that the model itself computes: to check a file as other programs run it.
+
+        Raises:
+            MissingDependencyError: onnxruntime is not installed, or has no CUDA for device "cuda".
+            EngineError: not a model that ONNX Runtime can open.
+            ModelCardError: a model of somebody else.
+        """
         # The thread of its telemetry, too, makes processes forked from this one hang at their end.
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         try:
@@ -51,19 +72,24 @@ class OnnxRuntimeEngine:
         if threads:
             options.intra_op_num_threads = threads
         providers = PROVIDERS["cuda" if has_cuda and device != "cpu" else "cpu"]
+        scores = None if own_labels else _scores_of(path)
+        source = str(path) if scores is None else scores
         try:
             # Its fallback is to try the CPU once more, which it announces on stdout.
-            session = ort.InferenceSession(str(path), options, providers=providers, enable_fallback=len(providers) > 1)
+            session = ort.InferenceSession(source, options, providers=providers, enable_fallback=len(providers) > 1)
         except Exception as error:  # onnxruntime raises classes of its own that share no base but Exception
             raise EngineError(f"{path}: not a model that ONNX Runtime can open ({first_line(error)})") from error
+        if len(providers) == 1:
+            session._model_bytes = None  # it keeps the model for its fallback, which is off
         keep_in_children(session)
         self._session: ort.InferenceSession | None = session
+        self._outputs = OUTPUTS if scores is None else SCORES
         self._on_gpu = session.get_providers()[0] == "CUDAExecutionProvider"
         if device == "cuda" and not self._on_gpu:
             raise MissingDependencyError(
                 "ONNX Runtime found no usable CUDA device or its libraries: check nvidia-smi, or take --device cpu"
             )
-        self.card = _read_card(session, path)
+        self.card = _read_card(session, path, () if scores is None else (LABELS,))
         self.description = f"ONNX Runtime {ort.__version__} on {'CUDA' if self._on_gpu else 'CPU'}"
 
     def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
@@ -72,29 +98,40 @@ class OnnxRuntimeEngine:
         limit = np.array(checked_threshold(threshold, self.card), np.float32)
         step = len(images) if self._on_gpu else 1
         parts = [self._run(images[start : start + step], limit) for start in range(0, len(images), step)]
-        logits, labels, counts, token_map = (
-            values[0] if len(values) == 1 else np.concatenate(values) for values in zip(*parts, strict=True)
-        )
-        return EngineOutput(logits, labels, counts, token_map)
+        found = {name: _joined([part[index] for part in parts]) for index, name in enumerate(self._outputs)}
+        logits: NDArray[Any] = found["logits"]
+        labels = found[LABELS] if LABELS in found else partial(labels_of, logits, self.card)
+        return EngineOutput(logits, labels, found["token_counts"], found["token_map"])
 
     def close(self) -> None:
         """Free the session."""
         self._session = None
 
-    def _run(self, images: NDArray[np.uint8], threshold: NDArray[np.float32]) -> list[NDArray[np.generic]]:
-        feed: dict[str, NDArray[np.generic]] = {"images": images}
+    def _run(self, images: NDArray[np.uint8], threshold: NDArray[np.float32]) -> list[NDArray[Any]]:
+        feed: dict[str, NDArray[Any]] = {"images": images}
         if self.card.merge is not None:
             feed["threshold"] = threshold
         session = self._session
         if session is None:
             raise EngineError("the engine is closed")
         try:
-            outputs: list[NDArray[np.generic]] = session.run(OUTPUTS, feed)
+            outputs: list[NDArray[Any]] = session.run(self._outputs, feed)
         except Exception as error:  # see above
             raise EngineError(f"ONNX Runtime failed on a batch of {len(images)}: {first_line(error)}") from error
         return outputs
 
 
-def _read_card(session: ort.InferenceSession, path: Path) -> ModelCard:
+def _scores_of(path: Path) -> bytes | None:
+    try:
+        return without_labels(path)
+    except OSError:
+        return None  # the library says what is wrong with the file
+
+
+def _read_card(session: ort.InferenceSession, path: Path, left_out: Sequence[str]) -> ModelCard:
     text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    return card_of(path, text, {output.name for output in session.get_outputs()})
+    return card_of(path, text, {*(output.name for output in session.get_outputs()), *left_out})
+
+
+def _joined(values: list[NDArray[Any]]) -> NDArray[Any]:
+    return values[0] if len(values) == 1 else np.concatenate(values)

@@ -83,7 +83,7 @@ class ModelTurn:
         return ModelFigures(self._batch, Samples(tuple(self._rounds)), sizes, device)
 
     def _timed_run(self, batch: NDArray[np.uint8]) -> None:
-        self._run(batch)
+        _ = self._run(batch).labels  # some engines make them when they are asked for
         if isinstance(self._engine, EngineWithDeviceClock):
             self._device_turn.append(self._engine.device_seconds)
 

@@ -79,7 +79,7 @@ def camvid(record: Record) -> list[str]:
 def merging(record: Record) -> list[str]:
     times = record["median_ms"]
     what = re.findall(r"(\d+) (?:classes|threads)", record["what"])
-    share = f"{100 * record['labels_in_model_share']:.0f}"
+    share = f"{100 * record['labels_share']:.0f}"
     return [
         *what,
         f"{times['merged']:.0f}",

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.fake_engine import make_card
 from numpy.typing import NDArray
 
+from algm_trt.plugins import reference
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime import field
-from algm_trt.runtime.field import LogitField
+from algm_trt.runtime.field import LogitField, labels_of
 from algm_trt.runtime.windows import WindowPlan, plan_slide, plan_whole
 
 MARGIN = 1e-5  # below it float32 rounding may decide which of two classes wins
@@ -172,6 +174,19 @@ def test_nan_and_infinity_do_not_crash() -> None:
     labels = LogitField(plan, logits, patch_size).labels()
     assert labels.shape == plan.source
     assert labels.max() < 19
+
+
+@pytest.mark.parametrize(("classes", "dtype"), [(1, np.uint8), (256, np.uint8), (257, np.int32)])
+def test_labels_of_pictures_of_a_models_size(classes: int, dtype: type) -> None:
+    card = make_card(size=(40, 61), patch_size=8, classes=classes)
+    logits = np.random.default_rng(0).standard_normal((3, classes, *card.grid), dtype=np.float32)
+    labels = labels_of(logits, card)
+    assert (labels.shape, labels.dtype) == ((3, 40, 61), dtype)
+    padded = reference.labels(logits.transpose(0, 2, 3, 1), (40, 64))[:, :, :61]
+    assert (labels == padded).mean() > 0.999
+    logits[1, classes // 2, 2, 3] = np.nan
+    logits[2] = np.inf
+    assert labels_of(logits, card).max() < classes
 
 
 @pytest.mark.parametrize("geometry", ["primes", "one pixel", "small stride", "wide window, enlarged"])

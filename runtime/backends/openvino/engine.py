@@ -8,6 +8,7 @@ import inspect
 import io
 import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,13 +17,15 @@ from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import MissingDependencyError, UsageError
 from algm_trt.runtime.backends.forked import keep_in_children
-from algm_trt.runtime.backends.onnx_model import OUTPUTS, card_of, first_line
+from algm_trt.runtime.backends.onnx_model import SCORES, card_of, first_line
+from algm_trt.runtime.backends.onnx_scores import LABELS
 from algm_trt.runtime.backends.openvino import model as openvino_model
 from algm_trt.runtime.backends.openvino import operators as openvino_operators
 from algm_trt.runtime.backends.openvino.signal_stack import signal_stack_kept
 from algm_trt.runtime.cache_folder import cache_folder
 from algm_trt.runtime.card import METADATA_KEY, ModelCard
 from algm_trt.runtime.engine import EngineError, EngineOutput, checked_images, checked_threshold
+from algm_trt.runtime.field import labels_of
 from algm_trt.runtime.files import renamed_together
 
 if TYPE_CHECKING:
@@ -40,9 +43,9 @@ KEPT_KERNELS: Final = 64
 class OpenVinoEngine:
     """A model compiled by OpenVINO; any number of threads may call it, their pictures take turns.
 
-    The pictures of a batch run one after another: a picture's result cannot depend on its batch. Compiled models are
-    kept in the user's cache, the last few of them. A process that is forked while no call runs can use its parent's
-    engine.
+    The pictures of a batch run one after another: a picture's result cannot depend on its batch. Labels are made of the
+    scores when they are asked for, see `onnx_scores`. Compiled models are kept in the user's cache, the last few of
+    them. A process that is forked while no call runs can use its parent's engine.
 
     Attributes:
         card: what the model expects and means.
@@ -102,10 +105,10 @@ class OpenVinoEngine:
         images = checked_images(images, self.card)
         limit = np.array(checked_threshold(threshold, self.card), np.float32)
         parts = [self._run(images[index : index + 1], limit) for index in range(len(images))]
-        logits, labels, counts, token_map = (
+        logits, counts, token_map = (
             values[0] if len(values) == 1 else np.concatenate(values) for values in zip(*parts, strict=True)
         )
-        return EngineOutput(logits, labels, counts, token_map)
+        return EngineOutput(logits, partial(labels_of, logits, self.card), counts, token_map)
 
     def close(self) -> None:
         """Free the compiled model."""
@@ -123,7 +126,7 @@ class OpenVinoEngine:
                 outputs = request.infer(feed)
         except Exception as error:  # OpenVINO raises classes of its own that share no base but Exception
             raise EngineError(f"OpenVINO failed on a picture: {_cause(error)}") from error
-        return [outputs[name] for name in OUTPUTS]
+        return [outputs[name] for name in SCORES]
 
 
 def _check_bf16(core: openvino.Core) -> None:
@@ -162,7 +165,8 @@ def _cause(error: Exception) -> str:
 
 def _card(model: openvino.Model, path: Path) -> ModelCard:
     entries = model.get_rt_info("framework").value if model.has_rt_info("framework") else {}
-    return card_of(path, entries.get(METADATA_KEY), {name for output in model.outputs for name in output.names})
+    outputs = {name for output in model.outputs for name in output.names}
+    return card_of(path, entries.get(METADATA_KEY), outputs | {LABELS})
 
 
 def _cache_file(core: openvino.Core, path: Path, version: str, precision: str, options: Mapping[str, object]) -> Path:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from algm_trt.plugins import spec
+from algm_trt.runtime.backends.onnx_scores import without_labels
 from algm_trt.runtime.backends.openvino.operators import CONVERTERS
 from algm_trt.runtime.engine import EngineError
 
@@ -18,7 +20,7 @@ FP32_WEIGHTS: Final = ("decoder.head.",)
 
 
 def read_model(path: Path, *, bf16: bool) -> openvino.Model:
-    """Read an ONNX file of algm-export for pictures one at a time.
+    """Read an ONNX file of algm-export for pictures one at a time, without its labels.
 
     The types in the model are those to compute in (`INFERENCE_PRECISION_HINT: dynamic` keeps them). With `bf16` they
     follow PyTorch's autocast: linear layers and attention in bfloat16; normalisations, sums and merging in float32. All
@@ -37,15 +39,18 @@ def read_model(path: Path, *, bf16: bool) -> openvino.Model:
 
     frontend = FrontEndManager().load_by_framework("onnx")
     try:
-        source = frontend.load(str(path))
-        merges = any("threshold" in place.get_names() for place in source.get_inputs())
-        lowering = _Lowering(active=bf16 and not merges)
+        lowering = _Lowering()
         for name, (builder, arguments) in CONVERTERS.items():
             after = lowering.begin if bf16 and name == spec.LOCAL_MERGE.name else None
             convert = _converter(builder, arguments, after)
             frontend.add_extension(ConversionExtension(name, spec.DOMAIN, convert))
         for name, method in lowering.methods().items() if bf16 else ():
             frontend.add_extension(ConversionExtension(name, _standard_converter(method)))
+        # A model in memory is converted with the extensions that there are when it is loaded.
+        scores = without_labels(path)
+        source = frontend.load(str(path) if scores is None else io.BytesIO(scores))
+        if not any("threshold" in place.get_names() for place in source.get_inputs()):
+            lowering.begin()  # a dense model: there is no local merge to begin behind
         _one_picture(source)
         return frontend.convert(source)
     except Exception as error:  # OpenVINO raises classes of its own that share no base but Exception
@@ -53,14 +58,14 @@ def read_model(path: Path, *, bf16: bool) -> openvino.Model:
 
 
 class _Lowering:
-    """Standard operators of the exported graph in bfloat16, from the moment that it is active.
+    """Standard operators of the exported graph in bfloat16, from where it is told to begin.
 
     Nodes come in the order of the graph. Where types meet, bfloat16 and float32 give float32, except that a linear
     layer's bias and a scale take the type of what they are applied to.
     """
 
-    def __init__(self, active: bool) -> None:
-        self._active = active
+    def __init__(self) -> None:
+        self._active = False
 
     def begin(self) -> None:
         """Lower what comes from here on."""

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from algm_trt.plugins import spec
 from algm_trt.plugins.reference import window_members
-from algm_trt.runtime.engine import EngineError
 
 if TYPE_CHECKING:
     from openvino import Output
@@ -29,8 +28,6 @@ SMALLEST_LENGTH: Final = 1e-12
 BELOW_ANY_SIMILARITY: Final = -4.0
 BLOCK: Final = 32
 """Rows behind a merge are a multiple of this many."""
-FEW_CLASSES: Final = 4
-"""Classes that may win between four neighbouring patches, at most cells of a picture; measured with 2 to 6."""
 
 
 def local_merge(x: Output, threshold: Output, *, grid: Sequence[int], window: Sequence[int], extra: int) -> list[Any]:
@@ -175,63 +172,12 @@ def unmerge(x: Output, cu_seqlens: Output, token_map: Output, *, appended: int, 
     return [grid, op.unsqueeze(_rows(_tokens(x, cu_seqlens), -appended, END), _longs([0]))]
 
 
-def labels(logits: Output, *, size: Sequence[int]) -> list[Any]:
-    """AlgmLabels: logits (1, h, w, K) to labels (1, H, W) int32; H and W are the same whole multiple of h and w."""
-    from openvino import opset15 as op
-
-    height, width, classes = (_static(logits, axis) for axis in (1, 2, 3))
-    patch = size[0] // height
-    if [height * patch, width * patch] != list(size):
-        raise EngineError(f"labels of {size[0]}x{size[1]} on a grid of {height}x{width}: patches are not square")
-    # The pixels between four neighbouring patches are a cell, `patch` a side; those at the border reach beyond the
-    # picture by `before` pixels. A cell's corners are four rows of the scores.
-    before = (patch + 1) // 2
-    scores = op.reshape(op.convert(logits, "f32"), _longs([-1, classes]), False)
-    corners = op.gather(scores, _longs(_corner_rows(height, width)), _long(0))
-    weights = op.constant(_corner_weights(patch, before))
-
-    # The weights of a pixel add up to one: a class whose best corner is below another class's worst one cannot win in
-    # the cell. Few classes can in most cells; the other cells are done again.
-    to_beat = op.reduce_max(op.reduce_min(corners, _long(1)), _long(1), True)
-    able = _at_least(op.reduce_max(corners, _long(1)), to_beat)
-    able_count = op.reduce_sum(op.convert(able, "i32"), _long(1))
-    few = min(FEW_CLASSES, classes)
-    winners = _cell_winners(corners, able, _long(few), weights)
-    crowded = _where(op.greater(able_count, _int(few)))
-    most = op.maximum(op.reduce_max(able_count, _long(0)), _int(1))
-    rows = [op.gather(values, crowded, _long(0)) for values in (corners, able)]
-    winners = op.scatter_update(winners, crowded, _cell_winners(rows[0], rows[1], most, weights), _long(0))
-
-    by_cell = op.reshape(winners, _longs([height + 1, width + 1, patch, patch]), False)
-    padded_size = _longs([1, (height + 1) * patch, (width + 1) * patch])
-    padded = op.reshape(op.transpose(by_cell, _longs([0, 2, 1, 3])), padded_size, False)
-    stop = _longs([before + size[0], before + size[1]])
-    return [op.slice(padded, _longs([before, before]), stop, _longs([1, 1]), _longs([1, 2]))]
-
-
-def _cell_winners(corners: Any, able: Any, slots: Any, weights: Any) -> Any:
-    """Best class of every pixel of cells, (n, pixels) int32, if at most `slots` classes are able to win in each.
-
-    Slots that a cell does not need hold classes that cannot win there.
-    """
-    from openvino import opset15 as op
-
-    able_by_class = op.transpose(op.convert(able, "f32"), _longs([1, 0]))
-    candidates = op.topk(able_by_class, slots, 0, "max", "index", "i32").output(1)
-    candidates = op.transpose(candidates, _longs([1, 0]))
-    kept = op.gather(corners, candidates, _long(2), batch_dims=1)
-    values = op.matmul(op.transpose(kept, _longs([0, 2, 1])), weights, False, False)
-    winner = op.topk(values, _long(1), 1, "max", "value", "i32", stable=True).output(1)
-    return op.gather(candidates, op.squeeze(winner, _longs([1])), _long(1), batch_dims=1)
-
-
 CONVERTERS: Final[Mapping[str, tuple[Callable[..., list[Any]], Mapping[str, str]]]] = {
     spec.LOCAL_MERGE.name: (local_merge, {"grid": "grid", "window": "window", "extra": "extra_tokens"}),
     spec.GLOBAL_MERGE.name: (global_merge, {"layer": "layer", "extra": "extra_tokens"}),
     spec.PACKED_ATTENTION.name: (packed_attention, {"heads": "heads"}),
     spec.APPEND_TOKENS.name: (append_tokens, {"drop": "drop"}),
     spec.UNMERGE.name: (unmerge, {"appended": "appended", "drop": "drop"}),
-    spec.LABELS.name: (labels, {"size": "size"}),
 }
 """The builder of every operator, and its arguments with the attributes that they are."""
 
@@ -321,22 +267,6 @@ def _window_of_patch(members: NDArray[np.int64]) -> NDArray[np.int64]:
     window = np.empty(members.size, np.int64)
     window[members] = np.arange(len(members))[:, None]
     return window
-
-
-def _corner_rows(height: int, width: int) -> NDArray[np.int64]:
-    """Patches at the corners of every cell, (cells, 4): the border repeats."""
-    below, right = np.arange(height + 1), np.arange(width + 1)
-    rows = np.stack([below - 1, below]).clip(0, height - 1)
-    columns = np.stack([right - 1, right]).clip(0, width - 1)
-    corners = rows[:, None, :, None] * width + columns[None, :, None, :]
-    return np.asarray(corners.reshape(4, -1).T, np.int64)
-
-
-def _corner_weights(patch: int, before: int) -> NDArray[np.float32]:
-    """Weights (4, patch * patch) of a cell's corners for its pixels, corners as in `_corner_rows`."""
-    far = ((np.arange(patch) - before + 0.5) / patch + 0.5).astype(np.float32)
-    axis = np.stack([1 - far, far])
-    return (axis[:, None, :, None] * axis[None, :, None, :]).reshape(4, -1)
 
 
 def _static(value: Any, axis: int) -> int:

@@ -154,15 +154,7 @@ def filled(case: OpCase, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
     return (np.concatenate([rows, others]), *inputs[1:])
 
 
-def whole_patches(case: OpCase) -> bool:
-    """Whether labels are of patches of a whole number of pixels, as in every exported model."""
-    if case.op is not spec.LABELS:
-        return True
-    ((_, height, width, _), size) = case.inputs()[0].shape, case.attributes["size"]
-    return bool(size[0] % height == 0 and size[1] % width == 0 and size[0] // height == size[1] // width)
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if not case.heavy and whole_patches(case)], ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if not case.heavy and case.op is not spec.LABELS], ids=str)
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_operators_agree_with_the_reference(case: OpCase) -> None:
     images = images_of(case)
@@ -175,9 +167,6 @@ def test_operators_agree_with_the_reference(case: OpCase) -> None:
             actual = [np.array(value) for value in running(list(given)).values()]
             if case.op in FILLED:
                 assert len(actual[0]) == -(-len(expected[0]) // BLOCK) * BLOCK
-            if case.op is spec.LABELS and "ties" not in case.name and "equal" not in case.name:
-                unclear = label_margins(inputs[0], case.attributes["size"]) < 1e-6
-                expected = (np.where(unclear, actual[0], expected[0]),)
             if case.op in (*FILLED, spec.PACKED_ATTENTION):
                 actual[0] = actual[0][: len(expected[0])]
             assert_outputs_match(case.op, actual, expected, case.magnifies)
@@ -211,24 +200,10 @@ def test_attention_of_ever_changing_lengths(element_type: str) -> None:
         assert_same_bits(actual, first.setdefault(int(length), actual))
 
 
-def test_every_operator_has_a_converter() -> None:
-    assert set(CONVERTERS) == set(spec.OPS)
+def test_every_operator_that_is_left_has_a_converter() -> None:
+    assert set(CONVERTERS) == set(spec.OPS) - {spec.LABELS.name}
     for name, (_, arguments) in CONVERTERS.items():
         assert set(arguments.values()) <= {attribute.name for attribute in spec.OPS[name].attributes}
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("classes", [1, 3, 40])
-def test_broken_scores_give_class_ids_all_the_same(value: float, classes: int) -> None:
-    logits = np.random.default_rng(0).standard_normal((1, 3, 4, classes)).astype(np.float32)
-    case = OpCase("broken", spec.LABELS, lambda: (logits,), {"size": (48, 64)})
-    running = compiled_operator(case, (logits,))
-    broken = logits.copy()
-    broken[0, 1, 2, classes // 2] = value
-    for scores in (broken, np.full_like(logits, value)):
-        labels = running([scores])[0]
-        assert labels.min() >= 0
-        assert labels.max() < classes
 
 
 # Whole models.

@@ -1,7 +1,7 @@
 """The CUDA module, device arrays and slide mode on a real GPU, and real plans where TensorRT is installed.
 
-Run alone with `pytest -m gpu tests/runtime/backends/test_tensorrt_gpu.py`; torch, and CuPy where it is installed, hold the
-arrays of others.
+Run alone with `pytest -m gpu tests/runtime/backends/test_tensorrt_gpu.py`; torch, and CuPy where it is installed, hold
+the arrays of others.
 """
 
 from __future__ import annotations

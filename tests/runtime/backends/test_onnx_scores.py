@@ -1,0 +1,77 @@
+"""Models without their labels: what is left is a whole model with the same scores, and labels are made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from helpers.compare import assert_same_bits, label_margins
+from helpers.pictures import drawn_scene
+
+from algm_trt.exporter import ExportOptions, export_onnx
+from algm_trt.plugins import spec
+from algm_trt.runtime.backends.onnx_model import SCORES
+from algm_trt.runtime.backends.onnx_scores import without_labels
+from algm_trt.runtime.backends.onnxruntime_engine import OnnxRuntimeEngine
+
+MODELS = {
+    "merged": ExportOptions(verify=False),
+    "dense": ExportOptions(merge=False, verify=False),
+    "float16": ExportOptions(precision="fp16", verify=False),
+    "padded": ExportOptions(size=(187, 190), verify=False),
+}
+# Below this difference of the two best classes, two roundings of the interpolation may choose differently.
+LABEL_MARGIN = 1e-5
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def model(request: pytest.FixtureRequest, sample_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("scores") / "model.onnx"
+    return export_onnx(sample_checkpoint, path, MODELS[request.param]).path
+
+
+def test_labels_and_what_only_they_need_are_left_out(model: Path) -> None:
+    scores = without_labels(model)
+    assert scores is not None
+    whole, left = onnx.load(model), onnx.load_model_from_string(scores)
+    onnx.checker.check_model(left, full_check=True)
+    assert [value.name for value in left.graph.output] == list(SCORES)
+    assert spec.LABELS.name not in {node.op_type for node in left.graph.node}
+    names = [node.name for node in left.graph.node]
+    assert names == [node.name for node in whole.graph.node if not node.name.startswith("labels/")]
+    for kept in ("functions", "metadata_props", "opset_import"):
+        assert getattr(left, kept) == getattr(whole, kept)
+    for kept in ("input", "initializer"):
+        assert getattr(left.graph, kept) == getattr(whole.graph, kept)
+
+
+def test_scores_are_those_of_the_whole_file_and_labels_too(model: Path) -> None:
+    engine, whole = OnnxRuntimeEngine(model, device="cpu"), OnnxRuntimeEngine(model, device="cpu", own_labels=True)
+    assert engine.card == whole.card
+    height, width = engine.card.size
+    images = np.stack([drawn_scene(height, width, seed) for seed in range(3)])
+    found, expected = engine.run(images), whole.run(images)
+    for name in SCORES:
+        assert_same_bits(getattr(found, name), getattr(expected, name), name)
+    assert found.labels.shape == (3, height, width)
+    assert found.labels.dtype == expected.labels.dtype
+    padded = tuple(side * engine.card.patch_size for side in engine.card.grid)
+    margins = label_margins(expected.logits.transpose(0, 2, 3, 1), padded)[:, :height, :width]
+    differs = found.labels != expected.labels
+    assert margins[differs].max(initial=0) < LABEL_MARGIN
+    assert found.labels is found.labels, "they are made once"
+
+
+def test_files_without_labels_are_left_to_the_library(sample_model: Path, tmp_path: Path) -> None:
+    content = sample_model.read_bytes()
+    for name, data in {"empty": b"", "text": b"no model", "cut": content[: len(content) // 2]}.items():
+        path = tmp_path / name
+        path.write_bytes(data)
+        assert without_labels(path) is None, name
+    scores = tmp_path / "scores.onnx"
+    scores.write_bytes(without_labels(sample_model) or b"")
+    assert without_labels(scores) is None
+    with pytest.raises(FileNotFoundError):
+        without_labels(tmp_path / "missing.onnx")
