@@ -1,0 +1,57 @@
+"""Which pictures decide about an export: those whose merging does not hang on the rounding of its precision."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from helpers.models import TINY, random_segmenter
+from helpers.pictures import drawn_scene
+
+from algm_trt.exporter.segmenter import Segmenter, normalise
+from algm_trt.exporter.verify import GATES, Gate, PictureCheck, Verification, hangs_on
+from algm_trt.runtime.card import MergeSettings
+
+NOTHING = 2.0
+
+
+def tokens(model: Segmenter, pixels: torch.Tensor, threshold: float) -> int:
+    with torch.no_grad():
+        return int(model(pixels, threshold).token_counts[0, 1])
+
+
+def test_a_near_tie_of_float16_is_none_of_float32() -> None:
+    """A threshold just above the similarity of the window that merges first: closer than float16 rounds."""
+    model = random_segmenter(TINY, MergeSettings((1,), (2, 2), NOTHING))
+    pixels = normalise(torch.from_numpy(drawn_scene(*TINY.image_size, 0)[None]), TINY.normalization)
+    low, high = -1.0, NOTHING
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if tokens(model, pixels, middle) < tokens(model, pixels, NOTHING) else (low, middle)
+    for distance, near_ties in ((1e-5, ["fp16"]), (0.1, [])):
+        model.merge = replace(model.merge, threshold=high + distance)  # type: ignore[type-var]
+        with torch.no_grad():
+            expected = model(pixels)
+        assert [name for name, gate in GATES.items() if hangs_on(gate.noise, model, pixels, expected)] == near_ties
+    model.merge = None
+    with torch.no_grad():
+        assert not hangs_on(1.0, model, pixels, model(pixels))
+
+
+def test_near_ties_do_not_decide_but_something_must() -> None:
+    def checked(passed: bool, near_tie: bool) -> PictureCheck:
+        return PictureCheck("picture", (9, 5, 3), (9, 5, 3), 0.0, 1.0, near_tie, passed)
+
+    def verdict(*pictures: PictureCheck) -> bool:
+        return Verification(Gate(1e-3, 0.9995, 0.0, 1e-6), pictures, drawn=True).passed
+
+    def explained(*pictures: PictureCheck) -> bool:
+        return "near tie:" in Verification(Gate(1e-3, 0.9995, 0.0, 1e-6), pictures, drawn=True).table()
+
+    fine, tie, wrong = checked(True, False), checked(False, True), checked(False, False)
+    assert verdict(fine, tie)
+    assert not verdict(fine, tie, wrong)
+    assert not verdict(tie, tie)
+    assert explained(fine, tie)
+    assert not explained(fine, wrong)
+    assert not verdict()
