@@ -64,12 +64,24 @@ def test_scores_are_those_of_the_whole_file_and_labels_too(model: Path) -> None:
     assert found.labels is found.labels, "they are made once"
 
 
+def spoilt(content: bytes, random: np.random.Generator) -> bytes:
+    """The content cut short, or with some bytes changed, most of them near its begin."""
+    changed = np.frombuffer(content, np.uint8)[: random.integers(1, len(content) + 1)].copy()
+    places = (random.random(5) ** 8 * len(changed)).astype(int)
+    changed[places] = random.integers(0, 256, 5)
+    return changed.tobytes()
+
+
 def test_files_without_labels_are_left_to_the_library(sample_model: Path, tmp_path: Path) -> None:
     content = sample_model.read_bytes()
     for name, data in {"empty": b"", "text": b"no model", "cut": content[: len(content) // 2]}.items():
         path = tmp_path / name
         path.write_bytes(data)
         assert without_labels(path) is None, name
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        path.write_bytes(spoilt(content, random))
+        without_labels(path)  # whatever comes of it, it is no error here
     scores = tmp_path / "scores.onnx"
     scores.write_bytes(without_labels(sample_model) or b"")
     assert without_labels(scores) is None
