@@ -226,6 +226,8 @@ class _Conversion:
     def _cast_inputs(self, node: Any) -> Nodes:
         """Give a node its inputs in its own type; returns the casts that this needs."""
         added: Nodes = []
+        if node.op == "Shape":  # which takes any type
+            return added
         half_node = id(node) not in self.kept
         for index, tensor in enumerate(node.inputs):
             wants_half = half_node and not _always_float(node, index)
