@@ -3,13 +3,12 @@
 A library runs all of a graph, whatever output is asked for, and as standard operators the labels of a picture are some
 10 to 20 ms. So they are taken out of the graph before a library sees it, with all that nothing else needs.
 
-The file is not parsed as a whole, which would copy the weights twice more, and inference does without the package onnx:
+The file is not parsed as a whole, which would copy the weights once more, and inference does without the package onnx:
 a message of protocol buffers is a row of fields, of which most go through as they are.
 """
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -40,9 +39,9 @@ def without_labels(path: Path) -> bytes | None:
     Raises:
         OSError: the file cannot be read.
     """
+    content = memoryview(path.read_bytes())
     try:
-        with path.open("rb") as file:
-            model = list(_fields(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))))
+        model = list(_fields(content))
         (graph,) = (field for field in model if field.number == _MODEL_GRAPH)
         fields = _needed(list(_fields(graph.content)))
     except (ValueError, IndexError):  # empty, cut short, or something else
