@@ -8,7 +8,6 @@ ours with labels of every pixel, the official network with class scores of every
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from gpu_pictures import load_pictures
-from networks import MERGE, halfway_threshold, random_config, random_segmenter
+from networks import MERGE, halfway_threshold, random_checkpoint, random_config
 from numpy.typing import NDArray
 from official_cpu import WAYS, OfficialCode, OfficialVariant, compile_all, compiled_graphs
 
@@ -30,9 +29,6 @@ from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime.engine import Engine, open_engine
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.timing import Samples, Spread, alternate
-
-sys.path.append(str(Path(__file__).parents[1] / "examples"))
-from official_format import Training, write_checkpoint
 
 SIZE: Final = 512
 KINDS: Final = ("dense", "merged")
@@ -136,9 +132,7 @@ class Laboratory:
         self._plan = plan
         self._images = images
         self._folder = folder
-        training = Training(dataset="none", crop=SIZE, batch_size=1, log_dir="random")
-        checkpoint = write_checkpoint(folder, random_segmenter(self.config, MERGE), MERGE, training)
-        self._checkpoint = load_checkpoint(checkpoint)
+        self._checkpoint = load_checkpoint(random_checkpoint(self.config, folder))
         self._models = {kind: folder / f"{kind}.onnx" for kind in KINDS}
         for kind, path in self._models.items():
             export_onnx(self._checkpoint, path, ExportOptions(merge=kind == "merged", verify=False))

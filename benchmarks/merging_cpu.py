@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +21,7 @@ from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
-from networks import BACKBONES, CLASSES, MERGE, halfway_threshold, random_config, random_segmenter
+from networks import BACKBONES, CLASSES, halfway_threshold, random_checkpoint, random_config
 from numpy.typing import NDArray
 from record import write_record
 
@@ -32,20 +31,15 @@ from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.field import labels_of
 from algm_trt.runtime.scenes import draw_scene
 
-sys.path.append(str(Path(__file__).parents[1] / "examples"))
-from official_format import Training, write_checkpoint
-
 SIZE = (512, 512)
 WINDOWS = 256
 
 
 def engines(backbone: str, threads: int) -> tuple[OnnxRuntimeEngine, OnnxRuntimeEngine, OnnxRuntimeEngine]:
     """Merged, dense, and merged with the labels of the file."""
-    network = random_segmenter(random_config(backbone, SIZE[0]), MERGE)
     with TemporaryDirectory() as text:
         folder = Path(text)
-        training = Training(dataset="none", crop=SIZE[0], batch_size=1, log_dir="random")
-        checkpoint = write_checkpoint(folder, network, MERGE, training)
+        checkpoint = random_checkpoint(random_config(backbone, SIZE[0]), folder)
         merged, dense = (
             export_onnx(checkpoint, folder / f"{merge}.onnx", ExportOptions(merge=merge, verify=False)).path
             for merge in (True, False)

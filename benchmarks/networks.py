@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -42,6 +44,15 @@ def random_segmenter(config: SegmenterConfig, merge: MergeSettings | None) -> Se
         elif parameter.dim() > 1:
             torch.nn.init.trunc_normal_(parameter, std=0.02)
     return model
+
+
+def random_checkpoint(config: SegmenterConfig, folder: Path) -> Path:
+    """That network, merging by `MERGE`, in a folder as official training writes it."""
+    sys.path.append(str(Path(__file__).parents[1] / "examples"))
+    from official_format import Training, write_checkpoint  # needs yaml, which a GPU machine may lack
+
+    training = Training(dataset="none", crop=config.image_size[0], batch_size=1, log_dir="random")
+    return write_checkpoint(folder, random_segmenter(config, MERGE), MERGE, training)
 
 
 def halfway_threshold(local_tokens: Callable[[float], float], config: SegmenterConfig) -> float:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 from camvid_pictures import windows_of
 from cpu_variants import BACKENDS, SIZE
-from networks import MERGE, halfway_threshold, random_config, random_segmenter
+from networks import halfway_threshold, random_checkpoint, random_config
 from numpy.typing import NDArray
 from record import write_record
 from tables import whole_job
@@ -39,9 +38,6 @@ from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.segmenter import Segmenter
 from algm_trt.runtime.sources import Source, find_sources
 from algm_trt.runtime.timing import Samples, alternate
-
-sys.path.append(str(Path(__file__).parents[1] / "examples"))
-from official_format import Training, write_checkpoint
 
 SAMPLE: Final = Path(__file__).parents[1] / "examples" / "sample"
 THRESHOLD_PICTURES: Final = 8
@@ -68,10 +64,7 @@ def checkpoint_of(name: str, folder: Path) -> Checkpoint:
     """The sample, or a network with random weights whose threshold lets half of the windows of drawn scenes merge."""
     if name == "sample":
         return load_checkpoint(SAMPLE)
-    config = random_config(name, SIZE)
-    training = Training(dataset="none", crop=SIZE, batch_size=1, log_dir="random")
-    written = write_checkpoint(folder / "random", random_segmenter(config, MERGE), MERGE, training)
-    return load_checkpoint(written)
+    return load_checkpoint(random_checkpoint(random_config(name, SIZE), folder / "random"))
 
 
 def with_half_merging(checkpoint: Checkpoint, model: Path, photographs: Sequence[Source]) -> Checkpoint:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,6 +131,11 @@ def backend_for(file: Path, options: EngineOptions) -> str:
     if options.backend == "auto":
         return "onnxruntime" if options.cpu_precision == "fp32" else "openvino"
     return options.backend
+
+
+def joined(found: Sequence[Sequence[NDArray[Any]]]) -> list[NDArray[Any]]:
+    """Arrays of several pieces as those of one batch."""
+    return [np.concatenate(arrays) if len(arrays) > 1 else arrays[0] for arrays in zip(*found, strict=True)]
 
 
 def checked_images(images: NDArray[np.uint8], card: ModelCard) -> NDArray[np.uint8]:

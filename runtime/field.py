@@ -216,19 +216,6 @@ class LogitField:
                 places[where] = np.take_along_axis(candidates, won, axis=1).reshape(where.shape)
 
 
-def _mosaic(logits: NDArray[np.float32], window_rows: int) -> NDArray[np.float32]:
-    """Windows (n, K, gh, gw) side by side as one array (nI*gh, nJ*gw, K), without regard to their overlaps."""
-    count, classes, height, width = logits.shape
-    window_columns = count // window_rows
-    mosaic = np.empty((window_rows, height, window_columns, width, classes), np.float32)
-    for index, window in enumerate(logits):
-        row, column = divmod(index, window_columns)
-        flat = np.ascontiguousarray(window, dtype=np.float32).reshape(classes, height * width)
-        # OpenCV's transpose works in blocks and takes a ninth of NumPy's time
-        mosaic[row, :, column] = cv2.transpose(flat).reshape(height, width, classes)
-    return mosaic.reshape(window_rows * height, window_columns * width, classes)
-
-
 def labels_of(logits: NDArray[np.float32], card: ModelCard) -> NDArray[np.integer]:
     """Winning class of each pixel of pictures of a model's input size: what AlgmLabels gives for them.
 
@@ -243,6 +230,19 @@ def labels_of(logits: NDArray[np.float32], card: ModelCard) -> NDArray[np.intege
     fields = [LogitField(plan, picture[None], card.patch_size) for picture in logits]
     labels: NDArray[np.integer] = np.stack([field.labels() for field in fields])
     return labels if labels.dtype == np.uint8 else labels.astype(np.int32)
+
+
+def _mosaic(logits: NDArray[np.float32], window_rows: int) -> NDArray[np.float32]:
+    """Windows (n, K, gh, gw) side by side as one array (nI*gh, nJ*gw, K), without regard to their overlaps."""
+    count, classes, height, width = logits.shape
+    window_columns = count // window_rows
+    mosaic = np.empty((window_rows, height, window_columns, width, classes), np.float32)
+    for index, window in enumerate(logits):
+        row, column = divmod(index, window_columns)
+        flat = np.ascontiguousarray(window, dtype=np.float32).reshape(classes, height * width)
+        # OpenCV's transpose works in blocks and takes a ninth of NumPy's time
+        mosaic[row, :, column] = cv2.transpose(flat).reshape(height, width, classes)
+    return mosaic.reshape(window_rows * height, window_columns * width, classes)
 
 
 def _exponentials(row: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -16,7 +16,7 @@ from algm_trt.runtime.backends.forked import keep_in_children
 from algm_trt.runtime.backends.onnx_model import OUTPUTS, SCORES, card_of, first_line
 from algm_trt.runtime.backends.onnx_scores import LABELS, without_labels
 from algm_trt.runtime.card import METADATA_KEY, ModelCard
-from algm_trt.runtime.engine import EngineError, EngineOutput, checked_images, checked_threshold
+from algm_trt.runtime.engine import EngineError, EngineOutput, checked_images, checked_threshold, joined
 from algm_trt.runtime.field import labels_of
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class OnnxRuntimeEngine:
         limit = np.array(checked_threshold(threshold, self.card), np.float32)
         step = len(images) if self._on_gpu else 1
         parts = [self._run(images[start : start + step], limit) for start in range(0, len(images), step)]
-        found = {name: _joined([part[index] for part in parts]) for index, name in enumerate(self._outputs)}
+        found = dict(zip(self._outputs, joined(parts), strict=True))
         logits: NDArray[Any] = found["logits"]
         labels = found[LABELS] if LABELS in found else partial(labels_of, logits, self.card)
         return EngineOutput(logits, labels, found["token_counts"], found["token_map"])
@@ -131,7 +131,3 @@ def _scores_of(path: Path) -> bytes | None:
 def _read_card(session: ort.InferenceSession, path: Path, left_out: Sequence[str]) -> ModelCard:
     text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     return card_of(path, text, {*(output.name for output in session.get_outputs()), *left_out})
-
-
-def _joined(values: list[NDArray[Any]]) -> NDArray[Any]:
-    return values[0] if len(values) == 1 else np.concatenate(values)

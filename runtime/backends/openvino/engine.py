@@ -16,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import MissingDependencyError, UsageError
+from algm_trt.runtime.backends import onnx_scores
 from algm_trt.runtime.backends.forked import keep_in_children
 from algm_trt.runtime.backends.onnx_model import SCORES, card_of, first_line
-from algm_trt.runtime.backends.onnx_scores import LABELS
 from algm_trt.runtime.backends.openvino import model as openvino_model
 from algm_trt.runtime.backends.openvino import operators as openvino_operators
 from algm_trt.runtime.backends.openvino.signal_stack import signal_stack_kept
 from algm_trt.runtime.cache_folder import cache_folder
 from algm_trt.runtime.card import METADATA_KEY, ModelCard
-from algm_trt.runtime.engine import EngineError, EngineOutput, checked_images, checked_threshold
+from algm_trt.runtime.engine import EngineError, EngineOutput, checked_images, checked_threshold, joined
 from algm_trt.runtime.field import labels_of
 from algm_trt.runtime.files import renamed_together
 
@@ -105,9 +105,7 @@ class OpenVinoEngine:
         images = checked_images(images, self.card)
         limit = np.array(checked_threshold(threshold, self.card), np.float32)
         parts = [self._run(images[index : index + 1], limit) for index in range(len(images))]
-        logits, counts, token_map = (
-            values[0] if len(values) == 1 else np.concatenate(values) for values in zip(*parts, strict=True)
-        )
+        logits, counts, token_map = joined(parts)
         return EngineOutput(logits, partial(labels_of, logits, self.card), counts, token_map)
 
     def close(self) -> None:
@@ -166,7 +164,7 @@ def _cause(error: Exception) -> str:
 def _card(model: openvino.Model, path: Path) -> ModelCard:
     entries = model.get_rt_info("framework").value if model.has_rt_info("framework") else {}
     outputs = {name for output in model.outputs for name in output.names}
-    return card_of(path, entries.get(METADATA_KEY), outputs | {LABELS})
+    return card_of(path, entries.get(METADATA_KEY), outputs | {onnx_scores.LABELS})
 
 
 def _cache_file(core: openvino.Core, path: Path, version: str, precision: str, options: Mapping[str, object]) -> Path:
@@ -182,7 +180,7 @@ def _cache_file(core: openvino.Core, path: Path, version: str, precision: str, o
         raise EngineError(f"{path}: cannot be read ({error.strerror})") from error
     cpu = [str(core.get_property("CPU", name)) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
     digest.update(repr((version, cpu, precision, sorted(options.items()))).encode())
-    for module in (openvino_model, openvino_operators):
+    for module in (onnx_scores, openvino_model, openvino_operators):
         digest.update(inspect.getsource(module).encode())
     return cache_folder() / "openvino" / f"{digest.hexdigest()[:32]}.blob"
 

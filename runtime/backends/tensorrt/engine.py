@@ -30,12 +30,11 @@ from algm_trt.runtime.backends.tensorrt.windows import (
     DeviceWindowRunner,
     HostCutWindowRunner,
     SlideParts,
-    joined,
     tokens,
 )
 from algm_trt.runtime.cuda import Device
 from algm_trt.runtime.device_array import DeviceArray, as_array, stream_handle
-from algm_trt.runtime.engine import EngineOutput, checked_images, checked_threshold
+from algm_trt.runtime.engine import EngineOutput, checked_images, checked_threshold, joined
 from algm_trt.runtime.window_runner import WindowRunner
 
 LANES: Final = 2

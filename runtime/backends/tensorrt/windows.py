@@ -19,7 +19,7 @@ from algm_trt.runtime.backends.tensorrt.lanes import Lanes
 from algm_trt.runtime.backends.tensorrt.transfers import Transfers
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.cuda import Device
-from algm_trt.runtime.engine import checked_threshold
+from algm_trt.runtime.engine import checked_threshold, joined
 from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.window_runner import HostScores, NotFiniteError, PictureScores, WindowRequest
 from algm_trt.runtime.windows import WindowPlan, crop
@@ -232,11 +232,6 @@ def tokens(lane: Lane, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
     parts = [lane.download(name, count) for name in ("token_counts", "token_map")]
     lane.stream.synchronize()
     return parts[0].copy(), parts[1].copy()
-
-
-def joined(found: Sequence[Sequence[NDArray[Any]]]) -> list[NDArray[Any]]:
-    """Arrays of several pieces as those of one batch."""
-    return [np.concatenate(arrays) if len(arrays) > 1 else arrays[0] for arrays in zip(*found, strict=True)]
 
 
 def _runs(requests: Sequence[WindowRequest]) -> Iterator[tuple[int, int]]:
