@@ -105,10 +105,10 @@ def open_engine(path: str | Path, options: EngineOptions | None = None) -> Engin
     if backend == "openvino":
         from algm_trt.runtime.backends.openvino.engine import OpenVinoEngine
 
-        return OpenVinoEngine(file, precision=options.cpu_precision, threads=options.threads)
+        return OpenVinoEngine(file, precision=options.cpu_precision, threads=options.threads, streams=options.streams)
     from algm_trt.runtime.backends.onnxruntime_engine import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(file, device=options.device, threads=options.threads)
+    return OnnxRuntimeEngine(file, device=options.device, threads=options.threads, streams=options.streams)
 
 
 def backend_for(file: Path, options: EngineOptions) -> str:

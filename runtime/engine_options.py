@@ -20,14 +20,17 @@ class EngineOptions:
     Attributes:
         backend: one of BACKENDS; "auto" takes TensorRT for a .plan, OpenVINO for an .onnx in bf16, else ONNX Runtime.
         device: "auto", "cpu" or "cuda".
-        threads: threads of a CPU backend; None lets it choose.
+        threads: threads of a CPU backend, of all its streams together; None lets it choose.
         cpu_precision: "fp32", or "bf16" (OpenVINO, on a CPU that computes in bfloat16; on others it is refused).
+        streams: pictures that a CPU backend runs side by side, each with its part of the threads: more of them per
+            second, each later. 1 is best for one picture at a time; None takes as many as suit the processor.
     """
 
     backend: str = "auto"
     device: str = "auto"
     threads: int | None = None
     cpu_precision: str = "fp32"
+    streams: int | None = 1
 
     def __post_init__(self) -> None:
         for what, value, known in (
@@ -37,8 +40,9 @@ class EngineOptions:
         ):
             if value not in known:
                 raise UsageError(f"unknown {what} '{value}': expected {', '.join(known)}")
-        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
-            raise UsageError(f"threads must be between 1 and {MOST_THREADS}, got {self.threads}")
+        for what, number in (("threads", self.threads), ("streams", self.streams)):
+            if number is not None and not 1 <= number <= MOST_THREADS:
+                raise UsageError(f"{what} must be between 1 and {MOST_THREADS}, got {number}")
         if self.cpu_precision != "fp32" and (self.backend not in ("auto", "openvino") or self.device == "cuda"):
             raise UsageError(f"{self.cpu_precision} on a CPU needs the OpenVINO backend: --backend openvino")
         if self.backend == "openvino" and self.device == "cuda":

@@ -295,7 +295,7 @@ class _Run(Generic[K, T]):
         self.finish = finish
         self.runner = runner_for(engine, options.batch_size)
         # batches being read, waiting for the model, in each lane of it, and being finished
-        self.places = (3 + self.runner.lanes) * options.batch_size + 2 * options.threads
+        self.places = (2 + 2 * self.runner.lanes) * options.batch_size + 2 * options.threads
         self.readers = ThreadPoolExecutor(options.threads, "algm-read")
         self.models = ThreadPoolExecutor(self.runner.lanes, "algm-model")
         self.finishers = ThreadPoolExecutor(options.threads, "algm-finish")
@@ -398,12 +398,12 @@ class _Run(Generic[K, T]):
             self._infer()
 
     def _infer(self) -> None:
-        """Give the batch, whole or not, to the model; one may wait behind those that it has in its lanes."""
+        """Give the batch, whole or not, to the model; behind each that is in a lane of it one may wait."""
         if not self.batch:
             return
         windows, self.batch = self.batch, []
         self.running.append((windows, _begin(self.models, self._run_batch, windows)))
-        while len(self.running) > self.runner.lanes + 1:
+        while len(self.running) > 2 * self.runner.lanes:
             self._collect()
 
     def _collect(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import ModelCard
+from algm_trt.runtime.cores import usable_cores
 from algm_trt.runtime.windows import WindowPlan, plan_slide, plan_whole
 
 MODES: Final = ("slide", "whole")
@@ -49,7 +49,7 @@ class PipelineOptions:
     @property
     def threads(self) -> int:
         """Number of threads that read, and of those that finish."""
-        return self.workers or min(MAX_WORKERS, os.cpu_count() or 1)
+        return self.workers or min(MAX_WORKERS, usable_cores())
 
     def check_against(self, card: ModelCard) -> None:
         """Compare with what the model can do.

@@ -28,7 +28,7 @@ def load(path: str | os.PathLike[str], **options: Any) -> Segmenter:
 
     Args:
         path: model file, such as model.onnx.
-        **options: backend, device, threads, cpu_precision of `algm_trt.runtime.engine_options.EngineOptions`.
+        **options: backend, device, threads, cpu_precision, streams of `algm_trt.runtime.engine_options.EngineOptions`.
 
     Raises:
         AlgmError: no such file, not a model of this project, or the machine lacks what it needs.

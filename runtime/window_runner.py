@@ -6,9 +6,9 @@ that keeps pictures and logits in the memory of a GPU brings a runner of its own
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -122,6 +122,17 @@ class EngineWithRunner(Protocol):
         ...
 
 
+@runtime_checkable
+class EngineWithLanes(Protocol):
+    """An engine that does more when several threads call it.
+
+    Attributes:
+        lanes: how many.
+    """
+
+    lanes: int
+
+
 def runner_for(engine: Engine, batch_size: int) -> WindowRunner:
     """The runner that an engine brings, or one for any engine."""
     if isinstance(engine, EngineWithRunner):
@@ -169,22 +180,22 @@ class HostScores:
 
 
 class HostWindowRunner:
-    """Windows through any engine, one batch at a time.
+    """Windows through any engine, one batch at a time in each of its lanes.
 
     Attributes:
-        lanes: 1.
+        lanes: the engine's, or 1.
     """
-
-    lanes = 1
 
     def __init__(self, engine: Engine, batch_size: int):
         self._engine = engine
+        self.lanes = engine.lanes if isinstance(engine, EngineWithLanes) else 1
+        self._buffers: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()
         shape = (batch_size, *engine.card.size, 3)
         try:
-            self._buffer = np.empty(shape, np.uint8)
+            for _ in range(self.lanes):
+                self._buffers.put(np.empty(shape, np.uint8))
         except (MemoryError, ValueError) as error:
             raise UsageError(f"{batch_size} windows do not fit in memory: take a smaller batch size") from error
-        self._turn = threading.Lock()
 
     def place(self, canvas: NDArray[np.uint8], plan: WindowPlan) -> NDArray[np.uint8]:
         """The canvas itself."""
@@ -198,10 +209,13 @@ class HostWindowRunner:
         self, requests: Sequence[WindowRequest], threshold: float | None
     ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """See `WindowRunner.run`."""
-        with self._turn:
-            for place, request in zip(self._buffer, requests, strict=False):
+        buffer = self._buffers.get()
+        try:
+            for place, request in zip(buffer, requests, strict=False):
                 place[:] = crop(request.canvas, request.plan, request.index)
-            output = self._engine.run(self._buffer[: len(requests)], threshold=threshold)
+            output = self._engine.run(buffer[: len(requests)], threshold=threshold)
+        finally:
+            self._buffers.put(buffer)
         if not np.isfinite(output.logits).all():
             raise NotFiniteError
         for request, logits in zip(requests, output.logits, strict=True):

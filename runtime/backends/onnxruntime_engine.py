@@ -15,6 +15,7 @@ from algm_trt.plugins.errors import MissingDependencyError
 from algm_trt.runtime.backends.forked import keep_in_children
 from algm_trt.runtime.backends.onnx_model import OUTPUTS, SCORES, card_of, first_line
 from algm_trt.runtime.backends.onnx_scores import LABELS, without_labels
+from algm_trt.runtime.backends.streams import Streams, shared_threads
 from algm_trt.runtime.card import METADATA_KEY, ModelCard
 from algm_trt.runtime.engine import EngineError, EngineOutput, checked_images, checked_threshold, joined
 from algm_trt.runtime.field import labels_of
@@ -29,26 +30,34 @@ LOG_ERRORS_ONLY = 3
 class OnnxRuntimeEngine:
     """A model in an ONNX Runtime session; any number of threads may call it.
 
-    On a CPU the pictures of a batch run one after another: measured no slower than together (nothing is padded), with
-    less memory, and a picture's result cannot depend on its batch. A process that is forked while no call runs can use
-    its parent's engine, on the calling thread alone.
+    On a CPU the pictures of a batch run singly, one in each stream: measured no slower than together (nothing is
+    padded), and a picture's result cannot depend on its batch. A process that is forked while no call runs can use its
+    parent's engine, on the calling thread alone.
 
     Labels are made of the scores when they are asked for, see `onnx_scores`.
 
     Attributes:
         card: what the model expects and means.
         description: backend and device, for people.
+        lanes: calls of `run` that gain by being made at the same time: the streams of a CPU, or 1.
     """
 
     def __init__(
-        self, path: Path, *, device: str = "auto", threads: int | None = None, own_labels: bool = False
+        self,
+        path: Path,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        streams: int | None = 1,
+        own_labels: bool = False,
     ) -> None:
         """Open a model.
 
         Args:
             path: ONNX file of algm-export.
             device: "cpu", "cuda", or "auto": CUDA where this ONNX Runtime can use it.
-            threads: threads of a run on a CPU; None lets ONNX Runtime choose.
+            threads: of all streams on a CPU; None lets ONNX Runtime choose, or takes one per core for several streams.
+            streams: pictures that run side by side on a CPU; None takes as many as suit it, see `shared_threads`.
             own_labels: take the labels that the model itself computes: to check a file as other programs run it.
 
         Raises:
@@ -69,9 +78,10 @@ class OnnxRuntimeEngine:
             )
         options = ort.SessionOptions()
         options.log_severity_level = LOG_ERRORS_ONLY
+        providers = PROVIDERS["cuda" if has_cuda and device != "cpu" else "cpu"]
+        count, threads = shared_threads(streams if len(providers) == 1 else 1, threads)
         if threads:
             options.intra_op_num_threads = threads
-        providers = PROVIDERS["cuda" if has_cuda and device != "cpu" else "cpu"]
         scores = None if own_labels else _scores_of(path)
         source = str(path) if scores is None else scores
         try:
@@ -82,7 +92,8 @@ class OnnxRuntimeEngine:
         if len(providers) == 1:
             session._model_bytes = None  # it keeps the model for its fallback, which is off
         keep_in_children(session)
-        self._session: ort.InferenceSession | None = session
+        self._streams = Streams([session] * count)
+        self.lanes = count
         self._outputs = OUTPUTS if scores is None else SCORES
         self._on_gpu = session.get_providers()[0] == "CUDAExecutionProvider"
         if device == "cuda" and not self._on_gpu:
@@ -97,7 +108,11 @@ class OnnxRuntimeEngine:
         images = checked_images(images, self.card)
         limit = np.array(checked_threshold(threshold, self.card), np.float32)
         step = len(images) if self._on_gpu else 1
-        parts = [self._run(images[start : start + step], limit) for start in range(0, len(images), step)]
+
+        def part(session: ort.InferenceSession, index: int) -> list[NDArray[Any]]:
+            return self._run(session, images[index * step : (index + 1) * step], limit)
+
+        parts = self._streams.map(part, len(images) // step)
         found = dict(zip(self._outputs, joined(parts), strict=True))
         logits: NDArray[Any] = found["logits"]
         labels = found[LABELS] if LABELS in found else partial(labels_of, logits, self.card)
@@ -105,15 +120,14 @@ class OnnxRuntimeEngine:
 
     def close(self) -> None:
         """Free the session."""
-        self._session = None
+        self._streams.close()
 
-    def _run(self, images: NDArray[np.uint8], threshold: NDArray[np.float32]) -> list[NDArray[Any]]:
+    def _run(
+        self, session: ort.InferenceSession, images: NDArray[np.uint8], threshold: NDArray[np.float32]
+    ) -> list[NDArray[Any]]:
         feed: dict[str, NDArray[Any]] = {"images": images}
         if self.card.merge is not None:
             feed["threshold"] = threshold
-        session = self._session
-        if session is None:
-            raise EngineError("the engine is closed")
         try:
             outputs: list[NDArray[Any]] = session.run(self._outputs, feed)
         except Exception as error:  # see above

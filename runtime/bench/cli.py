@@ -164,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="threads to read, and as many to write (default: as algm-infer)",
     )
-    add_engine_arguments(parser)
+    add_engine_arguments(parser, streams=1)
     add("--json", type=Path, metavar="FILE", help="write all figures and raw times as JSON")
     add("--plot", type=Path, metavar="FILE", help="draw the trade-off as .png, .svg or .pdf; needs matplotlib")
     add("-q", "--quiet", action="store_true", help="print errors only")

@@ -15,6 +15,7 @@ from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.checkpoint_adapter import DENSE, is_checkpoint, open_model
 from algm_trt.runtime.engine import Engine
 from algm_trt.runtime.engine_options import BACKENDS, CPU_PRECISIONS, DEVICES, EngineOptions
+from algm_trt.runtime.window_runner import EngineWithLanes
 
 _NAMED_DEVICES = [name for name in DEVICES if name != "auto"]
 _PREFIX = re.compile(
@@ -56,7 +57,7 @@ class ModelArgument:
 
         Args:
             text: the argument. A file whose name begins like a prefix is named with a folder, as in ./openvino:x.onnx.
-            options: of models without a prefix; a prefix takes nothing but the threads from them.
+            options: of models without a prefix; a prefix takes nothing but threads and streams from them.
 
         Raises:
             UsageError: a prefix that contradicts itself, or one in front of a checkpoint.
@@ -67,7 +68,11 @@ class ModelArgument:
         if is_checkpoint(match["model"]):
             raise UsageError(f"{text}: a checkpoint runs in PyTorch; leave out {match['backend']}")
         chosen = EngineOptions(
-            match["backend"], match["device"] or "auto", options.threads, match["precision"] or "fp32"
+            match["backend"],
+            match["device"] or "auto",
+            options.threads,
+            match["precision"] or "fp32",
+            options.streams,
         )
         return cls(text, match["model"], chosen)
 
@@ -120,6 +125,7 @@ class Contender:
             "name": self.name,
             "backend": self.engine.description,
             "threads": self.argument.options.threads,
+            "streams": self.engine.lanes if isinstance(self.engine, EngineWithLanes) else 1,
             "architecture": self.card.architecture,
             "precision": self.card.precision,
             "size": list(self.card.size),

@@ -39,7 +39,8 @@ def _setting(report: BenchReport) -> list[str]:
     for model in report.contenders:
         size = "x".join(map(str, model["size"]))
         threads = f", threads: {model['threads']}" if model["threads"] else ""
-        lines.append(f"{model['name']}: {model['backend']}{threads}, {size}, {model['precision']}")
+        streams = f", streams: {model['streams']}" if model["streams"] > 1 else ""
+        lines.append(f"{model['name']}: {model['backend']}{threads}{streams}, {size}, {model['precision']}")
     if report.stopped_by:
         lines.append("INTERRUPTED: the figures come from fewer rounds than asked for")
     return lines

@@ -468,6 +468,7 @@ def test_files_that_no_run_wrote_are_not_replaced(
     [
         ("--shard", "", "a shard is given as I/N"),
         ("--threads", "99999999999", "threads must be between 1 and 1024"),
+        ("--streams", "99999999999", "streams must be between 1 and 1024"),
         ("--batch-size", "1000000000000", "1000000000000 windows do not fit in memory"),
     ],
 )

@@ -408,10 +408,9 @@ class LaneScores(HostScores):
 class LaneRunner(HostWindowRunner):
     """Two lanes that only go on together, for as long as there are two batches."""
 
-    lanes = 2
-
     def __init__(self, engine: Lanes, batch_size: int):
         super().__init__(engine, batch_size)
+        self.lanes = 2
         self.engine = engine
         self.together = threading.Barrier(2)
         self.rooms: list[LaneScores] = []
@@ -449,6 +448,28 @@ def test_lanes_run_at_the_same_time_and_change_no_result() -> None:
     for ours, theirs in zip(found, expected, strict=True):
         assert np.array_equal(ours.value, theirs.value)
     assert all(scores.released for scores in engine.runner.rooms)
+
+
+class Meeting(FakeEngine):
+    """An engine without a runner of its own, of which two calls only go on together."""
+
+    lanes = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.together = threading.Barrier(2)
+
+    def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
+        self.together.wait(10)
+        return super().run(images, threshold)
+
+
+def test_an_engine_with_lanes_is_called_by_as_many_threads() -> None:
+    given = pictures()[:2] * 3
+    expected = run(FakeEngine(), [item(index, picture) for index, picture in enumerate(given)], mode="whole")
+    found = run(Meeting(), [item(index, picture) for index, picture in enumerate(given)], mode="whole")
+    for ours, theirs in zip(found, expected, strict=True):
+        assert np.array_equal(ours.value, theirs.value)
 
 
 def test_a_failing_batch_spares_the_pictures_of_the_other_lane() -> None:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import inspect
 import io
-import threading
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from algm_trt.runtime.backends.onnx_model import SCORES, card_of, first_line
 from algm_trt.runtime.backends.openvino import model as openvino_model
 from algm_trt.runtime.backends.openvino import operators as openvino_operators
 from algm_trt.runtime.backends.openvino.signal_stack import signal_stack_kept
+from algm_trt.runtime.backends.streams import Streams, shared_threads
 from algm_trt.runtime.cache_folder import cache_folder
 from algm_trt.runtime.card import METADATA_KEY, ModelCard
 from algm_trt.runtime.engine import EngineError, EngineOutput, checked_images, checked_threshold, joined
@@ -41,25 +42,30 @@ KEPT_KERNELS: Final = 64
 
 
 class OpenVinoEngine:
-    """A model compiled by OpenVINO; any number of threads may call it, their pictures take turns.
+    """A model compiled by OpenVINO; any number of threads may call it, their pictures take turns in its streams.
 
-    The pictures of a batch run one after another: a picture's result cannot depend on its batch. Labels are made of the
-    scores when they are asked for, see `onnx_scores`. Compiled models are kept in the user's cache, the last few of
-    them. A process that is forked while no call runs can use its parent's engine.
+    The pictures of a batch run singly, one in each stream: a picture's result cannot depend on its batch. Labels are
+    made of the scores when they are asked for, see `onnx_scores`. Compiled models are kept in the user's cache, the
+    last few of them. A process that is forked while no call runs can use its parent's engine if it has a single stream;
+    with several it is refused there, since their threads stay behind.
 
     Attributes:
         card: what the model expects and means.
         description: backend, device and precision, for people.
+        lanes: calls of `run` that gain by being made at the same time: the streams.
     """
 
     @signal_stack_kept()
-    def __init__(self, path: Path, *, precision: str = "fp32", threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path, *, precision: str = "fp32", threads: int | None = None, streams: int | None = 1
+    ) -> None:
         """Open a model.
 
         Args:
             path: ONNX file of algm-export.
             precision: "fp32" or "bf16".
-            threads: threads of a run; None lets OpenVINO choose.
+            threads: of all streams; None lets OpenVINO choose, or takes one per core for several streams.
+            streams: pictures that run side by side; None takes as many as suit the processor, see `shared_threads`.
 
         Raises:
             MissingDependencyError: OpenVINO is not installed, or the CPU has no bfloat16 arithmetic.
@@ -82,46 +88,56 @@ class OpenVinoEngine:
         core = openvino.Core()
         if precision == "bf16":
             _check_bf16(core)
+        count, threads = shared_threads(streams, threads)
         options = {
             # The types in the model are those to compute in.
             "INFERENCE_PRECISION_HINT": "dynamic",
-            "NUM_STREAMS": 1,
+            "NUM_STREAMS": count,
             # Kernels are kept per shape: with the default, megabytes for every number of tokens.
             "CPU_RUNTIME_CACHE_CAPACITY": KEPT_KERNELS,
             # Pinned threads of two processes would share cores while others idle.
             "ENABLE_CPU_PINNING": False,
         }
         if threads:
-            options["INFERENCE_NUM_THREADS"] = threads
+            options["INFERENCE_NUM_THREADS"] = count * threads
         cached = _cache_file(core, path, openvino.__version__, precision, options)
         compiled, self.card = _load(core, cached, options) or _compile(core, path, precision, options, cached)
-        self._request: openvino.InferRequest | None = compiled.create_infer_request()
-        keep_in_children(self._request)
-        self._turn = threading.Lock()
+        requests = [compiled.create_infer_request() for _ in range(count)]
+        for request in requests:
+            keep_in_children(request)
+        self._streams = Streams(requests)
+        self._process = os.getpid()
+        self.lanes = count
         self.description = f"OpenVINO {version} on CPU, {precision}"
 
     def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
         """Segment pictures of the model's input size; see `algm_trt.runtime.engine.Engine.run`."""
+        if self.lanes > 1 and os.getpid() != self._process:
+            raise EngineError(
+                "OpenVINO's streams do not go on in a forked process: open the model there, or with streams=1"
+            )
         images = checked_images(images, self.card)
         limit = np.array(checked_threshold(threshold, self.card), np.float32)
-        parts = [self._run(images[index : index + 1], limit) for index in range(len(images))]
+
+        def part(request: openvino.InferRequest, index: int) -> list[NDArray[Any]]:
+            return self._run(request, images[index : index + 1], limit)
+
+        parts = self._streams.map(part, len(images))
         logits, counts, token_map = joined(parts)
         return EngineOutput(logits, partial(labels_of, logits, self.card), counts, token_map)
 
     def close(self) -> None:
         """Free the compiled model."""
-        self._request = None
+        self._streams.close()
 
-    def _run(self, image: NDArray[np.uint8], threshold: NDArray[np.float32]) -> list[NDArray[Any]]:
+    def _run(
+        self, request: openvino.InferRequest, image: NDArray[np.uint8], threshold: NDArray[np.float32]
+    ) -> list[NDArray[Any]]:
         feed: dict[str, NDArray[Any]] = {"images": image}
         if self.card.merge is not None:
             feed["threshold"] = threshold
-        request = self._request
-        if request is None:
-            raise EngineError("the engine is closed")
         try:
-            with self._turn:
-                outputs = request.infer(feed)
+            outputs = request.infer(feed)
         except Exception as error:  # OpenVINO raises classes of its own that share no base but Exception
             raise EngineError(f"OpenVINO failed on a picture: {_cause(error)}") from error
         return [outputs[name] for name in SCORES]

@@ -31,6 +31,7 @@ from algm_trt.plugins.errors import AlgmError, MissingDependencyError, UsageErro
 from algm_trt.runtime.backends.onnxruntime_engine import OnnxRuntimeEngine
 from algm_trt.runtime.backends.openvino.engine import CACHED_MODELS, OpenVinoEngine
 from algm_trt.runtime.backends.openvino.operators import BLOCK, CONVERTERS
+from algm_trt.runtime.backends.streams import Streams
 from algm_trt.runtime.card import METADATA_KEY, MergeSettings, ModelCardError
 from algm_trt.runtime.engine import EngineError, EngineOutput, open_engine
 from algm_trt.runtime.engine_options import EngineOptions
@@ -517,7 +518,7 @@ class TestErrors:
                 raise RuntimeError(said)
 
         engine = OpenVinoEngine(network("one window"))
-        engine._request = Broken()
+        engine._streams = Streams([Broken()])
         with pytest.raises(EngineError, match=r"^OpenVINO failed on a picture: out of memory$"):
             engine.run(unlike_pictures(engine.card.size))
 

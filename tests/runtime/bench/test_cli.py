@@ -16,7 +16,8 @@ from algm_trt.plugins.stopping import Terminated
 from algm_trt.runtime.bench import machine as bench_machine
 from algm_trt.runtime.bench import run as bench
 from algm_trt.runtime.bench.cli import main
-from algm_trt.runtime.bench.machine import busy_warning, usable_cores
+from algm_trt.runtime.bench.machine import busy_warning
+from algm_trt.runtime.cores import usable_cores
 
 FAST = ("--rounds", "1", "--pictures", "2")
 

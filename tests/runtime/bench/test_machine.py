@@ -17,9 +17,9 @@ from algm_trt.runtime.bench.machine import (
     machine,
     peak_memory_mib,
     processor,
-    usable_cores,
     versions,
 )
+from algm_trt.runtime.cores import usable_cores
 
 
 def fake_nvidia_smi(folder: Path, script: str) -> None:

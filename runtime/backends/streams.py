@@ -1,0 +1,93 @@
+"""Pictures side by side on a CPU: one picture cannot keep many cores busy, several together can."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Final, Generic, TypeVar
+
+from algm_trt.runtime.cores import physical_cores
+from algm_trt.runtime.engine import EngineError
+
+UNASKED_STREAMS: Final = 8
+"""Streams taken where none are asked for, at most: each holds the activations of a picture."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def shared_threads(streams: int | None, threads: int | None) -> tuple[int, int | None]:
+    """Divide threads among streams.
+
+    Args:
+        streams: pictures that run at the same time; None takes one per thread, at most UNASKED_STREAMS.
+        threads: of all streams together; None takes one per physical core.
+
+    Returns:
+        Streams, and the threads of each; None leaves a single stream's to the library.
+    """
+    if streams == 1:
+        return 1, threads
+    total = threads or physical_cores()
+    count = streams or min(total, UNASKED_STREAMS)
+    return (1, threads) if count == 1 else (count, max(1, total // count))
+
+
+class Streams(Generic[T]):
+    """What a library runs pictures in, one picture at a time in each; any number of threads may ask for work.
+
+    In a process that is forked while nothing runs, they can be used as before.
+    """
+
+    def __init__(self, places: Sequence[T]) -> None:
+        """Take what pictures run in; the same object may stand for several streams."""
+        self._count = len(places)
+        self._free: list[T] | None = list(places)
+        self._changed = threading.Condition()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def map(self, work: Callable[[T, int], R], count: int) -> list[R]:
+        """Call `work` with a stream and each of 0..count-1, side by side; the results in order.
+
+        Raises:
+            EngineError: the streams are closed.
+            Exception: what `work` raised first in order; what has not begun by then is left out.
+        """
+
+        def one(index: int) -> R:
+            with self._taken() as place:
+                return work(place, index)
+
+        workers = min(self._count, count)
+        if workers == 1:
+            return [one(index) for index in range(count)]
+        pool = ThreadPoolExecutor(workers, "algm-stream")
+        try:
+            return list(pool.map(one, range(count)))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def close(self) -> None:
+        """Let go of what pictures run in, as soon as it is free."""
+        with self._changed:
+            self._free = None
+            self._changed.notify_all()
+
+    @contextmanager
+    def _taken(self) -> Iterator[T]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._free != [])
+            if self._free is None:
+                raise EngineError("the engine is closed")
+            place = self._free.pop()
+        try:
+            yield place
+        finally:
+            with self._changed:
+                if self._free is not None:
+                    self._free.append(place)
+                    self._changed.notify()

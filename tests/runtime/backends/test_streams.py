@@ -1,0 +1,110 @@
+"""Streams: work side by side, in order, and what becomes of it when something fails or is closed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from algm_trt.runtime.backends import streams as module
+from algm_trt.runtime.backends.streams import UNASKED_STREAMS, Streams, shared_threads
+from algm_trt.runtime.engine import EngineError
+
+PATIENCE = 10.0
+
+
+@pytest.mark.parametrize(
+    ("streams", "threads", "shared"),
+    [
+        (1, None, (1, None)),
+        (1, 6, (1, 6)),
+        (2, 6, (2, 3)),
+        (4, 6, (4, 1)),
+        (8, 2, (8, 1)),
+        (None, 1, (1, 1)),
+        (None, 3, (3, 1)),
+        (None, 32, (UNASKED_STREAMS, 4)),
+        (2, None, (2, 6)),
+        (None, None, (UNASKED_STREAMS, 1)),
+    ],
+)
+def test_threads_are_shared_out(
+    monkeypatch: pytest.MonkeyPatch, streams: int | None, threads: int | None, shared: tuple[int, int | None]
+) -> None:
+    monkeypatch.setattr(module, "physical_cores", lambda: 12)
+    assert shared_threads(streams, threads) == shared
+
+
+def test_a_single_core_leaves_its_thread_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "physical_cores", lambda: 1)
+    assert shared_threads(None, None) == (1, None)
+
+
+def test_work_runs_side_by_side_and_comes_back_in_order() -> None:
+    together = threading.Barrier(3)
+
+    def work(place: str, index: int) -> tuple[str, int]:
+        together.wait(PATIENCE)
+        time.sleep(0.01 * (3 - index % 3))
+        return place, index
+
+    found = Streams(["a", "b", "c"]).map(work, 6)
+    assert [index for _, index in found] == list(range(6))
+    assert {place for place, _ in found} == {"a", "b", "c"}
+
+
+def test_no_stream_does_two_things_at_once() -> None:
+    streams = Streams([threading.Lock(), threading.Lock()])
+
+    def work(place: threading.Lock, index: int) -> int:
+        assert place.acquire(blocking=False)
+        time.sleep(0.001)
+        place.release()
+        return index
+
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda count: streams.map(work, count), [1, 5, 2, 7, 1, 3]):
+            assert found == list(range(len(found)))
+
+
+def test_a_failure_is_the_first_in_order_and_leaves_the_streams_usable() -> None:
+    begun = []
+
+    def work(_: int, index: int) -> int:
+        begun.append(index)
+        time.sleep(0.03 if index == 1 else 0.005)
+        if index in (1, 2):
+            raise ValueError(f"number {index}")
+        return index
+
+    streams = Streams([0, 0])
+    with pytest.raises(ValueError, match="number 1"):
+        streams.map(work, 50)
+    assert len(begun) < 50
+    assert streams.map(lambda _, index: index, 4) == [0, 1, 2, 3]
+
+
+def test_closing_ends_what_waits_and_not_what_runs() -> None:
+    streams = Streams(["only"])
+    running, go_on = threading.Event(), threading.Event()
+
+    def slow(place: str, _: int) -> str:
+        running.set()
+        assert go_on.wait(PATIENCE)
+        return place
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(streams.map, slow, 1)
+        assert running.wait(PATIENCE)
+        second = pool.submit(streams.map, slow, 1)
+        time.sleep(0.02)
+        assert not second.done()
+        streams.close()
+        with pytest.raises(EngineError, match=r"^the engine is closed$"):
+            second.result(PATIENCE)
+        go_on.set()
+        assert first.result(PATIENCE) == ["only"]
+    with pytest.raises(EngineError, match=r"^the engine is closed$"):
+        streams.map(slow, 1)
