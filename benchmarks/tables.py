@@ -97,12 +97,29 @@ def whole_job(record: Record) -> str:
         rows = []
         for row in model["variants"]:
             kept = _percent(row["tokens"]["share_kept"], 1) if row["tokens"] else "100.0 %"
-            speed = [_spread(row["images_per_second"]), _spread(row["times_as_fast_as_dense"], "x")]
-            rows.append([f"{row['backend']}, {row['kind']}", kept, str(row["windows"]), *speed])
+            ratios = [_spread(row[f"times_as_fast_as_{other}"], "x") for other in ("dense", "one_stream")]
+            name = f"{row['backend']}, {row['kind']}, {_streams(row)}"
+            rows.append([name, kept, str(row["windows"]), _spread(row["images_per_second"]), *ratios])
         first = model["variants"][0]
         counted = f"{first['done']} pictures segmented, {first['failed']} of {first['inputs']} files refused"
         parts.append(f"{model['model']}, {record['threads']} threads, {counted}:\n")
-        head = ["", "tokens kept", "windows", "images/s [quartiles]", "times as fast as dense [quartiles]"]
+        head = ["", "tokens kept", "windows", "images/s", "times as fast as dense", "times as fast as 1 stream"]
+        parts.append(markdown(head, rows))
+        parts.extend(f"Left out: {name} ({reason})\n" for name, reason in model["not_run"].items())
+    return "\n".join(parts)
+
+
+def streams(record: Record) -> str:
+    """Of `streams.py`: windows per second with one stream on all threads and with one per thread."""
+    parts = []
+    for model in record["models"]:
+        rows = []
+        for row in model["variants"]:
+            ratio = _spread(row["times_as_fast_as_one_stream"], "x")
+            speed = _spread(row["windows_per_second"], digits=1)
+            rows.append([f"{row['name']}, {row['kind']}, {_streams(row)}", speed, ratio, _milliseconds(row)])
+        head = ["", "windows/s [quartiles]", "times as fast as 1 stream [quartiles]", "a single window, ms"]
+        parts.append(f"{model['model']}, {record['threads']} threads:\n")
         parts.append(markdown(head, rows))
         parts.extend(f"Left out: {name} ({reason})\n" for name, reason in model["not_run"].items())
     return "\n".join(parts)
@@ -221,6 +238,14 @@ def _spread(spread: Record, unit: str = "", digits: int = 2) -> str:
     return f"{median}{unit} [{lower} {upper}]" if lower != upper else f"{median}{unit}"
 
 
+def _streams(row: Record) -> str:
+    return "1 stream" if row["streams"] == 1 else f"{row['streams']} streams"
+
+
+def _milliseconds(row: Record) -> str:
+    return f"{row['ms_of_one_window']['median']:.0f}"
+
+
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; numbers in the first column are names, the others are right-aligned."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
@@ -230,6 +255,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 TABLES: Final[dict[str, Callable[[Record], str]]] = {
     "cpu_table.json": cpu_table,
     "whole_job.json": whole_job,
+    "streams.json": streams,
     "merging_cpu.json": merging_cpu,
     "golden.json": golden,
     "precision.json": precision,

@@ -1,10 +1,10 @@
 """The whole job, from picture files to written files: `python benchmarks/whole_job.py PHOTOGRAPHS [--json FILE]`.
 
 What `algm-infer PHOTOGRAPHS` does (decoding, sliding windows, model, labels and overlays written as files), with each
-backend, dense and merged, for the sample checkpoint and for a ViT-S/16 of 512x512 with random weights of which half
-of the windows merge. Files that cannot be decoded are part of the job; they are counted, not hidden. All variants of a
-model take turns in one process. A round with 65 photographs takes about twelve minutes on two idle cores, three for the
-sample alone.
+backend, dense and merged, windows one after another and as many side by side as `algm-infer` takes (`--streams`), for
+the sample checkpoint and for a ViT-S/16 of 512x512 with random weights of which half of the windows merge. Files that
+cannot be decoded are part of the job; they are counted, not hidden. All variants of a model take turns in one process.
+A round with 65 photographs takes about twelve minutes on two idle cores, two for the sample alone.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tables import whole_job
 from algm_trt.exporter import ExportOptions, export_onnx
 from algm_trt.exporter.checkpoint import Checkpoint, load_checkpoint
 from algm_trt.plugins.errors import AlgmError
+from algm_trt.runtime.backends.streams import shared_threads
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.decode import DecodeError, decode_image
 from algm_trt.runtime.engine import Engine, open_engine
@@ -42,6 +43,9 @@ from algm_trt.runtime.timing import Samples, alternate
 SAMPLE: Final = Path(__file__).parents[1] / "examples" / "sample"
 THRESHOLD_PICTURES: Final = 8
 MODELS: Final = ("sample", "vit_small", "tiny")
+
+Key = tuple[str, str, int]
+"""Backend, kind of model, streams."""
 
 
 @dataclass
@@ -90,20 +94,19 @@ def first_windows(photographs: Sequence[Source], card: ModelCard) -> Iterator[ND
 
 def jobs(
     models: dict[str, Path], backends: Sequence[str], sources: Sequence[Source], threads: int, not_run: dict[str, str]
-) -> Iterator[tuple[str, Job]]:
-    """A job for every backend and kind of model that works here; why the others do not goes to `not_run`."""
+) -> Iterator[tuple[Key, Job]]:
+    """A job for every backend, kind of model and number of streams that works here; why others do not is `not_run`."""
     options = JobOptions(pipeline=PipelineOptions(), quiet=True)
     for backend in backends:
         library, precision = BACKENDS[backend]
         for kind, model in models.items():
-            name = f"{backend}, {kind}"
-            asked = EngineOptions(backend=library, device="cpu", threads=threads, cpu_precision=precision)
-            try:
-                engine = open_engine(model, asked)
-            except (AlgmError, ImportError) as error:
-                not_run[name] = str(error)
-                continue
-            yield name, Job(engine, model, sources, options)
+            for streams in sorted({1, shared_threads(None, threads)[0]}):
+                try:
+                    engine = open_engine(model, EngineOptions(library, "cpu", threads, precision, streams))
+                except (AlgmError, ImportError) as error:
+                    not_run[f"{backend}, {kind}"] = str(error)
+                    continue
+                yield (backend, kind, streams), Job(engine, model, sources, options)
 
 
 def measure(name: str, backends: Sequence[str], sources: Sequence[Source], threads: int, rounds: int) -> dict[str, Any]:
@@ -131,21 +134,22 @@ def measure(name: str, backends: Sequence[str], sources: Sequence[Source], threa
     }
 
 
-def row(name: str, job: Job, times: dict[str, Samples]) -> dict[str, Any]:
+def row(key: Key, job: Job, times: dict[Key, Samples]) -> dict[str, Any]:
     """Figures of one way of doing the job."""
     assert job.report is not None
-    summary, spread = job.report.summary, times[name].seconds
-    backend, kind = name.rsplit(", ", 1)
+    summary, spread = job.report.summary, times[key].seconds
+    backend, kind, streams = key
     done = summary["ok"]
     rates = {"lower_quartile": spread.upper, "median": spread.median, "upper_quartile": spread.lower}
-    dense = times[f"{backend}, dense"]
     return {
         "name": backend,
         "kind": kind,
+        "streams": streams,
         "backend": summary["backend"],
         "images_per_second": {which: done / seconds for which, seconds in rates.items()},
-        "times_as_fast_as_dense": dense.over(times[name]).to_dict(),
-        "seconds_of_jobs": [turn[0] for turn in times[name].rounds],
+        "times_as_fast_as_dense": times[backend, "dense", streams].over(times[key]).to_dict(),
+        "times_as_fast_as_one_stream": times[backend, kind, 1].over(times[key]).to_dict(),
+        "seconds_of_jobs": [turn[0] for turn in times[key].rounds],
         "inputs": summary["inputs"],
         "done": done,
         "failed": summary["failed"],
@@ -169,7 +173,7 @@ def main() -> None:
     sources = find_sources([str(arguments.photographs)], recursive=True)
     sources = [source for source in sources if source.kind == "image"][: arguments.limit]
     results: dict[str, Any] = {
-        "what": "from picture files to labels and overlays on disk, sliding windows, one window at a time",
+        "what": "from picture files to labels and overlays on disk, sliding windows",
         "files": len(sources),
         "threads": arguments.threads,
         "rounds": arguments.rounds,

@@ -8,25 +8,18 @@ from algm_trt.runtime.command import positive_int
 from algm_trt.runtime.engine_options import BACKENDS, CPU_PRECISIONS, DEVICES, EngineOptions
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser, *, streams: int | None = None) -> None:
-    """Add --backend, --device, --cpu-precision, --threads and --streams.
-
-    Args:
-        parser: of the command.
-        streams: where --streams is not given; None takes as many as suit the processor.
-    """
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --backend, --device, --cpu-precision, --threads and --streams."""
     add = parser.add_argument
     add("--backend", choices=BACKENDS, default="auto", help="what runs the model (default: auto, by file and machine)")
     add("--device", choices=DEVICES, default="auto", help="where the model runs (default: auto)")
     add("--cpu-precision", choices=CPU_PRECISIONS, default="fp32", help="bf16 needs OpenVINO (default: fp32)")
     add("--threads", type=positive_int, metavar="N", help="CPU threads of the model (default: the backend's)")
-    usual = f"{streams}" if streams else "one per core, at most 8"
     add(
         "--streams",
         type=positive_int,
-        default=streams,
         metavar="N",
-        help=f"windows that a CPU runs side by side, each on its part of the threads (default: {usual})",
+        help="windows that a CPU runs side by side, each on its part of the threads (default: one per core, at most 8)",
     )
 
 

@@ -133,6 +133,11 @@ class EngineWithLanes(Protocol):
     lanes: int
 
 
+def lanes_of(engine: Engine) -> int:
+    """How many threads should call an engine."""
+    return engine.lanes if isinstance(engine, EngineWithLanes) else 1
+
+
 def runner_for(engine: Engine, batch_size: int) -> WindowRunner:
     """The runner that an engine brings, or one for any engine."""
     if isinstance(engine, EngineWithRunner):
@@ -188,7 +193,7 @@ class HostWindowRunner:
 
     def __init__(self, engine: Engine, batch_size: int):
         self._engine = engine
-        self.lanes = engine.lanes if isinstance(engine, EngineWithLanes) else 1
+        self.lanes = lanes_of(engine)
         self._buffers: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()
         shape = (batch_size, *engine.card.size, 3)
         try:

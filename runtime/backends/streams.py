@@ -47,9 +47,6 @@ class Streams(Generic[T]):
         self._free: list[T] | None = list(places)
         self._changed = threading.Condition()
 
-    def __len__(self) -> int:
-        return self._count
-
     def map(self, work: Callable[[T, int], R], count: int) -> list[R]:
         """Call `work` with a stream and each of 0..count-1, side by side; the results in order.
 

@@ -34,6 +34,9 @@ pictures: unlike ones, since pictures merge unlike numbers of tokens
   --data ROOT --dataset NAME     a data set: mean IoU of it all as in algm-eval, speed on its first pictures as stored
   --repeat-one                   the first picture stands for all: the official way of measuring, and marked as such
 
+streams: unless --streams is given, the model alone computes one window at a time, on all threads of a CPU, and the
+whole job as many side by side as algm-infer does. With it both compute so many, the model alone in batches as large.
+
 Every model, threshold and batch size takes its turn in every round, in one process; figures are medians and quartiles
 over rounds. The model alone runs on windows in memory (at most 64 of them, or one batch), the whole job from picture
 files to files written in a temporary folder. --plot draws images/s of the model alone at the largest batch against the
@@ -164,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="threads to read, and as many to write (default: as algm-infer)",
     )
-    add_engine_arguments(parser, streams=1)
+    add_engine_arguments(parser)
     add("--json", type=Path, metavar="FILE", help="write all figures and raw times as JSON")
     add("--plot", type=Path, metavar="FILE", help="draw the trade-off as .png, .svg or .pdf; needs matplotlib")
     add("-q", "--quiet", action="store_true", help="print errors only")

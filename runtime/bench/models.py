@@ -6,16 +6,16 @@ import hashlib
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.checkpoint_adapter import DENSE, is_checkpoint, open_model
-from algm_trt.runtime.engine import Engine
+from algm_trt.runtime.engine import Engine, backend_for
 from algm_trt.runtime.engine_options import BACKENDS, CPU_PRECISIONS, DEVICES, EngineOptions
-from algm_trt.runtime.window_runner import EngineWithLanes
+from algm_trt.runtime.window_runner import lanes_of
 
 _NAMED_DEVICES = [name for name in DEVICES if name != "auto"]
 _PREFIX = re.compile(
@@ -96,12 +96,14 @@ class Contender:
     Attributes:
         name: short name that no other model has.
         argument: where it came from.
-        engine: open.
+        engine: open; with one stream on a CPU unless more were asked for.
+        job_engine: the same, or the model opened once more with the streams that algm-infer takes.
     """
 
     name: str
     argument: ModelArgument
     engine: Engine
+    job_engine: Engine
 
     @property
     def card(self) -> ModelCard:
@@ -125,7 +127,7 @@ class Contender:
             "name": self.name,
             "backend": self.engine.description,
             "threads": self.argument.options.threads,
-            "streams": self.engine.lanes if isinstance(self.engine, EngineWithLanes) else 1,
+            "streams": {"model_alone": lanes_of(self.engine), "whole_job": lanes_of(self.job_engine)},
             "architecture": self.card.architecture,
             "precision": self.card.precision,
             "size": list(self.card.size),
@@ -137,8 +139,16 @@ class Contender:
         }
 
 
-def open_contenders(models: Sequence[str], options: EngineOptions, stack: ExitStack) -> list[Contender]:
+def open_contenders(
+    models: Sequence[str], options: EngineOptions, stack: ExitStack, *, whole_job: bool = False
+) -> list[Contender]:
     """Open all models; the stack closes them.
+
+    Args:
+        models: arguments of the command line.
+        options: of those without a prefix; streams None takes one for the model alone, and algm-infer's for whole jobs.
+        stack: closes the engines.
+        whole_job: whether whole jobs are measured.
 
     Raises:
         AlgmError: a model that cannot be opened; the message says which and why.
@@ -151,10 +161,23 @@ def open_contenders(models: Sequence[str], options: EngineOptions, stack: ExitSt
     names = short if len(set(short)) == len(short) else [argument.text for argument in arguments]
     contenders = []
     for name, argument in zip(names, arguments, strict=True):
-        engine = open_model(argument.model, argument.options)
+        engine = open_model(argument.model, replace(argument.options, streams=argument.options.streams or 1))
         stack.callback(engine.close)
-        contenders.append(Contender(name, argument, engine))
+        job_engine = _side_by_side(argument, stack) if whole_job and argument.options.streams is None else None
+        contenders.append(Contender(name, argument, engine, job_engine or engine))
     return contenders
+
+
+def _side_by_side(argument: ModelArgument, stack: ExitStack) -> Engine | None:
+    """The model with as many streams as suit the processor; None where that is one, or not a processor's matter."""
+    if is_checkpoint(argument.model) or backend_for(argument.file, argument.options) == "tensorrt":
+        return None
+    engine = open_model(argument.model, argument.options)
+    if lanes_of(engine) == 1:
+        engine.close()
+        return None
+    stack.callback(engine.close)
+    return engine
 
 
 def _digest(path: Path) -> str:

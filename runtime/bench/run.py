@@ -45,7 +45,7 @@ def run_bench(options: BenchOptions) -> BenchReport:
     """
     known = environment() | {"load_average": {"before": load_average()}}
     with ExitStack() as stack:
-        contenders = open_contenders(options.models, options.engine, stack)
+        contenders = open_contenders(options.models, options.engine, stack, whole_job=options.whole_job)
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="algm-bench-")))
         run = _Run(options, contenders, folder)
         stopped_by = run.measure()
@@ -201,7 +201,7 @@ class _Run:
             protocol, pipeline, max_pixels=self.options.job.max_pixels, quiet=self.options.quiet
         )
         title = contender.name if threshold is None else f"{contender.name} @ {threshold:g}"
-        return evaluate(contender.engine, data, options, title=title)
+        return evaluate(contender.job_engine, data, options, title=title)
 
     def _notes(self) -> list[str]:
         dense = [contender.name for contender in self.contenders.values() if contender.is_dense]

@@ -39,7 +39,8 @@ def _setting(report: BenchReport) -> list[str]:
     for model in report.contenders:
         size = "x".join(map(str, model["size"]))
         threads = f", threads: {model['threads']}" if model["threads"] else ""
-        streams = f", streams: {model['streams']}" if model["streams"] > 1 else ""
+        alone, job = model["streams"]["model_alone"], model["streams"]["whole_job"]
+        streams = f", streams: {alone}" if alone > 1 else f", streams of the whole job: {job}" if job > 1 else ""
         lines.append(f"{model['name']}: {model['backend']}{threads}{streams}, {size}, {model['precision']}")
     if report.stopped_by:
         lines.append("INTERRUPTED: the figures come from fewer rounds than asked for")

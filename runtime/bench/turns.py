@@ -111,7 +111,7 @@ class JobTurn:
 
     def __call__(self) -> None:
         """One job; `add` takes its times, which leave out the folder's making and removal."""
-        self._run(self._contender.engine)
+        self._run(self._contender.job_engine)
 
     def probe(self) -> None:
         """One job without a clock, to note the sizes of its batches; they are the same every time."""
@@ -122,7 +122,7 @@ class JobTurn:
             sizes.append(size)
             yield
 
-        self._run(WatchedEngine(self._contender.engine, note))
+        self._run(WatchedEngine(self._contender.job_engine, note))
         self._sizes = tuple(sizes)
 
     def add(self) -> None:

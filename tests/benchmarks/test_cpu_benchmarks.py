@@ -11,6 +11,8 @@ import cpu_variants
 import networks
 import numpy as np
 import pytest
+import streams
+import tables
 import whole_job
 from cpu_variants import Plan, measure, ratios
 from official_format import Training, write_checkpoint
@@ -86,10 +88,25 @@ def test_whole_job_counts_what_cannot_be_read(
     only = ["--models", "sample", "--backends", "ONNX Runtime FP32", "--json", str(record)]
     monkeypatch.setattr(sys, "argv", ["whole_job.py", str(photographs), *only])
     whole_job.main()
-    dense, merged = json.loads(record.read_text())["models"][0]["variants"]
-    assert (dense["done"], dense["failed"], dense["inputs"]) == (3, 1, 4)
-    assert merged["tokens"]["share_kept"] < 1.0
-    assert merged["images_per_second"]["median"] > 0
+    rows = json.loads(record.read_text())["models"][0]["variants"]
+    assert [(row["kind"], row["streams"]) for row in rows] == [(k, s) for k in ("dense", "merged") for s in (1, 2)]
+    assert {(row["done"], row["failed"], row["inputs"]) for row in rows} == {(3, 1, 4)}
+    assert [row["tokens"]["share_kept"] < 1.0 for row in rows] == [False, False, True, True]
+    assert all(row["images_per_second"]["median"] > 0 for row in rows)
+    assert rows[2]["times_as_fast_as_one_stream"]["median"] == 1
+
+
+@pytest.mark.heavy
+def test_streams_of_a_small_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "SIZE", 128)
+    monkeypatch.setattr(streams, "BACKENDS", {"ONNX Runtime FP32": ("onnxruntime", "fp32")})
+    found = streams.measure("tiny", threads=2, count=3, rounds=2)
+    one, two = [row for row in found["variants"] if row["kind"] == "merged"]
+    assert (one["streams"], two["streams"]) == (1, 2)
+    assert one["times_as_fast_as_one_stream"]["median"] == 1
+    assert two["windows_per_second"]["median"] > 0
+    assert min(two["ms_of_one_window"].values()) > 0
+    assert "dense, 2 streams" in tables.streams({"threads": 2, "models": [found]})
 
 
 def test_a_threshold_is_found_on_the_photographs_that_can_be_read(tmp_path: Path, drawn_camvid: Path) -> None:

@@ -17,6 +17,7 @@ CARDS: dict[str, ModelCard] = {
     "merged.onnx": make_card(),
     "dense.onnx": make_card(merge=False),
     "wide.onnx": make_card(size=(24, 40)),
+    "cpu.onnx": make_card(),
     "small.plan": make_card(),
     "gpu.plan": make_card(),
 }
@@ -41,7 +42,13 @@ class GpuPlan(FakeEngine):
         return super().run(images, threshold)
 
 
-KINDS = {"small.plan": SmallPlan, "gpu.plan": GpuPlan}
+class CpuModel(FakeEngine):
+    """Computes windows side by side; on a machine of two cores."""
+
+    lanes = 0  # set when it is opened
+
+
+KINDS = {"cpu.onnx": CpuModel, "small.plan": SmallPlan, "gpu.plan": GpuPlan}
 
 
 class Opened:
@@ -66,7 +73,10 @@ def install(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Opened:
 
     def open_fake(path: str, options: EngineOptions) -> FakeEngine:
         name = Path(path).name
-        opened.engines.append(KINDS.get(name, FakeEngine)(CARDS[name]))
+        engine = KINDS.get(name, FakeEngine)(CARDS[name])
+        if isinstance(engine, CpuModel):
+            engine.lanes = options.streams or 2
+        opened.engines.append(engine)
         opened.options.append(options)
         return opened.engines[-1]
 
