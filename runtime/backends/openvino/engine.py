@@ -7,7 +7,9 @@ import hashlib
 import inspect
 import io
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -39,6 +41,10 @@ CACHED_MODELS: Final = 4
 """Compiled models that are kept: 50 to 110 MB each for a ViT-S."""
 KEPT_KERNELS: Final = 64
 """Kernels that OpenVINO keeps per kind of operator; each is for one number of rows, see `operators`."""
+
+
+_FIRST_RUN: Final = threading.Lock()
+_HAS_RUN: Final = threading.Event()
 
 
 class OpenVinoEngine:
@@ -137,10 +143,25 @@ class OpenVinoEngine:
         if self.card.merge is not None:
             feed["threshold"] = threshold
         try:
-            outputs = request.infer(feed)
+            with _first_run_alone():
+                outputs = request.infer(feed)
+                return [outputs[name] for name in SCORES]
         except Exception as error:  # OpenVINO raises classes of its own that share no base but Exception
             raise EngineError(f"OpenVINO failed on a picture: {_cause(error)}") from error
-        return [outputs[name] for name in SCORES]
+
+
+@contextmanager
+def _first_run_alone() -> Iterator[None]:
+    """Let the first run of the process come to its end before others begin.
+
+    OpenVINO's Python binding sets up its access to NumPy in it, and waits forever when two threads do that at once.
+    """
+    if _HAS_RUN.is_set():
+        yield
+        return
+    with _FIRST_RUN:
+        yield
+        _HAS_RUN.set()
 
 
 def _check_bf16(core: openvino.Core) -> None:

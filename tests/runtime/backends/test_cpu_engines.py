@@ -40,6 +40,29 @@ if sys.argv[3] == "closed":
 """
 
 
+FIRST_RUNS = """
+import sys, threading, time
+import numpy as np
+from algm_trt.runtime import load
+
+segmenter = load(sys.argv[1], backend=sys.argv[2], threads=2, streams=2)
+picture = np.zeros((1, *segmenter.card.size, 3), np.uint8)
+begin = threading.Barrier(2)
+
+def run(delay):
+    begin.wait()
+    time.sleep(delay)
+    segmenter.engine.run(picture)
+
+threads = [threading.Thread(target=run, args=(delay,), daemon=True) for delay in (0, float(sys.argv[3]))]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join(30)
+assert not any(thread.is_alive() for thread in threads)
+"""
+
+
 @pytest.fixture(params=["onnxruntime", "openvino"])
 def backend(request: pytest.FixtureRequest) -> str:
     name: str = request.param
@@ -100,6 +123,13 @@ def test_a_closed_engine_says_so(engine: Engine) -> None:
     engine.close()
     with pytest.raises(EngineError, match=r"^the engine is closed$"):
         engine.run(picture)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.0005, 0.005])
+def test_first_runs_at_the_same_time_come_to_an_end(sample_model: Path, backend: str, delay: float) -> None:
+    arguments = (str(sample_model), backend, str(delay))
+    done = subprocess.run([sys.executable, "-c", FIRST_RUNS, *arguments], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("ending", ["open", "closed"])

@@ -6,6 +6,8 @@ import builtins
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -29,6 +31,7 @@ from algm_trt.exporter.graph import build_graph
 from algm_trt.plugins import reference, spec
 from algm_trt.plugins.errors import AlgmError, MissingDependencyError, UsageError
 from algm_trt.runtime.backends.onnxruntime_engine import OnnxRuntimeEngine
+from algm_trt.runtime.backends.openvino import engine as openvino_engine
 from algm_trt.runtime.backends.openvino.engine import CACHED_MODELS, OpenVinoEngine
 from algm_trt.runtime.backends.openvino.operators import BLOCK, CONVERTERS
 from algm_trt.runtime.backends.streams import Streams
@@ -521,6 +524,32 @@ class TestErrors:
         engine._streams = Streams([Broken()])
         with pytest.raises(EngineError, match=r"^OpenVINO failed on a picture: out of memory$"):
             engine.run(unlike_pictures(engine.card.size))
+
+    def test_the_first_run_of_a_process_is_alone_and_later_ones_are_not(
+        self, network: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        running: list[int] = []
+        most: list[int] = []
+        together = threading.Barrier(2)
+
+        class Request:
+            def infer(self, _: object) -> dict[str, Any]:
+                running.append(1)
+                most.append(len(running))
+                if openvino_engine._HAS_RUN.is_set():
+                    together.wait(10)
+                else:
+                    time.sleep(0.05)
+                running.pop()
+                return dict.fromkeys(("logits", "token_counts", "token_map"), np.zeros((1, 1), np.float32))
+
+        monkeypatch.setattr(openvino_engine, "_HAS_RUN", threading.Event())
+        engine = OpenVinoEngine(network("one window"))
+        engine._streams = Streams([Request(), Request()])
+        pictures = np.zeros((5, *engine.card.size, 3), np.uint8)
+        engine.run(pictures)
+        assert most == [1, *most[1:]]
+        assert max(most) == 2
 
     def test_a_model_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(EngineError, match="cannot be read"):
