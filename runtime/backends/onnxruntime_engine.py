@@ -28,7 +28,7 @@ LOG_ERRORS_ONLY = 3
 
 
 class OnnxRuntimeEngine:
-    """A model in an ONNX Runtime session; any number of threads may call it.
+    """A model in an ONNX Runtime session; any number of threads may call it, their pictures take turns in its streams.
 
     On a CPU the pictures of a batch run singly, one in each stream: measured no slower than together (nothing is
     padded), and a picture's result cannot depend on its batch. A process that is forked while no call runs can use its

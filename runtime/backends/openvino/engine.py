@@ -42,7 +42,7 @@ CACHED_MODELS: Final = 4
 KEPT_KERNELS: Final = 64
 """Kernels that OpenVINO keeps per kind of operator; each is for one number of rows, see `operators`."""
 
-
+# Of this process, see `_first_run_alone`.
 _FIRST_RUN: Final = threading.Lock()
 _HAS_RUN: Final = threading.Event()
 
