@@ -81,7 +81,8 @@ class OnnxRuntimeEngine:
         providers = PROVIDERS["cuda" if has_cuda and device != "cpu" else "cpu"]
         count, threads = shared_threads(streams if len(providers) == 1 else 1, threads)
         if threads:
-            options.intra_op_num_threads = threads
+            # A session has one pool of threads for all who call it, and counts the caller as one of them.
+            options.intra_op_num_threads = count * (threads - 1) + 1
         scores = None if own_labels else _scores_of(path)
         source = str(path) if scores is None else scores
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from helpers.pictures import drawn_scene
 
@@ -104,6 +106,18 @@ def test_streams_change_no_bit(backend: str, sample_model: Path, streams: int | 
     expected, found = single.run(pictures), several.run(pictures)
     for name in ("logits", "labels", "token_counts", "token_map"):
         assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+
+
+@pytest.mark.parametrize(("streams", "threads", "beside"), [(1, 2, 1), (2, 2, 0), (2, 6, 4), (3, 3, 0)])
+def test_streams_of_onnxruntime_share_the_threads_that_were_asked_for(
+    sample_model: Path, streams: int, threads: int, beside: int
+) -> None:
+    """Those that call are threads, too."""
+    gc.collect()  # engines of other tests, and their threads
+    before = psutil.Process().num_threads()
+    engine = opened_by("onnxruntime", sample_model, threads=threads, streams=streams)
+    assert psutil.Process().num_threads() - before == beside
+    engine.close()
 
 
 def test_a_spoilt_name_in_the_file_is_one_error_and_no_more(
