@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final, Generic, TypeVar
 
-from algm_trt.runtime.cores import physical_cores
+from algm_trt.runtime.cores import physical_cores, time_limit
 from algm_trt.runtime.engine import EngineError
 
 UNASKED_STREAMS: Final = 8
@@ -26,8 +26,10 @@ def shared_threads(streams: int | None, threads: int | None) -> tuple[int, int |
         threads: of all streams together; None takes one per physical core.
 
     Returns:
-        Streams, and the threads of each; None leaves a single stream's to the library.
+        Streams, and the threads of each; None leaves a single stream's to the library, unless a container is limited.
     """
+    if threads is None and time_limit() is not None:
+        threads = physical_cores()
     if streams == 1:
         return 1, threads
     total = threads or physical_cores()

@@ -34,12 +34,26 @@ def test_threads_are_shared_out(
     monkeypatch: pytest.MonkeyPatch, streams: int | None, threads: int | None, shared: tuple[int, int | None]
 ) -> None:
     monkeypatch.setattr(module, "physical_cores", lambda: 12)
+    monkeypatch.setattr(module, "time_limit", lambda: None)
     assert shared_threads(streams, threads) == shared
 
 
 def test_a_single_core_leaves_its_thread_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "physical_cores", lambda: 1)
+    monkeypatch.setattr(module, "time_limit", lambda: None)
     assert shared_threads(None, None) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("streams", "threads", "shared"),
+    [(1, None, (1, 3)), (None, None, (3, 1)), (2, None, (2, 1)), (1, 8, (1, 8)), (None, 4, (4, 1))],
+)
+def test_a_limited_container_is_not_left_to_the_library(
+    monkeypatch: pytest.MonkeyPatch, streams: int | None, threads: int | None, shared: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(module, "physical_cores", lambda: 3)
+    monkeypatch.setattr(module, "time_limit", lambda: 3)
+    assert shared_threads(streams, threads) == shared
 
 
 def test_work_runs_side_by_side_and_comes_back_in_order() -> None:
