@@ -108,6 +108,13 @@ def test_streams_change_no_bit(backend: str, sample_model: Path, streams: int | 
         assert np.array_equal(getattr(found, name), getattr(expected, name)), name
 
 
+def test_onnxruntime_gives_the_same_bits_with_any_number_of_threads(sample_model: Path) -> None:
+    engines = [opened_by("onnxruntime", sample_model, threads=threads) for threads in (1, 2, 4)]
+    picture = drawn_scene(*engines[0].card.size, 1)[None]
+    first, *others = [engine.run(picture).logits for engine in engines]
+    assert all(np.array_equal(other, first) for other in others)
+
+
 @pytest.mark.parametrize(("streams", "threads", "beside"), [(1, 2, 1), (2, 2, 0), (2, 6, 4), (3, 3, 0)])
 def test_streams_of_onnxruntime_share_the_threads_that_were_asked_for(
     sample_model: Path, streams: int, threads: int, beside: int
