@@ -294,11 +294,12 @@ class _Run(Generic[K, T]):
         self.options = options
         self.finish = finish
         self.runner = runner_for(engine, options.batch_size)
+        threads = options.threads
         # batches being read, waiting for the model, in each lane of it, and being finished
-        self.places = (2 + 2 * self.runner.lanes) * options.batch_size + 2 * options.threads
-        self.readers = ThreadPoolExecutor(options.threads, "algm-read")
+        self.places = (2 + 2 * self.runner.lanes) * options.batch_size + 2 * threads
+        self.readers = ThreadPoolExecutor(threads, "algm-read")
         self.models = ThreadPoolExecutor(self.runner.lanes, "algm-model")
-        self.finishers = ThreadPoolExecutor(options.threads, "algm-finish")
+        self.finishers = ThreadPoolExecutor(threads, "algm-finish")
         self.announced: deque[tuple[Item[K], Future[int]]] = deque()
         self.on_the_way: deque[_Picture[K, T]] = deque()
         self.to_cut: deque[_Picture[K, T]] = deque()
