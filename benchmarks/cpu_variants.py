@@ -7,7 +7,6 @@ ours with labels of every pixel, the official network with class scores of every
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from gpu_pictures import load_pictures
-from networks import MERGE, halfway_threshold, random_checkpoint, random_config
+from networks import MERGE, engine_threshold, local_tokens, random_checkpoint, random_config
 from numpy.typing import NDArray
 from official_cpu import WAYS, OfficialCode, OfficialVariant, compile_all, compiled_graphs
 
@@ -137,7 +136,7 @@ class Laboratory:
         for kind, path in self._models.items():
             export_onnx(self._checkpoint, path, ExportOptions(merge=kind == "merged", verify=False))
         self._counter = self._open("ONNX Runtime FP32", "merged")
-        self.threshold = halfway_threshold(lambda at: statistics.fmean(self._local_tokens(at)), self.config)
+        self.threshold = engine_threshold(self._counter, self._images, self.config)
 
     def variants(self) -> Iterator[tuple[Key, Variant]]:
         """Every way of running the network that works here."""
@@ -159,10 +158,8 @@ class Laboratory:
         """Share of the windows of each picture that merge."""
         windows = self.config.grid[0] * self.config.grid[1] // 4
         full = self.config.extra_tokens + 4 * windows
-        return [round((full - tokens) / 3 / windows, 3) for tokens in self._local_tokens(self.threshold)]
-
-    def _local_tokens(self, threshold: float) -> list[int]:
-        return [int(self._counter.run(image[None], threshold).token_counts[0, 1]) for image in self._images]
+        left = local_tokens(self._counter, self._images, self.threshold)
+        return [round((full - tokens) / 3 / windows, 3) for tokens in left]
 
     def _open(self, name: str, kind: str) -> Engine:
         backend, precision = BACKENDS[name]

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
-from networks import BACKBONES, CLASSES, halfway_threshold, random_checkpoint, random_config
+from networks import BACKBONES, CLASSES, engine_threshold, random_checkpoint, random_config
 from numpy.typing import NDArray
 from record import write_record
 
@@ -77,10 +77,7 @@ def main() -> None:
     images = [image[None] for image in pictures(arguments.pictures, arguments.count)]
     merged, dense, whole = engines(arguments.backbone, arguments.threads)
 
-    def local_tokens(threshold: float) -> float:
-        return statistics.fmean(int(merged.run(image, threshold).token_counts[0, 1]) for image in images)
-
-    threshold = halfway_threshold(local_tokens, random_config(arguments.backbone, SIZE[0]))
+    threshold = engine_threshold(merged, [image[0] for image in images], random_config(arguments.backbone, SIZE[0]))
     times: dict[str, list[float]] = {"merged": [], "dense": [], "labels": [], "merged, labels of the file": []}
     for _ in range(arguments.rounds):
         for image in images:

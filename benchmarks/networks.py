@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from algm_trt.exporter.config import SegmenterConfig
 from algm_trt.exporter.segmenter import Segmenter
 from algm_trt.runtime.card import MergeSettings
+from algm_trt.runtime.engine import Engine
 
 CLASSES = 150
 # Width, heads, layers. "tiny" is for trying a script out.
@@ -55,11 +59,21 @@ def random_checkpoint(config: SegmenterConfig, folder: Path) -> Path:
     return write_checkpoint(folder, random_segmenter(config, MERGE), MERGE, training)
 
 
-def halfway_threshold(local_tokens: Callable[[float], float], config: SegmenterConfig) -> float:
+def local_tokens(engine: Engine, images: Iterable[NDArray[np.uint8]], threshold: float) -> list[int]:
+    """Tokens of each picture (H, W, 3) after the local merge."""
+    return [int(engine.run(image[None], threshold).token_counts[0, 1]) for image in images]
+
+
+def engine_threshold(engine: Engine, images: Sequence[NDArray[np.uint8]], config: SegmenterConfig) -> float:
+    """Threshold at which half of the windows of the pictures (H, W, 3) merge in an opened model."""
+    return halfway_threshold(lambda at: statistics.fmean(local_tokens(engine, images, at)), config)
+
+
+def halfway_threshold(mean_tokens: Callable[[float], float], config: SegmenterConfig) -> float:
     """Threshold at which half of the windows of some pictures merge.
 
     Args:
-        local_tokens: mean tokens of a picture after the local merge, at a threshold.
+        mean_tokens: of a picture after the local merge, at a threshold.
         config: of the network, which merges windows of `MERGE.window`.
     """
     members = MERGE.window[0] * MERGE.window[1]
@@ -68,5 +82,5 @@ def halfway_threshold(local_tokens: Callable[[float], float], config: SegmenterC
     low, high = -1.0, 1.0
     for _ in range(16):
         middle = (low + high) / 2
-        low, high = (middle, high) if local_tokens(middle) < at_half else (low, middle)
+        low, high = (middle, high) if mean_tokens(middle) < at_half else (low, middle)
     return (low + high) / 2

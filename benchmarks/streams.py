@@ -4,24 +4,24 @@ A CPU backend with one stream computes a window on all threads; with several (`-
 told otherwise) it computes as many windows at once, each on its part of the threads. Measured is an opened engine that
 gets unlike windows, many in one call, and singly: more of them per second, each later. ViT-Ti/16 and ViT-S/16, 512x512,
 150 classes, random weights, the threshold at which half of the windows of patches merge. All variants of a network take
-turns in one process; about eight minutes on two idle cores.
+turns in one process; about seven minutes on two idle cores. From pixels to scores: `algm-infer` makes labels elsewhere,
+while the engine goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 from functools import partial
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
+import tables
 from cpu_variants import BACKENDS, KINDS, SIZE
-from networks import halfway_threshold, random_checkpoint, random_config
-from numpy.typing import NDArray
+from networks import engine_threshold, random_checkpoint, random_config
 from record import write_record
-from tables import streams
 
 from algm_trt.exporter import ExportOptions, export_onnx
 from algm_trt.exporter.checkpoint import load_checkpoint
@@ -34,69 +34,60 @@ from algm_trt.runtime.timing import Call, Samples, alternate
 
 MODELS: Final = ("vit_tiny", "vit_small", "tiny")
 SINGLY: Final = 4
+"""Windows of the call that are measured by themselves, too."""
 
-
-def run(engine: Engine, images: NDArray[np.uint8], threshold: float | None) -> None:
-    """From pixels to scores: labels are made elsewhere in `algm-infer`, while the engine goes on."""
-    engine.run(images, threshold)
-
-
-def half_merging(model: Path, images: NDArray[np.uint8], name: str) -> float:
-    """The threshold at which half of the windows of patches merge."""
-    engine = open_engine(model, EngineOptions(backend="onnxruntime", device="cpu"))
-
-    def local_tokens(threshold: float) -> float:
-        return statistics.fmean(engine.run(images, threshold).token_counts[:, 1].tolist())
-
-    return halfway_threshold(local_tokens, random_config(name, SIZE))
+Key = tuple[str, str, int]
+"""Backend, kind of model, streams."""
 
 
 def measure(name: str, threads: int, count: int, rounds: int) -> dict[str, Any]:
     """One network with every backend, dense and merged, with one stream and with one per thread."""
+    config = random_config(name, SIZE)
     images = np.stack([draw_scene(SIZE, SIZE, seed).image for seed in range(count)])
-    calls: dict[tuple[str, str, int, str], Call | list[Call]] = {}
+    engines: dict[Key, Engine] = {}
     not_run: dict[str, str] = {}
     with TemporaryDirectory() as text:
         folder = Path(text)
-        checkpoint = load_checkpoint(random_checkpoint(random_config(name, SIZE), folder))
+        checkpoint = load_checkpoint(random_checkpoint(config, folder))
         models = {kind: folder / f"{kind}.onnx" for kind in KINDS}
         for kind, model in models.items():
             export_onnx(checkpoint, model, ExportOptions(merge=kind == "merged", verify=False))
-        threshold = half_merging(models["merged"], images, name)
-        for backend, (library, precision) in BACKENDS.items():
-            for kind, model in models.items():
-                at = threshold if kind == "merged" else None
-                for many in (1, threads):
-                    options = EngineOptions(library, "cpu", threads, precision, many)
-                    try:
-                        engine = open_engine(model, options)
-                    except (AlgmError, ImportError) as error:
-                        not_run[backend] = str(error)
-                        continue
-                    calls[backend, kind, many, "many"] = partial(run, engine, images, at)
-                    singly = [partial(run, engine, image[None], at) for image in images[:SINGLY]]
-                    calls[backend, kind, many, "one"] = singly
-        times = alternate(calls, rounds)
+        for backend, kind, streams in product(BACKENDS, KINDS, (1, threads)):
+            library, precision = BACKENDS[backend]
+            options = EngineOptions(library, "cpu", threads=threads, cpu_precision=precision, streams=streams)
+            try:
+                engines[backend, kind, streams] = open_engine(models[kind], options)
+            except (AlgmError, ImportError) as error:
+                not_run[backend] = str(error)
+    threshold = engine_threshold(engines["ONNX Runtime FP32", "merged", 1], images, config)
+    many: dict[Key, Call] = {}
+    singly: dict[Key, list[Call]] = {}
+    for key, engine in engines.items():
+        run = partial(engine.run, threshold=threshold if key[1] == "merged" else None)
+        many[key] = partial(run, images)
+        singly[key] = [partial(run, image[None]) for image in images[:SINGLY]]
+    turns: dict[tuple[Key, bool], Call | list[Call]] = {(key, False): call for key, call in many.items()}
+    times = alternate(turns | {(key, True): calls for key, calls in singly.items()}, rounds)
     return {
-        "model": random_config(name, SIZE).describe(),
+        "model": config.describe(),
         "threshold": threshold,
-        "variants": [row(key[:3], times, count) for key in calls if key[3] == "many"],
+        "variants": [row(key, times, count) for key in engines],
         "not_run": not_run,
     }
 
 
-def row(key: tuple[str, str, int], times: dict[tuple[str, str, int, str], Samples], count: int) -> dict[str, Any]:
+def row(key: Key, times: dict[tuple[Key, bool], Samples], count: int) -> dict[str, Any]:
     """Figures of one engine."""
-    many, single = times[*key, "many"], times[*key[:2], 1, "many"]
-    seconds = many.seconds
-    rates = {"lower_quartile": seconds.upper, "median": seconds.median, "upper_quartile": seconds.lower}
+    backend, kind, streams = key
+    many, one_stream = times[key, False], times[(backend, kind, 1), False]
+    ms = {which: 1e3 * value for which, value in times[key, True].seconds.to_dict().items()}
     return {
-        "name": key[0],
-        "kind": key[1],
-        "streams": key[2],
-        "windows_per_second": {which: count / value for which, value in rates.items()},
-        "times_as_fast_as_one_stream": single.over(many).to_dict(),
-        "ms_of_one_window": {which: 1e3 * value for which, value in times[*key, "one"].seconds.to_dict().items()},
+        "name": backend,
+        "kind": kind,
+        "streams": streams,
+        "windows_per_second": many.seconds.rate(count).to_dict(),
+        "times_as_fast_as_one_stream": one_stream.over(many).to_dict(),
+        "ms_of_one_window": ms,
         "seconds_of_calls": [turn[0] for turn in many.rounds],
     }
 
@@ -118,7 +109,7 @@ def main() -> None:
         "rounds": arguments.rounds,
         "models": [measure(name, arguments.threads, arguments.count, arguments.rounds) for name in arguments.models],
     }
-    print(streams(results))
+    print(tables.streams(results))
     if arguments.json:
         write_record(arguments.json, results)
 

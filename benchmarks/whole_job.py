@@ -4,13 +4,12 @@ What `algm-infer PHOTOGRAPHS` does (decoding, sliding windows, model, labels and
 backend, dense and merged, windows one after another and as many side by side as `algm-infer` takes (`--streams`), for
 the sample checkpoint and for a ViT-S/16 of 512x512 with random weights of which half of the windows merge. Files that
 cannot be decoded are part of the job; they are counted, not hidden. All variants of a model take turns in one process.
-A round with 65 photographs takes about twelve minutes on two idle cores, two for the sample alone.
+A round with 65 photographs takes about eleven minutes on two idle cores, two for the sample alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 from camvid_pictures import windows_of
 from cpu_variants import BACKENDS, SIZE
-from networks import halfway_threshold, random_checkpoint, random_config
+from networks import engine_threshold, random_checkpoint, random_config
 from numpy.typing import NDArray
 from record import write_record
 from tables import whole_job
@@ -75,12 +74,7 @@ def with_half_merging(checkpoint: Checkpoint, model: Path, photographs: Sequence
     """The checkpoint with the threshold at which half of the windows merge in photographs from all over the list."""
     engine = open_engine(model, EngineOptions(backend="onnxruntime", device="cpu"))
     step = max(1, len(photographs) // THRESHOLD_PICTURES)
-    images = list(first_windows(photographs[::step], engine.card))
-
-    def local_tokens(threshold: float) -> float:
-        return statistics.fmean(int(engine.run(image[None], threshold).token_counts[0, 1]) for image in images)
-
-    threshold = halfway_threshold(local_tokens, checkpoint.config)
+    threshold = engine_threshold(engine, list(first_windows(photographs[::step], engine.card)), checkpoint.config)
     assert checkpoint.merge is not None
     return replace(checkpoint, merge=replace(checkpoint.merge, threshold=threshold))
 
@@ -99,10 +93,11 @@ def jobs(
     options = JobOptions(pipeline=PipelineOptions(), quiet=True)
     for backend in backends:
         library, precision = BACKENDS[backend]
+        asked = EngineOptions(library, "cpu", threads=threads, cpu_precision=precision)
         for kind, model in models.items():
             for streams in sorted({1, shared_threads(None, threads)[0]}):
                 try:
-                    engine = open_engine(model, EngineOptions(library, "cpu", threads, precision, streams))
+                    engine = open_engine(model, replace(asked, streams=streams))
                 except (AlgmError, ImportError) as error:
                     not_run[f"{backend}, {kind}"] = str(error)
                     continue
@@ -137,16 +132,15 @@ def measure(name: str, backends: Sequence[str], sources: Sequence[Source], threa
 def row(key: Key, job: Job, times: dict[Key, Samples]) -> dict[str, Any]:
     """Figures of one way of doing the job."""
     assert job.report is not None
-    summary, spread = job.report.summary, times[key].seconds
+    summary = job.report.summary
     backend, kind, streams = key
     done = summary["ok"]
-    rates = {"lower_quartile": spread.upper, "median": spread.median, "upper_quartile": spread.lower}
     return {
         "name": backend,
         "kind": kind,
         "streams": streams,
         "backend": summary["backend"],
-        "images_per_second": {which: done / seconds for which, seconds in rates.items()},
+        "images_per_second": times[key].seconds.rate(done).to_dict(),
         "times_as_fast_as_dense": times[backend, "dense", streams].over(times[key]).to_dict(),
         "times_as_fast_as_one_stream": times[backend, kind, 1].over(times[key]).to_dict(),
         "seconds_of_jobs": [turn[0] for turn in times[key].rounds],

@@ -30,5 +30,9 @@ def engine_options(arguments: argparse.Namespace) -> EngineOptions:
         UsageError: arguments that exclude each other.
     """
     return EngineOptions(
-        arguments.backend, arguments.device, arguments.threads, arguments.cpu_precision, arguments.streams
+        backend=arguments.backend,
+        device=arguments.device,
+        threads=arguments.threads,
+        cpu_precision=arguments.cpu_precision,
+        streams=arguments.streams,
     )

@@ -45,6 +45,10 @@ class Spread:
         lower, median, upper = np.percentile(np.asarray(values, np.float64), (25, 50, 75)).tolist()
         return cls(lower, median, upper)
 
+    def rate(self, count: float = 1) -> Spread:
+        """Of seconds: how many of something per second, if `count` take so long."""
+        return Spread(count / self.upper, count / self.median, count / self.lower)
+
     def to_dict(self) -> dict[str, float]:
         """For JSON."""
         return {"lower_quartile": self.lower, "median": self.median, "upper_quartile": self.upper}

@@ -1,7 +1,8 @@
 """How the pipeline sees an engine: canvases in, windows of many pictures per batch, scores kept where the model runs.
 
-Any engine runs through `HostWindowRunner`: windows are copied into one array, logits come back as arrays. An engine
-that keeps pictures and logits in the memory of a GPU brings a runner of its own.
+Any engine runs through `HostWindowRunner`: windows are copied into one array per batch, logits come back as arrays. An
+engine that says how many threads should call it is called by as many; one that keeps pictures and logits in the memory
+of a GPU brings a runner of its own.
 """
 
 from __future__ import annotations

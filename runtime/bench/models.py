@@ -67,12 +67,11 @@ class ModelArgument:
             return cls(text, text, options)
         if is_checkpoint(match["model"]):
             raise UsageError(f"{text}: a checkpoint runs in PyTorch; leave out {match['backend']}")
-        chosen = EngineOptions(
-            match["backend"],
-            match["device"] or "auto",
-            options.threads,
-            match["precision"] or "fp32",
-            options.streams,
+        chosen = replace(
+            options,
+            backend=match["backend"],
+            device=match["device"] or "auto",
+            cpu_precision=match["precision"] or "fp32",
         )
         return cls(text, match["model"], chosen)
 

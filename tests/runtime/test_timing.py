@@ -77,6 +77,11 @@ def test_figures_are_those_of_numpy() -> None:
         assert samples.percentile(percent) == pytest.approx(np.percentile(values, percent))
 
 
+def test_the_shortest_time_is_the_highest_rate() -> None:
+    assert Spread(0.1, 0.2, 0.5).rate(2) == Spread(4.0, 10.0, 20.0)
+    assert Spread(0.1, 0.2, 0.5).rate() == Spread(2.0, 5.0, 10.0)
+
+
 def test_ratios_are_paired_by_round() -> None:
     # a machine that slows down tenfold half-way changes no ratio
     fast = Samples(((1.0,), (1.1,), (10.0,)))

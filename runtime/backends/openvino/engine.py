@@ -9,7 +9,6 @@ import io
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -150,7 +149,7 @@ class OpenVinoEngine:
             raise EngineError(f"OpenVINO failed on a picture: {_cause(error)}") from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def _first_run_alone() -> Iterator[None]:
     """Let the first run of the process come to its end before others begin.
 
