@@ -132,6 +132,8 @@ def build_engine(
     precision = options.precision or source.card.precision
     if precision == "fp32" and source.card.precision == "fp16":
         raise UsageError(f"{source.path} is a float16 export: for --fp32, export with --precision fp32")
+    if source.card.precision == "int8":
+        raise UsageError(f"{source.path} is an int8 export, which is for CPUs: build from one with --precision fp32")
     target = Path(plan) if plan else source.path.with_suffix(".plan")
     _check_places(source.path, target, options)
     tensorrt = load_tensorrt(options.target)

@@ -166,12 +166,14 @@ def to_float16(model: onnx.ModelProto, refinements: int = 0) -> onnx.ModelProto:
         A model with the same inputs and outputs, whose card says fp16.
 
     Raises:
-        PrecisionError: a weight is beyond float16 or not a number, and the message names it; or the model is not of
-            algm-export.
+        PrecisionError: a weight is beyond float16 or not a number, and the message names it; or the model is not a
+            floating-point one of algm-export.
     """
     card = card_of(model)
     if card is not None and card.precision == "fp16":
         return model
+    if card is not None and card.precision == "int8":
+        raise PrecisionError("an int8 model cannot become float16: export the checkpoint with --precision fp32")
     # Functions cast by themselves and stay as they are.
     graph = open_graph(model)
     conversion = _Conversion(graph, float_tensors(model), _kept(graph, refinements))

@@ -21,6 +21,10 @@ The model takes uint8 pictures and carries its model card: nothing else is neede
 
 It ends with a comparison of PyTorch and ONNX Runtime on pictures, which is also in MODEL.onnx.json.
 
+fp16 is for GPUs. int8 is for ONNX Runtime on a CPU: linear layers behind the local merge, or all of a dense model,
+multiply bytes, and the span of the activations is taken as they come, so that no pictures are needed to calibrate it.
+What that costs and gains on your pictures: algm-eval and algm-bench with both models.
+
 The classes are those of the data set that variant.yml names, or numbered. A FILE for --classes has one per line, in the
 order of the ids: NAME, or NAME,R,G,B where all have a colour; or it is JSON: {"classes": [...], "palette": [[R, G, B],
 ...]}.
@@ -119,7 +123,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--merge-window", type=_size, metavar="HxW", help="window of the local merge in tokens")
     add("--threshold", type=float, metavar="T", help="similarity at which a window merges; can be changed at run time")
     add("--no-merge", action="store_true", help="export the dense model")
-    add("--precision", choices=("fp32", "fp16"), default="fp32", help="type of weights and activations (default: fp32)")
+    add(
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        default="fp32",
+        help="type of weights and activations; see below (default: fp32)",
+    )
     add("--classes", type=Path, metavar="FILE", help="class names and colours; see below")
     add("--verify-images", type=Path, metavar="DIR", help="compare on the first 8 pictures of DIR, not on drawn scenes")
     add("--no-verify", action="store_true", help="skip the comparison with PyTorch")

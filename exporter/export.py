@@ -28,7 +28,7 @@ from algm_trt.runtime.card import METADATA_KEY, MergeSettings, ModelCard, ModelC
 from algm_trt.runtime.datasets import DatasetClasses, dataset_classes, known_datasets, numbered_classes, read_class_file
 from algm_trt.runtime.files import check_writable, renamed_together
 
-PRECISIONS: Final = ("fp32", "fp16")
+PRECISIONS: Final = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ExportOptions:
         merge_window: height and width in tokens of the merging window.
         threshold: default similarity (cosine, -1..1) at or above which a window merges.
         merge: False exports the dense model.
-        precision: "fp32" or "fp16".
+        precision: "fp32", "fp16", or "int8" (for ONNX Runtime on a CPU), see `algm_trt.exporter.graph.build_graph`.
         classes: file with class names, see `algm_trt.runtime.datasets.read_class_file`.
         verify: whether to compare PyTorch with ONNX Runtime.
         verify_images: folder of pictures, of which the first 8 that can be read are compared; None draws some.
@@ -64,7 +64,7 @@ class ExportOptions:
             UsageError: an unknown precision, or a size without pixels.
         """
         if self.precision not in PRECISIONS:
-            raise UsageError(f"unknown precision '{self.precision}': expected {' or '.join(PRECISIONS)}")
+            raise UsageError(f"unknown precision '{self.precision}': expected {', '.join(PRECISIONS)}")
         if self.size is not None and min(self.size) < 1:
             raise UsageError(f"the input must have at least one pixel, got {self.size}")
 

@@ -20,6 +20,7 @@ from torch import nn
 from algm_trt.exporter.config import NORMALIZATIONS, ConfigError
 from algm_trt.exporter.decoder import LinearDecoder, MaskTransformer
 from algm_trt.exporter.functions import OPSET_VERSION, functions_for
+from algm_trt.exporter.quantization import quantize_weight
 from algm_trt.exporter.segmenter import Segmenter
 from algm_trt.exporter.vit import Attention, Block
 from algm_trt.plugins import spec
@@ -37,9 +38,10 @@ class GraphBuilder:
     """Collects nodes and initialisers; every node is named by its place in the network.
 
     Attributes:
-        precision: "fp32" or "fp16", the type of weights and activations.
-        dtype: the same as a type of NumPy.
-        onnx_dtype: the same as a type of ONNX.
+        precision: "fp32" or "fp16", the type of weights and activations; "int8" is float32 but for linear layers.
+        dtype: type of weights and activations in NumPy.
+        onnx_dtype: the same in ONNX.
+        coarse: whether linear layers that are added now multiply bytes; precision "int8" sets it where that may begin.
         nodes: in the order in which they were added.
         initializers: by name.
     """
@@ -48,6 +50,7 @@ class GraphBuilder:
         self.precision = precision
         self.dtype = np.float16 if precision == "fp16" else np.float32
         self.onnx_dtype = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.FLOAT
+        self.coarse = False
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
 
@@ -90,16 +93,35 @@ class GraphBuilder:
 
     def to_float32(self, value: str) -> str:
         """Leave the activations' type for an island in float32."""
-        return value if self.precision == "fp32" else self.node("Cast", [value], f"{value}/fp32", to=TensorProto.FLOAT)
+        return self.node("Cast", [value], f"{value}/fp32", to=TensorProto.FLOAT) if self.precision == "fp16" else value
 
     def from_float32(self, value: str) -> str:
         """Come back from an island in float32."""
-        return value if self.precision == "fp32" else self.node("Cast", [value], f"{value}/fp16", to=self.onnx_dtype)
+        return self.node("Cast", [value], f"{value}/fp16", to=self.onnx_dtype) if self.precision == "fp16" else value
 
-    def linear(self, module: nn.Linear, x: str, name: str) -> str:
-        """`x @ W.T + b` over the last dimension."""
-        product = self.node("MatMul", [x, self.weight(f"{name}.weight_t", module.weight.T)], f"{name}/matmul")
+    def begin_coarse(self) -> None:
+        """From here on, linear layers of an "int8" model may round: no local merge comes that would see it."""
+        self.coarse = self.precision == "int8"
+
+    def linear(self, module: nn.Linear, x: str, name: str, *, exact: bool = False) -> str:
+        """`x @ W.T + b` over the last dimension; `exact` keeps it out of what may be coarse."""
+        if self.coarse and not exact:
+            product = self._byte_product(x, module.weight.T, name)
+        else:
+            product = self.node("MatMul", [x, self.weight(f"{name}.weight_t", module.weight.T)], f"{name}/matmul")
         return self.node("Add", [product, self.weight(f"{name}.bias", module.bias)], f"{name}/bias")
+
+    def _byte_product(self, x: str, weight: torch.Tensor, name: str) -> str:
+        """`x @ weight` of bytes: those of `x` span its values of the moment. ONNX Runtime makes one kernel of it."""
+        values, unit = quantize_weight(weight.detach().cpu().numpy().astype(np.float32))
+        parts = [f"{name}/{part}" for part in ("bytes", "unit", "zero")]
+        self.node("DynamicQuantizeLinear", [x], f"{name}/quantize", parts)
+        x_bytes, x_unit, x_zero = parts
+        factors = [x_bytes, self.constant(f"{name}.weight_t.bytes", values), x_zero]
+        product = self.node("MatMulInteger", factors, f"{name}/matmul_bytes")
+        product = self.node("Cast", [product], f"{name}/matmul_float", to=TensorProto.FLOAT)
+        units = self.node("Mul", [x_unit, self.constant(f"{name}.weight_t.unit", unit)], f"{name}/matmul_unit")
+        return self.node("Mul", [product, units], f"{name}/matmul")
 
     def layer_norm(self, module: nn.LayerNorm, x: str, name: str) -> str:
         """LayerNorm over the last dimension, in float32 whatever the precision."""
@@ -138,7 +160,9 @@ def build_graph(model: Segmenter, size: tuple[int, int], precision: str = "fp32"
     Args:
         model: in evaluation mode; dense if its `merge` is None.
         size: height and width in pixels of the input; padded to multiples of the patch size inside the graph.
-        precision: "fp32", or "fp16" for weights and activations in float16 with float32 islands.
+        precision: "fp32"; "fp16" for weights and activations in float16 with float32 islands; "int8" for float32 with
+            linear layers of bytes behind the local merge, or all of them in a dense model. Class scores are not made
+            of bytes: they would tie.
 
     Returns:
         A model with inputs `images` uint8 (B, H, W, 3) RGB and, if it merges, `threshold` float32 (); outputs `logits`
@@ -151,6 +175,8 @@ def build_graph(model: Segmenter, size: tuple[int, int], precision: str = "fp32"
     patch = model.config.patch_size
     grid = -(-size[0] // patch), -(-size[1] // patch)
     g = GraphBuilder(precision)
+    if model.merge is None:
+        g.begin_coarse()
     tokens = _encoder(g, model, size, grid)
     scores = _decoder(g, model, tokens, grid)
     _outputs(g, model, tokens, scores, size, grid)
@@ -273,6 +299,7 @@ def _merge(
     else:
         window = list(model.merge.window)
         g.algm(spec.LOCAL_MERGE, [t.x, "threshold"], name, outputs, grid=list(grid), window=window, extra_tokens=extra)
+        g.begin_coarse()
     return GraphTokens(outputs[0], outputs[1], outputs[2], outputs[3], (*t.history, outputs[2]))
 
 
@@ -289,7 +316,7 @@ def _decoder(g: GraphBuilder, model: Segmenter, tokens: GraphTokens, grid: tuple
 def _linear_decoder(g: GraphBuilder, model: Segmenter, decoder: LinearDecoder, t: GraphTokens) -> str:
     if not t.cu_seqlens:
         t = t.with_x(_drop_extra(g, model, t.x))
-    scores = g.to_float32(g.linear(decoder.head, t.x, "decoder.head"))
+    scores = g.to_float32(g.linear(decoder.head, t.x, "decoder.head", exact=True))
     if t.cu_seqlens:
         inputs, scores = [scores, t.cu_seqlens, t.token_map], "decoder/unmerge/grid"
         g.algm(spec.UNMERGE, inputs, "decoder/unmerge", [scores], appended=0, drop=0)

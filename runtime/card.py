@@ -63,7 +63,7 @@ class ModelCard:
         dataset: name of the data set of the class list, or "" if unknown.
         ignore_index: value that label files use for "no class".
         architecture: one line for people, such as "ViT d384 h6 L12 /16, mask_transformer".
-        precision: "fp32" or "fp16".
+        precision: "fp32", "fp16", or "int8": float32 with linear layers of bytes, for ONNX Runtime on a CPU.
         checkpoint_sha256: of the checkpoint file.
         tool_version: version of algm-trt that wrote the card.
         licence: note on the licence of the weights.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from algm_trt.plugins.errors import MissingDependencyError
+from algm_trt.plugins.errors import MissingDependencyError, UsageError
 from algm_trt.runtime.backends.forked import keep_in_children
 from algm_trt.runtime.backends.onnx_model import OUTPUTS, SCORES, card_of, first_line
 from algm_trt.runtime.backends.onnx_scores import LABELS, without_labels
@@ -64,6 +64,7 @@ class OnnxRuntimeEngine:
             MissingDependencyError: onnxruntime is not installed, or has no CUDA for device "cuda".
             EngineError: not a model that ONNX Runtime can open.
             ModelCardError: a model of somebody else.
+            UsageError: an int8 model on CUDA.
         """
         # The thread of its telemetry, too, makes processes forked from this one hang at their end.
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -102,6 +103,8 @@ class OnnxRuntimeEngine:
                 "ONNX Runtime found no usable CUDA device or its libraries: check nvidia-smi, or take --device cpu"
             )
         self.card = _read_card(session, path, () if scores is None else (LABELS,))
+        if self._on_gpu and self.card.precision == "int8":
+            raise UsageError(f"{path}: an int8 model is for CPUs: take --device cpu, or the fp32 or fp16 export")
         self.description = f"ONNX Runtime {ort.__version__} on {'CUDA' if self._on_gpu else 'CPU'}"
 
     def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:

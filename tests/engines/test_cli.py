@@ -82,6 +82,7 @@ def test_help_and_version_need_no_package() -> None:
         (b"", 1, r"not a model of algm-export \(it carries no model card\)"),
         ("truncated", 1, "is not an ONNX file, or a damaged one|is not complete|carries no model card"),
         ("stripped", 1, "is not complete, it lacks AlgmAppendTokens"),
+        ("int8", 2, "is an int8 export, which is for CPUs: build from one with --precision fp32"),
     ],
 )
 def test_a_bad_model_is_refused_with_its_reason(
@@ -94,6 +95,8 @@ def test_a_bad_model_is_refused_with_its_reason(
         path.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
     elif content == "stripped":
         path.write_bytes(without_functions(tiny_model()).SerializeToString())
+    elif content == "int8":
+        path.write_bytes(tiny_model(precision="int8").SerializeToString())
     refused(command(path, *RTX), code, pattern)
 
 

@@ -120,6 +120,13 @@ FOUND = [
 ]  # fmt: skip
 
 
+def test_linear_layers_of_bytes_that_algm_export_made_are_no_pain() -> None:
+    bytewise = replace(card_with(precision="int8"), outline=replace(OUTLINE, nodes={"::MatMulInteger": 3}))
+    finding = look("INT8 for nothing", None, bytewise)
+    assert finding.state == "not found"
+    assert "algm-bench" in finding.evidence
+
+
 @pytest.mark.parametrize(("name", "at", "model", "code", "part"), FOUND)
 def test_a_pain_is_found_with_evidence_and_cure(
     name: str, at: Machine | None, model: Model | None, code: int, part: str

@@ -36,7 +36,7 @@ def checkpoint(tmp_path: Path) -> Path:
         ({"threshold": math.nan}, "finite"),
         ({"threshold": math.inf}, "finite"),
         ({"merge": False, "threshold": 0.5}, "--no-merge"),
-        ({"precision": "FP16"}, "expected fp32 or fp16"),
+        ({"precision": "FP16"}, "expected fp32, fp16, int8"),
         ({"size": (0, 32)}, "at least one pixel"),
     ],
 )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from helpers.models import TINY, random_segmenter
 from helpers.pictures import drawn_scene
 
+from algm_trt.exporter.checkpoint import load_checkpoint
+from algm_trt.exporter.export import ExportOptions, export_onnx
 from algm_trt.exporter.segmenter import Segmenter, normalise
 from algm_trt.exporter.verify import GATES, PictureCheck, Verification, hangs_on
 from algm_trt.runtime.card import MergeSettings
@@ -70,3 +73,29 @@ def test_near_ties_of_float16_count_together() -> None:
     assert verification("fp16", *[fine] * 7, tie).passed
     assert not verification("fp16", fine, *[tie] * 7).passed
     assert verification("fp32", fine, *[tie] * 7).passed
+
+
+def test_int8_that_ruins_the_labels_does_not_pass(sample_checkpoint: Path, tmp_path: Path) -> None:
+    """One channel a thousand times as large in front of every linear layer, and undone in its weights: equal numbers.
+
+    Bytes that span that channel have no steps left for the others. Trained transformers have such channels, on a
+    smaller scale.
+    """
+    loaded = load_checkpoint(sample_checkpoint)
+    state = {name: value.clone() for name, value in loaded.state.items()}
+    for index in range(loaded.config.n_layers):
+        for norm, linear in (("norm1", "attn.qkv"), ("norm2", "mlp.fc1")):
+            name = f"encoder.blocks.{index}."
+            for part in ("weight", "bias"):
+                state[f"{name}{norm}.{part}"][0] *= 1000
+            state[f"{name}{linear}.weight"][:, 0] /= 1000
+    ruined = replace(loaded, state=state)
+    fp32, int8 = (
+        export_onnx(ruined, tmp_path / f"{precision}.onnx", ExportOptions(precision=precision)).verification
+        for precision in ("fp32", "int8")
+    )
+    assert fp32 is not None
+    assert fp32.passed
+    assert int8 is not None
+    assert not int8.passed
+    assert min(picture.labels_equal for picture in int8.pictures) < 0.9

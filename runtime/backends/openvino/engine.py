@@ -76,6 +76,7 @@ class OpenVinoEngine:
             MissingDependencyError: OpenVINO is not installed, or the CPU has no bfloat16 arithmetic.
             EngineError: not a model that OpenVINO can open.
             ModelCardError: a model of somebody else.
+            UsageError: an unknown precision, or an int8 model.
         """
         if precision not in PRECISIONS:
             raise UsageError(f"unknown CPU precision '{precision}': expected {', '.join(PRECISIONS)}")
@@ -182,6 +183,8 @@ def _compile(
     """Compile a model and keep the result; a cache that cannot be written is no error."""
     model = openvino_model.read_model(path, bf16=precision == "bf16")
     card = _card(model, path)
+    if card.precision == "int8":
+        raise UsageError(f"{path}: an int8 model is for ONNX Runtime: take that backend, or the fp32 export")
     try:
         compiled = core.compile_model(model, "CPU", dict(options))
     except Exception as error:  # see OpenVinoEngine._run

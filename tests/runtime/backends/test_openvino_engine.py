@@ -20,7 +20,7 @@ import psutil
 import pytest
 from helpers.cases import CASES, OpCase, reference_outputs
 from helpers.compare import assert_outputs_match, assert_same_bits, label_margins
-from helpers.engines import card_of
+from helpers.engines import card_of, tiny_model
 from helpers.models import TINY, random_segmenter
 from helpers.pictures import checkerboard, drawn_scene, gradient, noise
 from numpy.typing import NDArray
@@ -554,6 +554,13 @@ class TestErrors:
     def test_a_model_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(EngineError, match="cannot be read"):
             OpenVinoEngine(tmp_path / "model.onnx")
+
+    def test_bytes_would_become_float32(self, tmp_path: Path, cache: Path) -> None:
+        path = tmp_path / "int8.onnx"
+        onnx.save(tiny_model(precision="int8"), path)
+        with pytest.raises(UsageError, match="an int8 model is for ONNX Runtime"):
+            OpenVinoEngine(path)
+        assert not blobs(cache)
 
     def test_unknown_precision(self, sample_model: Path) -> None:
         with pytest.raises(UsageError, match="unknown CPU precision 'fp16'"):
