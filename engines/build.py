@@ -39,6 +39,7 @@ from algm_trt.engines.precision import to_float16
 from algm_trt.engines.progress import BuildProgress
 from algm_trt.engines.source import (
     SourceModel,
+    give_threshold_a_dimension,
     plugin_nodes,
     read_model,
     with_functions_inlined,
@@ -157,6 +158,7 @@ def _build(job: _Job, record: EngineRecord) -> BuildReport:
     options, machine = job.options, job.machine
     proto, agreement = _in_precision(job)
     graph = without_functions(proto) if machine.library else with_functions_inlined(proto)
+    give_threshold_a_dimension(graph)
     with stops_deferred():
         session = open_session(machine.tensorrt, machine.library)
         network = parse(session, graph.SerializeToString(), len(plugin_nodes(proto)))

@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+import numpy as np
 import onnx
 import onnx.inliner
 
 from algm_trt.plugins import spec
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import METADATA_KEY, ModelCard, ModelCardError
+
+THRESHOLD: Final = "threshold"
+_SCALAR: Final = f"{THRESHOLD}/scalar"
 
 
 class SourceError(AlgmError):
@@ -94,6 +99,24 @@ def with_functions_inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
     return onnx.inliner.inline_local_functions(proto)
 
 
+def give_threshold_a_dimension(proto: onnx.ModelProto) -> None:
+    """Make `threshold` a vector of one element, where the model has it: Triton gives an engine no scalars."""
+    graph = proto.graph
+    readers = [index for index, node in enumerate(graph.node) if THRESHOLD in node.input]
+    if not readers:
+        return
+    for value in graph.input:
+        if value.name == THRESHOLD:
+            value.type.tensor_type.shape.dim.add(dim_value=1)
+    for index in readers:
+        names = [_SCALAR if name == THRESHOLD else name for name in graph.node[index].input]
+        graph.node[index].input[:] = names
+    axes = onnx.numpy_helper.from_array(np.array([0], np.int64), f"{_SCALAR}/axes")
+    graph.initializer.append(axes)
+    squeeze = onnx.helper.make_node("Squeeze", [THRESHOLD, axes.name], [_SCALAR], name=_SCALAR)
+    graph.node.insert(readers[0], squeeze)
+
+
 def _check_whole(path: Path, proto: onnx.ModelProto, card: ModelCard) -> None:
     """Check for what is missing from a file that was cut off between two records, or edited.
 
@@ -103,7 +126,7 @@ def _check_whole(path: Path, proto: onnx.ModelProto, card: ModelCard) -> None:
     bodies = {function.name for function in proto.functions if function.domain == spec.DOMAIN}
     used = {node.op_type for node in proto.graph.node if node.domain == spec.DOMAIN}
     inputs = {value.name for value in proto.graph.input}
-    expected = {"images", "threshold"} if card.merge else {"images"}
+    expected = {"images", THRESHOLD} if card.merge else {"images"}
     missing = [*sorted(used - bodies), *sorted(expected - inputs)]
     if missing or not used:
         lacks = ", ".join(missing) or "every operator of ALGM"

@@ -193,7 +193,9 @@ def _integers(name: str, situation: Situation) -> Finding:
         return cannot_tell(name, f"{_NAME_A_MODEL}.onnx")
     card = situation.model.card if situation.model is not None else None
     if card is not None and card.precision == "int8":
-        return not_found(name, "linear layers of bytes, for a CPU; algm-eval and algm-bench say what they cost and gain")
+        return not_found(
+            name, "linear layers of bytes, for a CPU; algm-eval and algm-bench say what they cost and gain"
+        )
     nodes = [op for op in _QUANTISED for node in outline.nodes if node.endswith(f"::{op}")]
     if nodes or outline.weight_bytes.get(INT8):
         evidence = f"quantised: {', '.join(nodes) or 'int8 weights'}"

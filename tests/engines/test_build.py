@@ -139,6 +139,8 @@ def test_graph_and_layers_are_kept_when_asked(model: Path, plugin_library: Path,
     layers = json.loads(dump.read_text())["network"]
     assert sum(layer["type"] == "PLUGIN_V3" for layer in layers) == report.record.plugins.layers  # type: ignore[union-attr]
     assert layers[0]["inputs"][0] == {"name": "images", "dtype": "UINT8", "shape": [-1, 128, 128, 3]}
+    read = [tensor for layer in layers for tensor in layer["inputs"]]
+    assert {"name": "threshold", "dtype": "FLOAT", "shape": [1]} in read
 
 
 @pytest.mark.parametrize(("name", "notes"), [("model.plan", 0), ("other.PLAN", 0), ("model.engine", 1)])

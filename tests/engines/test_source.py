@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from helpers.engines import save_tiny_model, tiny_model
+from helpers.models import onnx_outputs, session
+from helpers.pictures import drawn_scene
 from onnx import TensorProto, helper
 
 from algm_trt.engines.source import (
     SourceError,
+    give_threshold_a_dimension,
     plugin_nodes,
     read_model,
     with_functions_inlined,
@@ -81,3 +85,28 @@ def test_inlined_model_has_standard_operators_alone() -> None:
     assert {node.domain for node in inlined.graph.node} == {""}
     assert not inlined.functions
     assert DOMAIN not in {node.domain for node in inlined.graph.node}
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.9])
+def test_a_threshold_of_one_element_is_the_same_model(threshold: float) -> None:
+    scalar, vector = tiny_model(), tiny_model()
+    give_threshold_a_dimension(vector)
+    onnx.checker.check_model(vector, full_check=True)
+    (shape,) = [value.type.tensor_type.shape for value in vector.graph.input if value.name == "threshold"]
+    assert [extent.dim_value for extent in shape.dim] == [1]
+    pictures = np.stack([drawn_scene(128, 128, seed=seed) for seed in range(2)])
+    expected = onnx_outputs(session(scalar), pictures, threshold)
+    running = session(vector)
+    names = [output.name for output in running.get_outputs()]
+    found = running.run(names, {"images": pictures, "threshold": np.array([threshold], np.float32)})
+    for name, value in zip(names, found, strict=True):
+        np.testing.assert_array_equal(value, expected[name])
+
+
+def test_a_dense_model_has_no_threshold_to_change() -> None:
+    dense, same = tiny_model(merge=None), tiny_model(merge=None)
+    give_threshold_a_dimension(dense)
+    assert dense == same
+    merging = tiny_model()
+    give_threshold_a_dimension(merging)
+    assert merging.graph.node[0].input[0] == "images", "the network begins with the pictures"

@@ -27,7 +27,8 @@ from algm_trt.plugins import interface
 from algm_trt.runtime.cuda import Bindings, Device
 
 FRESH, FREED, UNREAD = 0xA5, 0xDD, 0xEE
-ALIGNMENT = 512
+ALIGNMENT = 256
+"""Bytes: memory begins at odd multiples of what CUDA promises."""
 
 
 class cudaError_t(enum.IntEnum):
@@ -329,8 +330,8 @@ class HostCuda:
         return self._handles
 
     def _new(self, size: int, on_device: int | None) -> Memory:
-        whole = np.full(size + ALIGNMENT, FRESH, np.uint8)
-        start = -int(whole.ctypes.data) % ALIGNMENT
+        whole = np.full(size + 2 * ALIGNMENT, FRESH, np.uint8)
+        start = (ALIGNMENT - int(whole.ctypes.data)) % (2 * ALIGNMENT)
         memory = Memory(whole[start : start + size], on_device)
         self._memory[memory.address] = memory
         return memory

@@ -128,7 +128,7 @@ class _Engine:
 
     def __init__(self, trt: HostTensorRT, logger: _Logger) -> None:
         self.trt, self.logger, card = trt, logger, trt.model.card
-        threshold = {} if card.merge is None else {"threshold": ((), "FLOAT")}
+        threshold = {} if card.merge is None else {"threshold": ((1,), "FLOAT")}
         self.tensors: dict[str, tuple[tuple[int, ...], str]] = {
             "images": ((-1, *card.size, 3), "UINT8"),
             **threshold,
@@ -187,6 +187,9 @@ class _Context:
         assert self.profile is not None, "the profile comes first"
         assert size >= ACTIVATION_BYTES
         self._trt.cuda.view(address, size)
+        if address % self._trt.changes.get("activation_alignment", 512):
+            self._engine.logger.log(_Severity.ERROR, "setDeviceMemory: memory must be aligned on 512 byte boundary")
+            return
         self._memory = address
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
@@ -237,7 +240,7 @@ class _Context:
             size = int(np.prod(full)) * dtype.itemsize
             return self._trt.cuda.view(addresses[name], size).view(dtype).reshape(full)
 
-        threshold = float(tensor("threshold")) if "threshold" in addresses else None
+        threshold = tensor("threshold").item() if "threshold" in addresses else None
         output = self._trt.model.run(tensor("images").copy(), threshold)
         for name in ("logits", "labels", "token_counts", "token_map"):
             tensor(name)[...] = getattr(output, name)

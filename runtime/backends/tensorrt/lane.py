@@ -20,7 +20,9 @@ from algm_trt.runtime.cuda import Device, DeviceBuffer, OutOfDeviceMemoryError
 from algm_trt.runtime.engine import EngineError
 
 ALIGNMENT: Final = 256
-"""Bytes; TensorRT wants inputs and outputs to begin at multiples of it."""
+"""Bytes; TensorRT wants inputs and outputs to begin at multiples of it, and CUDA's memory does."""
+ACTIVATION_ALIGNMENT: Final = 512
+"""Bytes; the same of activations, and CUDA does not promise it."""
 
 
 class Lane:
@@ -40,7 +42,7 @@ class Lane:
         self._activations: DeviceBuffer | None = None
         self._buffers: dict[str, DeviceBuffer] = {}
         self._pinned: dict[str, NDArray[Any]] = {}
-        self._allocations = PoolAllocations(device)
+        self._allocations = PoolAllocations(device, self.stream)
         self._allocator = allocator_for(plan.tensorrt.module, self._allocations)
 
     def reserve(self, capacity: int) -> None:
@@ -98,7 +100,7 @@ class Lane:
         if piece.batch > piece.count:
             self.stream.zero(self.address("images", piece.count), (piece.batch - piece.count) * item)
         if "threshold" in self._buffers:
-            self.pinned("threshold")[()] = threshold
+            self.pinned("threshold")[:] = threshold
             self.stream.upload(self.pinned("threshold"), self.address("threshold"))
         context = self._context(piece.profile)
         ready = context.set_input_shape("images", (piece.batch, *self._plan.tensors["images"].shape))
@@ -134,7 +136,7 @@ class Lane:
         """The context of a profile; all of a lane share the memory for activations, since one runs at a time."""
         if profile not in self._contexts:
             if self._activations is None:
-                size = max(1, self._plan.engine.device_memory_size_v2)
+                size = max(1, self._plan.engine.device_memory_size_v2) + ACTIVATION_ALIGNMENT
                 self._activations = self._device.allocate(size, "TensorRT's activations")
             with self._plan.making:
                 self._contexts[profile] = self._make_context(profile, self._activations)
@@ -153,7 +155,11 @@ class Lane:
             done = False
         if done is False:
             self._raise_failure(f"profile {profile}")
-        context.set_device_memory(activations.address, activations.size)
+        errors = len(self._plan.messages.errors)
+        begin = -(-activations.address // ACTIVATION_ALIGNMENT) * ACTIVATION_ALIGNMENT
+        context.set_device_memory(begin, activations.address + activations.size - begin)
+        if len(self._plan.messages.errors) > errors:  # it answers nothing
+            self._raise_failure("its activations")
         self.stream.synchronize()
         return context
 

@@ -30,8 +30,16 @@ class Messages:
         return " | ".join(distinct[:most]) + more
 
 
+_LOGGERS: Final[list[Any]] = []
+
+
 def logger_for(trt: Any, messages: Messages) -> Any:
-    """An `ILogger` of a TensorRT module that fills `messages`; it must outlive everything that is made with it."""
+    """An `ILogger` of a TensorRT module that fills `messages`. It is never freed.
+
+    The first one of a process is what TensorRT's own parts, such as the plugin registry, report to for as long as any
+    builder or runtime lives, whoever made that. Tried with TensorRT-RTX 1.7 and the lean runtime 11.4: freed before, it
+    ends the process at the next message.
+    """
     severity = trt.ILogger.Severity
 
     class Logger(trt.ILogger):  # type: ignore[misc]
@@ -44,7 +52,8 @@ def logger_for(trt: Any, messages: Messages) -> Any:
             elif severity_of_message == severity.WARNING:
                 messages.warnings.append(tidy(text))
 
-    return Logger()
+    _LOGGERS.append(Logger())
+    return _LOGGERS[-1]
 
 
 def made(kind: Callable[[Any], Any], logger: Any, messages: Messages) -> Any:

@@ -39,9 +39,9 @@ class Tensor:
     """An input or output of the engine.
 
     Attributes:
-        shape: without the batch; () for a scalar that the whole batch shares.
+        shape: without the batch.
         dtype: of its elements.
-        batched: whether it has one entry per picture.
+        batched: whether it has one entry per picture; the whole batch shares the threshold.
     """
 
     shape: tuple[int, ...]
@@ -250,7 +250,7 @@ def _tensors(path: Path, record: EngineRecord, engine: Any, trt: Any) -> dict[st
 def _expected(card: ModelCard) -> dict[str, Tensor]:
     """Inputs and outputs of a model with this card."""
     byte, integer, real = (np.dtype(kind) for kind in (np.uint8, np.int32, np.float32))
-    threshold = {} if card.merge is None else {"threshold": Tensor((), real, batched=False)}
+    threshold = {} if card.merge is None else {"threshold": Tensor((1,), real, batched=False)}
     return {
         "images": Tensor((*card.size, 3), byte),
         **threshold,

@@ -30,8 +30,8 @@ def trt(request: pytest.FixtureRequest) -> Any:
 def test_memory_comes_and_goes_in_the_order_of_the_stream(trt: Any, cuda: HostCuda, stream_first: bool) -> None:
     """The stream is found wherever it stands: TensorRT's documentation and its code differ."""
     device = host_device(cuda)
-    allocator = allocator_for(trt, PoolAllocations(device))
     stream = device.stream()
+    allocator = allocator_for(trt, PoolAllocations(device, stream))
     order = (stream.handle, 1) if stream_first else (1, stream.handle)
     address = allocator.allocate_async(1000, 256, *order)
     with pytest.raises(AssertionError, match="before the stream that allocates it"):
@@ -44,10 +44,35 @@ def test_memory_comes_and_goes_in_the_order_of_the_stream(trt: Any, cuda: HostCu
     assert cuda.live == 0
 
 
+@pytest.mark.parametrize("flags", [0, 1])
+def test_without_a_stream_the_order_is_that_of_the_contexts_own(trt: Any, cuda: HostCuda, flags: int) -> None:
+    device = host_device(cuda)
+    own = device.stream()
+    allocator = allocator_for(trt, PoolAllocations(device, own))
+    address = allocator.allocate_async(1000, 256, 0, flags)
+    own.synchronize()
+    assert cuda.view(address, 1000).size == 1000
+    assert allocator.deallocate_async(address, 0)
+    own.synchronize()
+    assert cuda.live == 0
+
+
+def test_an_alignment_that_cuda_does_not_promise_is_not_pretended(trt: Any, cuda: HostCuda) -> None:
+    device = host_device(cuda)
+    own = device.stream()
+    allocations = PoolAllocations(device, own)
+    allocator = allocator_for(trt, allocations)
+    assert allocator.allocate_async(1000, 2**20, own.handle, 0) == 0
+    assert "multiple of 1048576 bytes" in str(allocations.take_error())
+    own.synchronize()
+    assert cuda.live == 0
+
+
 def test_nothing_and_no_memory(trt: Any, cuda: HostCuda) -> None:
     device = host_device(cuda)
-    allocations = PoolAllocations(device)
-    allocator, stream = allocator_for(trt, allocations), device.stream().handle
+    own = device.stream()
+    allocations = PoolAllocations(device, own)
+    allocator, stream = allocator_for(trt, allocations), own.handle
     assert allocator.allocate_async(0, 256, stream, 0) == 0
     assert allocator.deallocate_async(0, stream)
     assert allocations.take_error() is None
@@ -59,7 +84,8 @@ def test_nothing_and_no_memory(trt: Any, cuda: HostCuda) -> None:
 
 def test_a_lost_device_is_no_exception_inside_tensorrt(trt: Any, cuda: HostCuda) -> None:
     device = host_device(cuda)
-    allocator, stream = allocator_for(trt, PoolAllocations(device)), device.stream().handle
+    own = device.stream()
+    allocator, stream = allocator_for(trt, PoolAllocations(device, own)), own.handle
     address = allocator.allocate_async(10, 256, stream, 0)
     cuda.lost = cuda.cudaError_t.cudaErrorIllegalAddress
     assert allocator.allocate_async(10, 256, stream, 0) == 0
@@ -70,7 +96,8 @@ def test_a_lost_device_is_no_exception_inside_tensorrt(trt: Any, cuda: HostCuda)
 @pytest.mark.rtx
 def test_tensorrts_bindings_take_it(cuda: HostCuda) -> None:
     trt = load_tensorrt_rtx().module
-    allocator = allocator_for(trt, PoolAllocations(host_device(cuda)))
+    device = host_device(cuda)
+    allocator = allocator_for(trt, PoolAllocations(device, device.stream()))
     assert isinstance(allocator, trt.IGpuAllocator)
     builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
     builder.gpu_allocator = allocator

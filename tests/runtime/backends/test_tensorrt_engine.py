@@ -501,6 +501,16 @@ def test_a_context_that_cannot_be_made(make: Make) -> None:
         world.engine.run(images(1))
 
 
+def test_activations_that_are_refused_without_an_answer(make: Make) -> None:
+    """Memory begins at odd multiples of 256 here; TensorRT wants 512, and another version may want more."""
+    world = make()
+    world.trt.changes["activation_alignment"] = 2**20
+    with pytest.raises(EngineError, match=r"failed on its activations: setDeviceMemory: memory must be aligned"):
+        world.engine.run(images(1))
+    del world.trt.changes["activation_alignment"]
+    assert_equal(world.engine.run(images(1)), FakeEngine(CARD).run(images(1)))
+
+
 def test_a_profile_that_cannot_be_set(make: Make) -> None:
     world = make()
     world.trt.changes["no_profile"] = True
