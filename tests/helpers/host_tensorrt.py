@@ -120,6 +120,9 @@ class _Runtime:
         if not content.startswith(b"plan"):
             self._logger.log(_Severity.ERROR, "[r.cpp::de::9] Error Code 4: magic tag does not match")
             return None
+        if self._trt.changes.get("carries_nothing") and not self._registry.all_creators:
+            self._logger.log(_Severity.ERROR, "[r.cpp::cr::9] Error Code 4: could not find plugin AlgmLocalMerge")
+            return None
         return _Engine(self._trt, self._logger)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from algm_trt.plugins.library import INTERFACE_VERSION, load_library
+from algm_trt.plugins.library import INTERFACE_VERSION, PluginLibraryError, load_library
 from algm_trt.plugins.spec import PLUGIN_VERSION
 from algm_trt.runtime.backends.tensorrt.bindings import (
     TensorRT,
@@ -212,13 +212,27 @@ def open_plan(path: Path, record: EngineRecord, content: bytes, tensorrt: Tensor
     runtime.engine_host_code_allowed = bool(
         (record.plugins is not None and record.plugins.embedded) or record.options.get("version_compatible")
     )
-    engine = runtime.deserialize_cuda_engine(content)
+    engine = runtime.deserialize_cuda_engine(content) or _opened_with_own_library(runtime, record.plugins, content)
     if engine is None:
         said = messages.summary() or "it does not say why"
         raise EngineError(f"{path} cannot be opened by {tensorrt.name}: {said}; build it again on this machine")
     messages.errors.clear()
     tensors = _tensors(path, record, engine, trt)
     return OpenPlan(record, tensorrt, runtime, engine, messages, logger, tensors)
+
+
+def _opened_with_own_library(runtime: Any, plugins: PluginRecord | None, content: bytes) -> Any:
+    """A plan that was to carry the library, opened with the one of this machine; None if that does not help.
+
+    TensorRT's documentation speaks of libraries in version-compatible plans only, so that others may lack it.
+    """
+    if plugins is None or not plugins.embedded or plugins.interface != INTERFACE_VERSION:
+        return None
+    try:
+        load_library(runtime.get_plugin_registry())
+    except PluginLibraryError:
+        return None
+    return runtime.deserialize_cuda_engine(content)
 
 
 def _tensors(path: Path, record: EngineRecord, engine: Any, trt: Any) -> dict[str, Tensor]:

@@ -190,6 +190,21 @@ def test_a_plan_without_the_library_loads_it(
     assert not opening.trt.runtimes[0].engine_host_code_allowed
 
 
+def test_a_plan_that_should_carry_the_library_and_does_not_loads_it(
+    opening: Opening, monkeypatch: pytest.MonkeyPatch, twin_library: Path, tmp_path: Path
+) -> None:
+    """TensorRT may leave it out of plans that are not version-compatible; what is said is then the first try's."""
+    opening.trt.changes["carries_nothing"] = True
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(tmp_path / "none.so"))
+    with pytest.raises(EngineError, match="could not find plugin AlgmLocalMerge; build"):
+        opening()
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(twin_library))
+    with pytest.raises(EngineError, match="could not find plugin"):
+        opening(plugins=dataclasses.replace(PLUGINS, interface=99))
+    opening().close()
+    assert opening.trt.runtimes[-1].get_plugin_registry().all_creators
+
+
 FOREIGN: list[dict[str, Any]] = [
     {"tensors": {"images": ((-1, 16, 16, 3), "UINT8")}},
     {"tensors": {"images": ((-1, 32, 32, 3), "FLOAT")}},
