@@ -3,9 +3,9 @@
     python benchmarks/camvid_cpu.py CHECKPOINT DATA [--json FILE]
 
 CHECKPOINT is a Segmenter with ALGM in the official format, trained on CamVid; DATA is CamVid as `algm-eval --dataset
-camvid` takes it. Neither is part of the project: CamVid is for non-commercial use. The checkpoint is exported three
-times (dense, merged, merged in FP16) and every model sees the same frames with the official protocol. OpenVINO runs the
-merged one too, in float32 and in bfloat16.
+camvid` takes it. Neither is part of the project: CamVid is for non-commercial use. The checkpoint is exported four
+times (dense, merged, merged in FP16 and in int8) and every model sees the same frames with the official protocol.
+OpenVINO runs the merged one too, in float32 and in bfloat16.
 
 It measures accuracy and tokens, which do not depend on the machine; other benchmarks measure speed.
 """
@@ -28,7 +28,7 @@ from algm_trt.runtime.evaluation.job import EvaluationJob, run_evaluation
 from algm_trt.runtime.evaluation.sets import Places
 
 THRESHOLDS = (0.5, 0.7, 0.8, 0.85, 0.95, 1.0)
-MOST_LOST_BY_MERGING, MOST_BETWEEN_BACKENDS, MOST_LOST_BY_HALF = 0.005, 0.0005, 0.001
+MOST_LOST_BY_MERGING, MOST_BETWEEN_BACKENDS, MOST_LOST_BY_ROUNDING = 0.005, 0.0005, 0.001
 KEPT = (
     "threshold",
     "backend",
@@ -93,14 +93,17 @@ def main() -> None:
     assert checkpoint.merge is not None, "the checkpoint must have been trained with merging"
     trained_at = checkpoint.merge.threshold
     with TemporaryDirectory() as folder:
-        dense, merged, half = (Path(folder) / f"{name}.onnx" for name in ("dense", "merged", "merged_fp16"))
+        dense, merged, half, coarse = (
+            Path(folder) / f"{name}.onnx" for name in ("dense", "merged", "merged_fp16", "merged_int8")
+        )
         export_onnx(checkpoint, dense, ExportOptions(merge=False, verify=False))
         export_onnx(checkpoint, merged, ExportOptions(verify=False))
-        export_onnx(checkpoint, half, ExportOptions(precision="fp16", verify=False))
+        for path, precision in ((half, "fp16"), (coarse, "int8")):
+            export_onnx(checkpoint, path, ExportOptions(precision=precision, verify=False))
         thresholds = tuple(sorted({*THRESHOLDS, trained_at}))
         curve = evaluated([str(dense), str(merged)], data, thresholds, limit, onnxruntime)
         weights = str(checkpoint.path)
-        backends = evaluated([weights, str(merged)], data, (), limit, onnxruntime)
+        backends = evaluated([weights, str(merged), str(coarse)], data, (), limit, onnxruntime)
         fp16 = evaluated([str(merged), str(half)], data, (), arguments.fp16_limit or limit, onnxruntime)
         fp32, bf16 = (evaluated([str(merged)], data, (), limit, engine)[0] for engine in openvino)
     at_training = next(run for run in curve if run["threshold"] == trained_at)
@@ -111,9 +114,10 @@ def main() -> None:
         "ONNX Runtime FP32 from PyTorch": claim(
             backends[1]["mean_iou"] - backends[0]["mean_iou"], MOST_BETWEEN_BACKENDS
         ),
-        "ONNX Runtime FP16 from FP32": claim(fp16[1]["mean_iou"] - fp16[0]["mean_iou"], MOST_LOST_BY_HALF),
+        "ONNX Runtime FP16 from FP32": claim(fp16[1]["mean_iou"] - fp16[0]["mean_iou"], MOST_LOST_BY_ROUNDING),
+        "ONNX Runtime int8 from FP32": claim(backends[2]["mean_iou"] - backends[1]["mean_iou"], MOST_LOST_BY_ROUNDING),
         "OpenVINO FP32 from ONNX Runtime": claim(fp32["mean_iou"] - backends[1]["mean_iou"], MOST_BETWEEN_BACKENDS),
-        "OpenVINO bf16 from FP32": claim(bf16["mean_iou"] - fp32["mean_iou"], MOST_LOST_BY_HALF),
+        "OpenVINO bf16 from FP32": claim(bf16["mean_iou"] - fp32["mean_iou"], MOST_LOST_BY_ROUNDING),
     }
     backends += [fp32, bf16]
     for run in (*curve, *backends, *fp16):

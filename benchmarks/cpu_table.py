@@ -60,7 +60,7 @@ def parse() -> argparse.Namespace:
         nargs="+",
         action="append",
         metavar=("CHECKPOINT", "PICTURES"),
-        help="trained checkpoint to compare bf16 on (default: the sample); pictures for it (default: drawn scenes)",
+        help="trained checkpoint to compare bf16 and int8 on, pictures for it (default: the sample, drawn scenes)",
     )
     parser.add_argument("--json", type=Path, help="file for the results")
     return parser.parse_args()
@@ -85,7 +85,7 @@ def main() -> int:
                 write_record(options.json, results)  # what is done is kept when the time is up
     for checkpoint, *pictures in options.checkpoint or [[ROOT / "examples" / "sample"]]:
         for folder in pictures or [None]:
-            results["trained"].append(apart(agreement, checkpoint, folder, COMPARED))
+            results["trained"] += apart(agreement, checkpoint, folder, COMPARED)
     print(cpu_table(results))
     if options.json:
         write_record(options.json, results)

@@ -7,7 +7,7 @@ ours with labels of every pixel, the official network with class scores of every
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from official_cpu import WAYS, OfficialCode, OfficialVariant, compile_all, compiled_graphs
 
 from algm_trt.exporter import ExportOptions, export_onnx
-from algm_trt.exporter.checkpoint import load_checkpoint
+from algm_trt.exporter.checkpoint import Checkpoint, load_checkpoint
 from algm_trt.exporter.segmenter import full_size_logits, normalise, segmenter_from_checkpoint
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime.engine import Engine, open_engine
@@ -31,14 +31,37 @@ from algm_trt.runtime.timing import Samples, Spread, alternate
 
 SIZE: Final = 512
 KINDS: Final = ("dense", "merged")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A way in which users run an exported model.
+
+    Attributes:
+        library: that computes.
+        precision: of its arithmetic.
+        export: precision of the model file.
+    """
+
+    library: str
+    precision: str = "fp32"
+    export: str = "fp32"
+
+    def options(self, threads: int, streams: int = 1) -> EngineOptions:
+        """How to open the model."""
+        return EngineOptions(self.library, "cpu", threads=threads, cpu_precision=self.precision, streams=streams)
+
+
 BACKENDS: Final = {
-    "ONNX Runtime FP32": ("onnxruntime", "fp32"),
-    "OpenVINO FP32": ("openvino", "fp32"),
-    "OpenVINO bf16": ("openvino", "bf16"),
+    "ONNX Runtime FP32": Backend("onnxruntime"),
+    "ONNX Runtime int8": Backend("onnxruntime", export="int8"),
+    "OpenVINO FP32": Backend("openvino"),
+    "OpenVINO bf16": Backend("openvino", "bf16"),
 }
 # Merged over its own dense, merged over the official eager network, bf16 over the fastest official variant.
 TARGETS: Final = {"own dense": 1.6, "official eager": 1.4, "fastest official": 2.0}
-LEAST_EQUAL: Final = 0.995
+LEAST_EQUAL: Final = {"OpenVINO bf16": 0.995, "ONNX Runtime int8": 0.98}
+"""Share of labels on trained networks, of ways that round."""
 
 
 @dataclass(frozen=True)
@@ -132,9 +155,7 @@ class Laboratory:
         self._images = images
         self._folder = folder
         self._checkpoint = load_checkpoint(random_checkpoint(self.config, folder))
-        self._models = {kind: folder / f"{kind}.onnx" for kind in KINDS}
-        for kind, path in self._models.items():
-            export_onnx(self._checkpoint, path, ExportOptions(merge=kind == "merged", verify=False))
+        self._models = exported(self._checkpoint, folder)
         self._counter = self._open("ONNX Runtime FP32", "merged")
         self.threshold = engine_threshold(self._counter, self._images, self.config)
 
@@ -162,9 +183,8 @@ class Laboratory:
         return [round((full - tokens) / 3 / windows, 3) for tokens in left]
 
     def _open(self, name: str, kind: str) -> Engine:
-        backend, precision = BACKENDS[name]
-        options = EngineOptions(backend=backend, device="cpu", threads=self._plan.threads, cpu_precision=precision)
-        return open_engine(self._models[kind], options)
+        backend = BACKENDS[name]
+        return open_engine(self._models[kind, backend.export], backend.options(self._plan.threads))
 
     def _pytorch(self) -> Iterator[tuple[Key, Variant]]:
         pixels = torch.from_numpy(self._images)
@@ -195,6 +215,16 @@ class Laboratory:
                 print(f"  preparing official {way}, {kind}", flush=True)
                 compile_all([variant], pictures)
                 yield (f"official {way}", kind), official_variant(variant, pictures)
+
+
+def exported(checkpoint: Checkpoint, folder: Path, kinds: Sequence[str] = KINDS) -> dict[tuple[str, str], Path]:
+    """The models that `BACKENDS` open, by kind and precision of the file."""
+    models = {}
+    for kind in kinds:
+        for precision in sorted({backend.export for backend in BACKENDS.values()}):
+            options = ExportOptions(merge=kind == "merged", precision=precision, verify=False)
+            models[kind, precision] = export_onnx(checkpoint, folder / f"{kind}_{precision}.onnx", options).path
+    return models
 
 
 def engine_variant(engine: Engine, images: NDArray[np.uint8], threshold: float | None) -> Variant:
@@ -234,7 +264,7 @@ def ratios(times: dict[Key, Samples], gated: bool) -> dict[str, dict[str, Any]]:
         eager = ("official eager FP32", "merged")
         pairs.append((("ONNX Runtime FP32", "merged"), eager, TARGETS["official eager"]))
         pairs.append((("OpenVINO bf16", "merged"), fastest, TARGETS["fastest official"]))
-        pairs.append((("ONNX Runtime FP32", "merged"), fastest, 0.0))
+        pairs += [((name, "merged"), fastest, 0.0) for name in ("ONNX Runtime FP32", "ONNX Runtime int8")]
     found = {}
     for one, other, least in pairs:
         if one in times and other in times:
@@ -262,30 +292,33 @@ def _row(key: Key, samples: Samples, answers: dict[Key, list[Answer]]) -> dict[s
     }
 
 
-def agreement(checkpoint: Path, pictures: Path | None, count: int) -> dict[str, Any]:
-    """OpenVINO in bf16 against ONNX Runtime in FP32, merging, on a trained network: labels and tokens."""
+def agreement(checkpoint: Path, pictures: Path | None, count: int) -> list[dict[str, Any]]:
+    """Ways that round against ONNX Runtime in FP32, merging, on a trained network: labels and tokens."""
     loaded = load_checkpoint(checkpoint)
     images, what = load_pictures(pictures, count, loaded.crop[0])
-    equal, tokens = [], []
     with TemporaryDirectory() as folder:
-        path = export_onnx(loaded, Path(folder) / "model.onnx", ExportOptions(verify=False)).path
-        exact = open_engine(path, EngineOptions(backend="onnxruntime", device="cpu"))
-        try:
-            fast = open_engine(path, EngineOptions(backend="openvino", device="cpu", cpu_precision="bf16"))
-        except (AlgmError, ImportError) as error:
-            return {"checkpoint": checkpoint.name, "not_run": str(error)}
-        for image in images:
-            one, other = exact.run(image[None]), fast.run(image[None])
-            equal.append(float(np.mean(one.labels == other.labels)))
-            tokens.append([int(one.token_counts[0, 2]), int(other.token_counts[0, 2])])
-    mean = float(np.mean(equal))
-    return {
-        "checkpoint": checkpoint.name,
-        "checkpoint_sha256": loaded.sha256,
-        "pictures": f"{count} {what}",
-        "labels_equal": mean,
-        "labels_equal_by_picture": equal,
-        "tokens_fp32_and_bf16": tokens,
-        "least": LEAST_EQUAL,
-        "holds": mean >= LEAST_EQUAL,
-    }
+        models = exported(loaded, Path(folder), ("merged",))
+        exact = open_engine(models["merged", "fp32"], BACKENDS["ONNX Runtime FP32"].options(2))
+        expected = [exact.run(image[None]) for image in images]
+        rows = []
+        for name, least in LEAST_EQUAL.items():
+            row: dict[str, Any] = {"name": name, "checkpoint": checkpoint.name, "checkpoint_sha256": loaded.sha256}
+            rows.append(row)
+            backend = BACKENDS[name]
+            try:
+                engine = open_engine(models["merged", backend.export], backend.options(2))
+            except (AlgmError, ImportError) as error:
+                row["not_run"] = str(error)
+                continue
+            found = [engine.run(image[None]) for image in images]
+            pairs = list(zip(expected, found, strict=True))
+            equal = [float(np.mean(one.labels == other.labels)) for one, other in pairs]
+            row |= {
+                "pictures": f"{count} {what}",
+                "labels_equal": float(np.mean(equal)),
+                "labels_equal_by_picture": equal,
+                "tokens_fp32_and_rounded": [[int(one.token_counts[0, 2]) for one in pair] for pair in pairs],
+                "least": least,
+                "holds": float(np.mean(equal)) >= least,
+            }
+    return rows

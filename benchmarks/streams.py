@@ -19,16 +19,14 @@ from typing import Any, Final
 
 import numpy as np
 import tables
-from cpu_variants import BACKENDS, KINDS, SIZE
+from cpu_variants import BACKENDS, KINDS, SIZE, exported
 from networks import engine_threshold, random_checkpoint, random_config
 from record import write_record
 
-from algm_trt.exporter import ExportOptions, export_onnx
 from algm_trt.exporter.checkpoint import load_checkpoint
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime.cores import physical_cores
 from algm_trt.runtime.engine import Engine, open_engine
-from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.scenes import draw_scene
 from algm_trt.runtime.timing import Call, Samples, alternate
 
@@ -49,14 +47,11 @@ def measure(name: str, threads: int, count: int, rounds: int) -> dict[str, Any]:
     with TemporaryDirectory() as text:
         folder = Path(text)
         checkpoint = load_checkpoint(random_checkpoint(config, folder))
-        models = {kind: folder / f"{kind}.onnx" for kind in KINDS}
-        for kind, model in models.items():
-            export_onnx(checkpoint, model, ExportOptions(merge=kind == "merged", verify=False))
+        models = exported(checkpoint, folder)
         for backend, kind, streams in product(BACKENDS, KINDS, (1, threads)):
-            library, precision = BACKENDS[backend]
-            options = EngineOptions(library, "cpu", threads=threads, cpu_precision=precision, streams=streams)
+            way = BACKENDS[backend]
             try:
-                engines[backend, kind, streams] = open_engine(models[kind], options)
+                engines[backend, kind, streams] = open_engine(models[kind, way.export], way.options(threads, streams))
             except (AlgmError, ImportError) as error:
                 not_run[backend] = str(error)
     threshold = engine_threshold(engines["ONNX Runtime FP32", "merged", 1], images, config)

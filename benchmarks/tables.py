@@ -50,7 +50,7 @@ def cpu_table(record: Record) -> str:
         parts.append(_promises(run["ratios"]))
         parts.extend(f"Left out: {name} ({reason})\n" for name, reason in run["not_run"].items())
     parts.extend(
-        f"OpenVINO bf16 on the trained network `{row['checkpoint']}` ({row['pictures']}): "
+        f"{row['name']} on the trained network `{row['checkpoint']}` ({row['pictures']}): "
         f"{_percent(row['labels_equal'])} of the labels equal to ONNX Runtime's in FP32, {_holds(row)}.\n"
         for row in record["trained"]
         if "labels_equal" in row

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 from camvid_pictures import windows_of
-from cpu_variants import BACKENDS, SIZE
+from cpu_variants import BACKENDS, KINDS, SIZE, exported
 from networks import engine_threshold, random_checkpoint, random_config
 from numpy.typing import NDArray
 from record import write_record
@@ -70,8 +70,9 @@ def checkpoint_of(name: str, folder: Path) -> Checkpoint:
     return load_checkpoint(random_checkpoint(random_config(name, SIZE), folder / "random"))
 
 
-def with_half_merging(checkpoint: Checkpoint, model: Path, photographs: Sequence[Source]) -> Checkpoint:
+def with_half_merging(checkpoint: Checkpoint, folder: Path, photographs: Sequence[Source]) -> Checkpoint:
     """The checkpoint with the threshold at which half of the windows merge in photographs from all over the list."""
+    model = export_onnx(checkpoint, folder / "any_threshold.onnx", ExportOptions(verify=False)).path
     engine = open_engine(model, EngineOptions(backend="onnxruntime", device="cpu"))
     step = max(1, len(photographs) // THRESHOLD_PICTURES)
     threshold = engine_threshold(engine, list(first_windows(photographs[::step], engine.card)), checkpoint.config)
@@ -87,17 +88,21 @@ def first_windows(photographs: Sequence[Source], card: ModelCard) -> Iterator[ND
 
 
 def jobs(
-    models: dict[str, Path], backends: Sequence[str], sources: Sequence[Source], threads: int, not_run: dict[str, str]
+    models: dict[tuple[str, str], Path],
+    backends: Sequence[str],
+    sources: Sequence[Source],
+    threads: int,
+    not_run: dict[str, str],
 ) -> Iterator[tuple[Key, Job]]:
     """A job for every backend, kind of model and number of streams that works here; why others do not is `not_run`."""
     options = JobOptions(pipeline=PipelineOptions(), quiet=True)
     for backend in backends:
-        library, precision = BACKENDS[backend]
-        asked = EngineOptions(library, "cpu", threads=threads, cpu_precision=precision)
-        for kind, model in models.items():
+        way = BACKENDS[backend]
+        for kind in KINDS:
+            model = models[kind, way.export]
             for streams in sorted({1, shared_threads(None, threads)[0]}):
                 try:
-                    engine = open_engine(model, replace(asked, streams=streams))
+                    engine = open_engine(model, way.options(threads, streams))
                 except (AlgmError, ImportError) as error:
                     not_run[f"{backend}, {kind}"] = str(error)
                     continue
@@ -110,12 +115,9 @@ def measure(name: str, backends: Sequence[str], sources: Sequence[Source], threa
     with TemporaryDirectory() as text:
         folder = Path(text)
         checkpoint = checkpoint_of(name, folder)
-        models = {kind: folder / f"{kind}.onnx" for kind in ("dense", "merged")}
-        for kind, model in models.items():
-            export_onnx(checkpoint, model, ExportOptions(merge=kind == "merged", verify=False))
         if name != "sample":
-            checkpoint = with_half_merging(checkpoint, models["merged"], sources)
-            export_onnx(checkpoint, models["merged"], ExportOptions(verify=False))
+            checkpoint = with_half_merging(checkpoint, folder, sources)
+        models = exported(checkpoint, folder)
         running = dict(jobs(models, backends, sources, threads, not_run))
         few = {key: replace(job, sources=sources[:4]) for key, job in running.items()}
         for job in few.values():

@@ -50,6 +50,7 @@ def test_variants_of_a_small_network(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ("our PyTorch FP32", "merged") in rows
     assert rows["ONNX Runtime FP32", "dense"]["tokens_at_the_end"] == [65, 65]
     assert rows["ONNX Runtime FP32", "merged"]["labels_equal_to_fp32"] > 0.999
+    assert 0.5 < rows["ONNX Runtime int8", "merged"]["labels_equal_to_fp32"] < 0.999
     assert np.mean(found["windows_merged"]) == pytest.approx(0.5, abs=0.1)
     assert len(rows["ONNX Runtime FP32", "merged"]["ms_of_calls"]) == 2
 
@@ -99,7 +100,7 @@ def test_whole_job_counts_what_cannot_be_read(
 @pytest.mark.heavy
 def test_streams_of_a_small_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "SIZE", 128)
-    monkeypatch.setattr(streams, "BACKENDS", {"ONNX Runtime FP32": ("onnxruntime", "fp32")})
+    monkeypatch.setattr(streams, "BACKENDS", {name: cpu_variants.BACKENDS[name] for name in ["ONNX Runtime FP32"]})
     found = streams.measure("tiny", threads=2, count=3, rounds=2)
     one, two = [row for row in found["variants"] if row["kind"] == "merged"]
     assert (one["streams"], two["streams"]) == (1, 2)
@@ -116,7 +117,7 @@ def test_a_threshold_is_found_on_the_photographs_that_can_be_read(tmp_path: Path
     model = export_onnx(folder, tmp_path / "model.onnx", ExportOptions(verify=False)).path
     (tmp_path / "empty.jpg").touch()
     sources = find_sources([str(tmp_path / "empty.jpg"), str(drawn_camvid / "images" / "test")], recursive=False)
-    found = whole_job.with_half_merging(load_checkpoint(folder), model, sources)
+    found = whole_job.with_half_merging(load_checkpoint(folder), tmp_path, sources)
     windows = list(whole_job.first_windows(sources, open_engine(model).card))
     counts = [open_engine(model).run(window[None], found.merge.threshold).token_counts[0, 1] for window in windows]
     assert len(windows) == 3
