@@ -356,6 +356,13 @@ def main() -> int:
             write_record(options.json, results)  # what is done is kept when the time is up
 
     broken = []
+    for folder in options.checkpoint:  # first: they are few, and what must hold
+        try:
+            results["checkpoints"] += check_checkpoint(folder, options.pictures, plan)
+        except (RuntimeError, AlgmError) as error:
+            broken.append(f"{folder}: {str(error).splitlines()[0]}")
+            traceback.print_exc()
+        keep()
     for backbone in options.backbones:
         network = results["networks"][backbone] = {}
         try:
@@ -366,9 +373,6 @@ def main() -> int:
             broken.append(f"{backbone}: {str(error).splitlines()[0]}")
             network["broken"] = str(error)
             traceback.print_exc()
-    for folder in options.checkpoint:
-        results["checkpoints"] += check_checkpoint(folder, options.pictures, plan)
-        keep()
     for backbone, network in results["networks"].items():
         for name, ratio in network.get("ratios", {}).items():
             print(f"{backbone}: {name}: {ratio:.2f}")

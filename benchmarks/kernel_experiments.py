@@ -58,7 +58,8 @@ class Experiment:
         for name in ("exporter", "plugins", "engines", "runtime"):
             shutil.copytree(ROOT / name, package / name, ignore=shutil.ignore_patterns("__pycache__"))
         alone = os.environ | {"GIT_CEILING_DIRECTORIES": str(folder.parent)}  # in no repository, whatever is above it
-        subprocess.run(["git", "apply", str(self.path)], cwd=package, check=True, env=alone)
+        apply = ["git", "apply"] if shutil.which("git") else ["patch", "--quiet", "-p1", "-i"]
+        subprocess.run([*apply, str(self.path)], cwd=package, check=True, env=alone)
         return folder
 
 

@@ -9,19 +9,23 @@ has queued the run, so that no time of the host is in it; gaps between the kerne
 Floors: bytes that must be read and written once, over the bandwidth that a device copy reaches here; for attention,
 PyTorch's on the same lengths (`torch.nn.attention.varlen`); for GlobalMerge, the similarity product by cuBLAS
 (`torch.bmm`) on images of one length that makes as many operations, rounded up to a multiple of 8, which cuBLAS likes
-best. `share` is floor / time: 1 is the floor itself. A kernel that fails has its `error` in the record, the others go
-on; the exit code is then 1.
+best. `share` is floor / time: 1 is the floor itself. A kernel that fails has its `error` in the record; the others go
+on in a process of their own, because CUDA does no more for one in which a kernel faulted. The exit code is then 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import json
 import statistics
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -316,23 +320,49 @@ TIMERS: dict[str, Timer] = {
 }
 
 
-def measure_all(batch: int, kernels: Sequence[str] = tuple(TIMERS)) -> dict[str, Any]:
-    """Kernels at all shapes."""
+def measure_all(
+    batch: int, kernels: Sequence[str] = tuple(TIMERS), keep: Callable[[dict[str, Any]], None] = lambda results: None
+) -> tuple[dict[str, Any], list[str]]:
+    """Kernels at all shapes, up to the first that fails.
+
+    Args:
+        batch: images of a batch.
+        kernels: names, in `TIMERS`.
+        keep: called with the results so far whenever a kernel is done.
+
+    Returns:
+        The results, and the names of the kernels that come behind the one that failed.
+    """
     flush = torch.ones(FLUSH_BYTES // 4, dtype=torch.int32, device="cuda")
     bandwidth = copy_bandwidth(flush)
     rivals = {"global_merge": "cuBLAS", "packed_attention": torch_attention()[1]}
-    rows = []
-    for shape in SHAPES:
-        for name in kernels:
-            timer, against = TIMERS[name], rivals.get(name, "device copy")
-            row: dict[str, Any] = {"shape": shape.name, "kernel": name, "against": against}
-            rows.append(row | _figures(row, timer, batch, flush, bandwidth, shape))
-    return {
+    rows: list[dict[str, Any]] = []
+    results = {
         "device": torch.cuda.get_device_name(),
         "batch": batch,
         "copy_gigabytes_per_second": round(bandwidth / 1e6, 1),
         "kernels": rows,
     }
+    for place, name in enumerate(kernels):
+        for shape in SHAPES:
+            row: dict[str, Any] = {"shape": shape.name, "kernel": name, "against": rivals.get(name, "device copy")}
+            rows.append(row | _figures(row, TIMERS[name], batch, flush, bandwidth, shape))
+            if "error" in rows[-1]:
+                return results, list(kernels[place + 1 :])
+        keep(results)
+    return results, []
+
+
+def measured_apart(batch: int, kernels: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of kernels that a process of its own measures; one row without figures each where it ends without any."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.json"
+        command = [sys.executable, __file__, "--batch", str(batch), "--only", *kernels, "--json", str(file)]
+        status = subprocess.run(command, check=False).returncode
+        if not file.is_file():
+            return [{"kernel": name, "error": f"not measured: exit code {status}"} for name in kernels]
+        rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["kernels"]
+        return rows
 
 
 def _figures(
@@ -341,7 +371,7 @@ def _figures(
     label = f"{row['shape']:10} {row['kernel']:17}"
     try:
         time, floor = timer(shape, batch, flush)
-    except Exception as error:  # whatever it is, the other kernels are worth measuring
+    except Exception as error:  # whatever it is, the other kernels are worth measuring: see measured_apart
         traceback.print_exc()
         print(f"{label} failed: {error}")
         return {"error": f"{type(error).__name__}: {error}"}
@@ -363,9 +393,16 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("no CUDA device: nothing measured")
         return 4
-    results = measure_all(options.batch, options.only)
-    if options.json:
-        write_record(options.json, results)
+
+    def keep(results: dict[str, Any]) -> None:
+        if options.json:
+            write_record(options.json, results)  # what is done is kept when the time is up
+
+    results, left = measure_all(options.batch, options.only, keep)
+    keep(results)
+    if left:
+        results["kernels"] += measured_apart(options.batch, left)
+        keep(results)
     return int(any("error" in row for row in results["kernels"]))
 
 

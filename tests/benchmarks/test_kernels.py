@@ -75,21 +75,47 @@ def on_cpu(twin_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 
 def test_every_kernel_is_measured(on_cpu: None) -> None:
-    rows = {row["kernel"]: row for row in kernels.measure_all(3)["kernels"]}
+    kept: list[int] = []
+    results, left = kernels.measure_all(3, keep=lambda results: kept.append(len(results["kernels"])))
+    assert not left
+    assert kept == list(range(1, len(kernels.TIMERS) + 1))
+    rows = {row["kernel"]: row for row in results["kernels"]}
     assert not [row for row in rows.values() if "error" in row]
     assert set(rows) == {name.removeprefix("algm_") for name in kernels.interface.FUNCTIONS}
     assert all(row["ms"] == row["warm_ms"] == 1.0 for row in rows.values())
     assert {name for name, row in rows.items() if "warm_floor_ms" in row} == {"global_merge", "packed_attention"}
 
 
-def test_what_fails_is_recorded_and_the_others_go_on(on_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fails_is_recorded_and_the_others_are_left_for_another_process(
+    on_cpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setitem(kernels.TIMERS, "labels", broken)
+    results, left = kernels.measure_all(2, ["unmerge", "labels", "global_merge", "append_tokens"])
+    done, failed = results["kernels"]
+    assert done["kernel"] == "unmerge"
+    assert "ms" in done
+    assert failed["error"] == "RuntimeError: CUDA error: an illegal memory access was encountered"
+    assert left == ["global_merge", "append_tokens"]
+
+
+def test_attention_that_differs_from_pytorchs_is_an_error(on_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> tuple[Callable[..., Any], str]:
         return lambda q, *_: torch.zeros_like(q), "zeros"
 
     monkeypatch.setattr(kernels, "torch_attention", broken)
-    rows = {row["kernel"]: row for row in kernels.measure_all(2)["kernels"]}
-    assert "differs" in rows.pop("packed_attention")["error"]
-    assert all("ms" in row for row in rows.values())
+    results, _ = kernels.measure_all(2, ["packed_attention"])
+    assert "differs" in results["kernels"][0]["error"]
+
+
+def test_another_process_that_measures_nothing_is_an_error_of_each_kernel() -> None:
+    """There is no GPU where this runs: the process ends with exit code 4."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    rows = kernels.measured_apart(2, ["unmerge", "labels"])
+    assert rows == [{"kernel": name, "error": "not measured: exit code 4"} for name in ("unmerge", "labels")]
 
 
 def test_a_kernel_says_why_it_refuses(on_cpu: None) -> None:

@@ -1,12 +1,19 @@
-"""CUDA memory for tests of the kernels: guarded buffers from PyTorch, work on PyTorch's current stream."""
+"""CUDA memory for tests of the kernels: guarded buffers from PyTorch, work on PyTorch's current stream.
+
+Where PyTorch is told to make an allocation of every tensor, compute-sanitizer is watching: it sees every access outside
+of an allocation, and buffers are then as long as their contents, without guards.
+"""
 
 from __future__ import annotations
+
+import os
 
 import numpy as np
 import torch
 from helpers.kernels import Array
 
-_GUARD = 512
+_WATCHED = bool(os.environ.get("PYTORCH_NO_CUDA_MEMORY_CACHING"))
+_GUARD = 0 if _WATCHED else 512
 
 
 class DeviceBuffer:
@@ -14,7 +21,7 @@ class DeviceBuffer:
 
     def __init__(self, array: Array) -> None:
         self._shape, self._dtype, self._bytes = array.shape, array.dtype, array.nbytes
-        padded = -(-array.nbytes // 256) * 256
+        padded = max(1, array.nbytes) if _WATCHED else -(-array.nbytes // 256) * 256
         self._memory = torch.full((padded + 2 * _GUARD,), 0xA5, dtype=torch.uint8, device="cuda")
         contents = np.frombuffer(np.asarray(array, order="C").tobytes(), np.uint8).copy()
         self._memory[_GUARD : _GUARD + self._bytes] = torch.from_numpy(contents).cuda()

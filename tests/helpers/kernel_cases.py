@@ -45,6 +45,9 @@ LOCAL_CASES = [
     LocalCase(1, (8, 3), (4, 1), 768),
     LocalCase(1, (4, 2), (2, 2), 1024, extra_tokens=2),
     LocalCase(1, (32, 32), (2, 2), 8),
+    LocalCase(2, (6, 8), (2, 2), 192),
+    LocalCase(2, (4, 4), (2, 2), 640),
+    LocalCase(2, (4, 4), (2, 2), 992),
 ]
 LARGE_LOCAL_CASE = LocalCase(2, (160, 160), (2, 2), 8)
 
@@ -59,6 +62,8 @@ GLOBAL_CASES: list[tuple[list[int], int, int, int]] = [
     ([1290], 1, 64, 300),
     ([2310, 5], 1, 64, 50),
 ]
+# Matches of its even tokens do not fit into shared memory; generic tokens of so many find no margins.
+LONG_GLOBAL_CASE: tuple[list[int], int, int, int] = ([4301, 6], 1, 8, 50)
 
 # Lengths of the images, heads.
 ATTENTION_CASES: list[tuple[list[int], int]] = [

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # needs OpenCV, which a machine that only tests the kernels m
 
 Array = NDArray[Any]
 INT32 = np.dtype(np.int32)
+_CUDA_ERROR = 4  # ALGM_CUDA_ERROR
 _DTYPES = {np.dtype(np.float32): interface.FLOAT32, np.dtype(np.float16): interface.FLOAT16}
 _POISON = {np.dtype(np.float32): np.nan, np.dtype(np.float16): np.nan, INT32: -7}
 _POISON |= {np.dtype(np.uint8): 0xFF, np.dtype(np.uint16): 0xFFFF}
@@ -100,7 +101,8 @@ class Kernels:
     def __init__(self, path: Path, memory: Memory) -> None:
         self.library = ctypes.CDLL(str(path))
         self.memory = memory
-        self.library.algm_status_string.restype = ctypes.c_char_p
+        for text in (self.library.algm_status_string, self.library.algm_last_cuda_error):
+            text.restype = ctypes.c_char_p
 
     def local_merge(
         self, x: Array, threshold: float, *, grid: tuple[int, int], window: tuple[int, int], extra_tokens: int = 1
@@ -232,7 +234,8 @@ class Kernels:
             ctypes.c_void_p(self.memory.stream),
         )
         if status != 0:
-            raise KernelError(status, self.library.algm_status_string(status).decode())
+            cause = self.library.algm_last_cuda_error().decode() if status == _CUDA_ERROR else ""
+            raise KernelError(status, f"{self.library.algm_status_string(status).decode()}{cause and f' ({cause})'}")
         for buffer, array in zip(buffers, inputs, strict=False):
             np.testing.assert_array_equal(buffer.array(), array, "the kernel wrote into an input")
         return [buffer.array() for buffer in buffers[len(inputs) :]]

@@ -95,6 +95,13 @@ def test_global_merge_agrees(
 
 
 @dtypes
+def test_global_merge_of_a_long_image(kernels: Kernels, rng: np.random.Generator, dtype: Any) -> None:
+    lengths, extra, channels, patches = cases.LONG_GLOBAL_CASE
+    x = cases.exact_tokens(rng, (sum(lengths), channels), dtype)
+    cases.check_global_merge(kernels, x, cases.global_inputs(rng, lengths, patches), 5, extra)
+
+
+@dtypes
 def test_global_merge_of_equal_tokens_merges_all_into_the_first_destination(kernels: Kernels, dtype: Any) -> None:
     lengths = [9, 6]
     x = np.zeros((15, 8), dtype)

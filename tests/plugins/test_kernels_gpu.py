@@ -75,6 +75,13 @@ def test_global_merge(
 
 
 @dtypes
+def test_global_merge_of_a_long_image(kernels: Kernels, rng: np.random.Generator, dtype: Any) -> None:
+    lengths, extra, channels, patches = cases.LONG_GLOBAL_CASE
+    x = cases.exact_tokens(rng, (sum(lengths), channels), dtype)
+    cases.check_global_merge(kernels, x, cases.global_inputs(rng, lengths, patches), 5, extra)
+
+
+@dtypes
 @pytest.mark.parametrize("depth", cases.HEAD_DIMENSIONS)
 @pytest.mark.parametrize(("lengths", "heads"), [*cases.ATTENTION_CASES, ([1025, 613, 7], 3), ([2305], 2)])
 def test_attention(
