@@ -51,11 +51,12 @@ class Checkpoint:
         sha256: of the weights file.
         config: architecture.
         state: weights, keys as upstream.
-        merge: merge settings it was trained with, or None.
+        merge: merge settings it was trained with; None: it was not, or nothing says so.
         dataset: name of the data set, or "".
         crop: height and width of the training crop in pixels.
         stride: step of the sliding window in pixels, as the official evaluation chooses it.
         notes: what was inferred rather than read, one sentence each.
+        described: whether a variant.yml says how it was trained.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class Checkpoint:
     crop: tuple[int, int]
     stride: int
     notes: tuple[str, ...] = ()
+    described: bool = True
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -237,7 +239,7 @@ def _checkpoint_from_weights(weights: Path, state: State, shapes: Mapping[str, t
     note = f"no variant.yml beside {weights.name}: inferred from the weights {config.describe()}"
     details = (
         f"{note}, crop {config.image_size[0]}x{config.image_size[1]}, normalization '{config.normalization}', "
-        f"{config.n_heads} heads (width / {HEAD_WIDTH}), no merging, numbered classes"
+        f"{config.n_heads} heads (width / {HEAD_WIDTH})"
     )
     return Checkpoint(
         path=weights,
@@ -249,6 +251,7 @@ def _checkpoint_from_weights(weights: Path, state: State, shapes: Mapping[str, t
         crop=config.image_size,
         stride=default_stride(min(config.image_size), ""),
         notes=(details,),
+        described=False,
     )
 
 

@@ -118,10 +118,22 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         nargs="+",
         metavar="L",
-        help="layers that merge, counted from 1, the first locally; not right in front of CHECKPOINT",
+        help="layers that merge, counted from 1, the first locally; not right in front of CHECKPOINT "
+        "(default: as it was trained, else 1 5)",
     )
-    add("--merge-window", type=_size, metavar="HxW", help="window of the local merge in tokens")
-    add("--threshold", type=float, metavar="T", help="similarity at which a window merges; can be changed at run time")
+    add(
+        "--merge-window",
+        type=_size,
+        metavar="HxW",
+        help="window of the local merge in tokens (default: as it was trained, else 2x2)",
+    )
+    add(
+        "--threshold",
+        type=float,
+        metavar="T",
+        help="similarity at which a window merges, at most 1; can be changed at run time (default: as it was trained, "
+        "else 0.88)",
+    )
     add("--no-merge", action="store_true", help="export the dense model")
     add(
         "--precision",

@@ -128,7 +128,7 @@ def export_onnx(
         checked = verify(draft, model, card, options.verify_images) if options.verify else None
         report = {"card": asdict(card), "verification": checked and checked.to_dict()}
         temporary(report_path).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    notes = (*loaded.notes, *class_notes, *_merge_notes(loaded, merge, options))
+    notes = (*loaded.notes, *class_notes, *_merge_notes(loaded, merge, options), *_threshold_notes(merge))
     return ExportReport(target, report_path, card, len(proto.graph.node), notes, checked)
 
 
@@ -231,10 +231,25 @@ def classes_of(checkpoint: Checkpoint, file: str | Path | None) -> tuple[Dataset
 
 
 def _merge_notes(checkpoint: Checkpoint, merge: MergeSettings | None, options: ExportOptions) -> tuple[str, ...]:
+    if not checkpoint.described and merge is None and options.merge:
+        return (
+            "nothing says whether the checkpoint merged while it was trained, the model is dense: put its variant.yml "
+            "beside it, or give --merge-layers, --merge-window and --threshold as they were",
+        )
+    if not checkpoint.described and merge is not None:
+        return (
+            "nothing says how the checkpoint merged while it was trained: layers, window and threshold must be those",
+        )
     if merge is None and options.merge:
         return ("the checkpoint was trained without merging, the model is dense: --threshold 0.88 makes it merge",)
     if merge is not None and checkpoint.merge is None:
         return ("the checkpoint was trained without merging: check the accuracy of the merged model on your data",)
+    return ()
+
+
+def _threshold_notes(merge: MergeSettings | None) -> tuple[str, ...]:
+    if merge is not None and merge.threshold > 1:
+        return (f"no window reaches a similarity of {merge.threshold:g}, cosines end at 1: nothing merges locally",)
     return ()
 
 

@@ -23,13 +23,16 @@ kinds of --save:
   color    PNG of the class colours
   probs    class probabilities, (K, H, W) float16 .npy
   npz      arrays labels, confidence, token_counts and classes
-  coco     COCO annotations with run lengths, JSON
+  coco     COCO data set of the picture: an annotation with run lengths per class that is there, JSON
   tokens   PNG of the merged tokens in their mean colours
 
-A list file has a path per line, relative to its own folder. Windows are cut from pictures at their own size; those that
-are smaller than a window are enlarged. Files go to OUT/KIND/NAME.*, where NAME is that of the input without its suffix,
-with the subfolders that it was found in; the suffix stays where two would be equal. A video becomes
-OUT/overlay/NAME.mp4 and a folder of frames for every other kind.
+A list file has a path per line, relative to its own folder. Windows are cut from pictures at their own size, or with
+--short-side at that of the data set's official evaluation, as algm-eval does; those that are smaller than a window are
+enlarged. Labels have the size of the picture.
+
+Files go to OUT/KIND/NAME.*, where NAME is that of the input without its suffix, with the subfolders that it was found
+in; the suffix stays where two would be equal. A video becomes OUT/overlay/NAME.mp4 and a folder of frames for every
+other kind.
 
 A line per input goes to OUT/results.jsonl, totals to OUT/summary.json; with --shard I/N these are results-I-of-N.jsonl
 and summary-I-of-N.json. In a line, seconds are those of all threads together, and tokens are means over the windows:
@@ -43,7 +46,7 @@ goes on.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_intermixed_args(argv)
     interrupted = "interrupted; what is done stays valid, --resume goes on from there"
     return run_command("algm-infer", lambda: _infer(arguments), interrupted=interrupted)
 
@@ -61,7 +64,12 @@ def _infer(arguments: argparse.Namespace) -> int:
     engine = engine_options(arguments)
     options = JobOptions(
         pipeline=PipelineOptions(
-            arguments.mode, arguments.stride, arguments.threshold, arguments.batch_size or 1, arguments.workers
+            arguments.mode,
+            arguments.stride,
+            arguments.threshold,
+            arguments.batch_size or 1,
+            arguments.workers,
+            arguments.short_side,
         ),
         kinds=parse_kinds(arguments.save),
         resume=arguments.resume,
@@ -70,8 +78,15 @@ def _infer(arguments: argparse.Namespace) -> int:
         max_pixels=arguments.max_pixels,
         quiet=arguments.quiet,
         cpu_precision=engine.cpu_precision,
+        threads=engine.threads,
     )
-    sources = without_outputs(find_sources(arguments.inputs, recursive=arguments.recursive), arguments.output)
+
+    def tell(text: str) -> None:
+        if not arguments.quiet:
+            say(sys.stderr, f"algm-infer: {text}")
+
+    found = find_sources(arguments.inputs, recursive=arguments.recursive, tell=tell)
+    sources = without_outputs(found, arguments.output)
     if not sources:
         raise UsageError(f"all inputs are outputs of earlier runs in {arguments.output}: name pictures, or another OUT")
     if options.part:
@@ -104,7 +119,8 @@ def _closing_lines(report: JobReport, kinds: Sequence[str], folder: Path) -> lis
     if tokens:
         path = f"{tokens['grid']:.0f} -> {tokens['after_local']:.0f} -> {tokens['after_global']:.0f}"
         lines.append(f"tokens kept: {tokens['share_kept']:.0%} ({path} per window)")
-    lines.append(f"written: {', '.join(printable(folder / kind) for kind in kinds)}")
+    if summary["ok"]:
+        lines.append(f"written: {', '.join(printable(folder / kind) for kind in kinds)}")
     if report.example:
         lines.append(f"open: {printable(report.example)}")
     return lines
@@ -124,6 +140,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--save", default="labels,overlay", metavar="KINDS", help="files to write (default: labels,overlay); see below")
     add("--mode", choices=("slide", "whole"), default="slide", help="windows over the picture, or the picture resized")
     add("--stride", type=positive_int, metavar="N", help="step of the windows in pixels (default: the model's)")
+    add(
+        "--short-side",
+        type=positive_int,
+        metavar="N",
+        help="resize pictures to N pixels on their short side before windows are cut (default: as they are)",
+    )
     add("--threshold", type=float, metavar="T", help="similarity at which tokens merge (default: the model's)")
     add(
         "--batch-size",
@@ -138,8 +160,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="threads to read, and as many to write (default: one per core, at most 8)",
     )
-    add("--recursive", action="store_true", help="read subfolders too")
-    add("--resume", action="store_true", help="skip what an earlier run with the same model and options finished")
+    add("--recursive", action="store_true", help="read subfolders too, but not what earlier runs wrote")
+    add("--resume", action="store_true", help="skip what an earlier run with the same model, options and part finished")
     add("--shard", metavar="I/N", help="take part I of N of the inputs, so that N runs share the work")
     add("--fail-fast", action="store_true", help="stop at the first input that fails")
     add(
@@ -147,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
         type=positive_int,
         default=100_000_000,
         metavar="N",
-        help="refuse larger pictures (default: 100 million)",
+        help="refuse larger pictures (default: 100 million); windows are cut from up to 268,435,456 pixels",
     )
     add("-q", "--quiet", action="store_true", help="print errors only")
     add("--version", action=VersionAction, nargs=0, help="print the version")

@@ -27,6 +27,14 @@ def physical_cores() -> int:
     return _limited(len(cores))
 
 
+def restricted() -> bool:
+    """Whether this process gets fewer cores than the machine has, by its affinity or by the limit of its container.
+
+    Libraries do not know the one or the other: ONNX Runtime pins threads to cores that a container does not have.
+    """
+    return len(_affinity()) < (os.cpu_count() or 1) or time_limit() is not None
+
+
 def time_limit() -> int | None:
     """How many cores' worth of time the container may use, rounded up, as in `docker run --cpus`; None without a limit.
 

@@ -203,7 +203,7 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     if width * height > max_pixels:
         raise DecodeError(
             f"too large: {width} x {height} = {width * height:,} pixels, the limit is {max_pixels:,} "
-            "(raise it with --max-pixels if the file can be trusted)"
+            "(raise it with --max-pixels, or max_pixels in Python, if the file can be trusted)"
         )
     if width < 1 or height < 1:
         raise DecodeError(f"the picture has no pixels: {width} x {height}")

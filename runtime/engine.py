@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.engine_options import EngineOptions
+
+CHECKPOINT_SUFFIXES: Final = (".pth", ".pt", ".ckpt")
 
 
 class EngineError(AlgmError):
@@ -90,6 +92,8 @@ def open_engine(path: str | Path, options: EngineOptions | None = None) -> Engin
         MissingDependencyError: the backend's library or device is not on this machine.
     """
     file, options = Path(path), options or EngineOptions()
+    if file.is_dir():
+        raise UsageError(f"{file} is a folder: name the model file in it, such as {file / 'model.onnx'}")
     if not file.is_file():
         maker = "algm-build-engine MODEL.onnx" if file.suffix.lower() == ".plan" else "algm-export CHECKPOINT"
         raise UsageError(f"{file}: no such model file; {maker} makes one")
@@ -118,6 +122,8 @@ def backend_for(file: Path, options: EngineOptions) -> str:
         UsageError: no backend takes such files, or not the one that was asked for, or not on that device.
     """
     suffix = file.suffix.lower()
+    if suffix in CHECKPOINT_SUFFIXES:
+        raise UsageError(f"{file} is a checkpoint: algm-export {file} makes a model.onnx of it")
     if suffix not in (".onnx", ".plan"):
         raise UsageError(f"{file}: no backend for '{file.suffix}' files; expected .onnx or .plan")
     if suffix == ".plan":

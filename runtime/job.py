@@ -28,6 +28,7 @@ from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.segmenter import Segmenter, make_result, picture_item
 from algm_trt.runtime.sources import Source, printable, real_path
 from algm_trt.runtime.video import segment_video, video_target
+from algm_trt.runtime.window_runner import lanes_of
 from algm_trt.runtime.writers import KINDS, WrittenFile, output_path, parse_kinds, save_result
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class JobOptions:
         max_pixels: larger pictures are refused.
         quiet: no progress bar.
         cpu_precision: that the engine was opened with, for the record.
+        threads: likewise; None left them to the backend.
     """
 
     pipeline: PipelineOptions = field(default_factory=PipelineOptions)
@@ -61,6 +63,7 @@ class JobOptions:
     max_pixels: int = DEFAULT_MAX_PIXELS
     quiet: bool = False
     cpu_precision: str = "fp32"
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         parse_kinds(self.kinds)
@@ -272,11 +275,12 @@ class _Job:
             raise
         except Exception as error:
             return self._record(given, error, time.perf_counter() - begin)
+        saved = _Saved(video.size, video.tally, video.files, video.frames)
+        record = self._record(given, saved, video.seconds)
         if video.frames < _WHOLE_VIDEO * video.announced:
             read = f"{video.frames} of the {video.announced} frames that its header announces could be read"
-            tqdm.write(f"algm-infer: {printable(source.path)}: only {read}: is it cut short?", file=sys.stderr)
-        saved = _Saved(video.size, video.tally, video.files, video.frames)
-        return self._record(given, saved, video.seconds)
+            return replace(record, status="error", error=f"only {read}: is it cut short?")
+        return record
 
     def _record(self, given: _Input, ending: _Saved | Exception | None, seconds: float) -> Record:
         source, (size, changed) = given.source, given.state
@@ -305,8 +309,8 @@ class _Job:
 
     def _count(self, record: Record, bar: Bar) -> None:
         bar.update()
+        self.pictures += record.frames or int(record.status == "ok")
         if record.status == "ok":
-            self.pictures += record.frames or 1
             if self.example is None:
                 self.example = _most_telling(self.folder, record.files)
             return
@@ -346,10 +350,20 @@ class _Job:
             "work_seconds": {stage: round(value, 3) for stage, value in self.stages.items()},
             "tokens": _token_summary(totals.tally),
             "classes": _class_summary(totals.tally, self.segmenter.card),
-            "options": self.settings | {"batch_size": self.options.pipeline.batch_size, "part": self.options.part},
+            "options": self.settings | self._course(),
             "model": self.model,
             "backend": self.segmenter.engine.description,
             "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        }
+
+
+    def _course(self) -> dict[str, Any]:
+        """The options that decide how long a run takes, and of which results do not depend on by more than rounding."""
+        return {
+            "batch_size": self.options.pipeline.batch_size,
+            "part": self.options.part,
+            "streams": lanes_of(self.segmenter.engine),
+            "threads": self.options.threads,
         }
 
 
@@ -360,6 +374,7 @@ def _settings(card: ModelCard, options: JobOptions) -> dict[str, Any]:
     return {
         "mode": pipeline.mode,
         "stride": (pipeline.stride or card.stride) if pipeline.mode == "slide" else None,
+        "short_side": pipeline.short_side,
         "threshold": threshold,
         "save": sorted(options.kinds),
         "cpu_precision": options.cpu_precision,

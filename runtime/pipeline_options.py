@@ -26,6 +26,8 @@ class PipelineOptions:
         threshold: similarity at or above which a window of tokens merges; None takes the model card's.
         batch_size: windows that the model gets at a time. algm-infer takes what a plan was optimised for; here it is 1.
         workers: threads that read, and as many that finish; None takes the number of cores, at most MAX_WORKERS.
+        short_side: pixels that a picture's short side is resized to before windows are cut, as the official evaluation
+            of a data set does; None takes pictures as they are. Labels have the size of the picture all the same.
     """
 
     mode: str = "slide"
@@ -33,12 +35,17 @@ class PipelineOptions:
     threshold: float | None = None
     batch_size: int = 1
     workers: int | None = None
+    short_side: int | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise UsageError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
         if self.mode == "whole" and self.stride is not None:
             raise UsageError("a stride makes sense in mode slide only")
+        if self.mode == "whole" and self.short_side is not None:
+            raise UsageError("a short side makes sense in mode slide only")
+        if self.short_side is not None and self.short_side < 1:
+            raise UsageError(f"the short side must have at least 1 pixel, got {self.short_side}")
         if self.threshold is not None and not np.isfinite(self.threshold):
             raise UsageError(f"threshold must be a finite number, got {self.threshold}")
         if self.batch_size < 1:
@@ -66,4 +73,4 @@ class PipelineOptions:
         """Windows for a picture of `source` = (height, width) pixels."""
         if self.mode == "whole":
             return plan_whole(source, card.size)
-        return plan_slide(source, card.size, self.stride or card.stride)
+        return plan_slide(source, card.size, self.stride or card.stride, self.short_side)

@@ -57,20 +57,30 @@ class Segmenter:
         return self.engine.card
 
     @overload
-    def __call__(self, pictures: list[Picture], *, logits: bool = ..., **options: Any) -> list[SegmentationResult]: ...
+    def __call__(
+        self, pictures: list[Picture], *, logits: bool = ..., max_pixels: int = ..., **options: Any
+    ) -> list[SegmentationResult]: ...
 
     @overload
-    def __call__(self, pictures: Picture, *, logits: bool = ..., **options: Any) -> SegmentationResult: ...
+    def __call__(
+        self, pictures: Picture, *, logits: bool = ..., max_pixels: int = ..., **options: Any
+    ) -> SegmentationResult: ...
 
     def __call__(
-        self, pictures: Picture | list[Picture], *, logits: bool = False, **options: Any
+        self,
+        pictures: Picture | list[Picture],
+        *,
+        logits: bool = False,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        **options: Any,
     ) -> SegmentationResult | list[SegmentationResult]:
         """Segment one picture or a list of them; for more than fit in memory there is `stream`.
 
         Args:
             pictures: path, uint8 array (RGB, or grey or RGB with alpha), or Pillow picture; or a list of them.
             logits: also fill `result.logits` (K, H, W) float32.
-            **options: mode, stride, threshold, batch_size, workers of
+            max_pixels: files with larger pictures are refused.
+            **options: mode, stride, short_side, threshold, batch_size, workers of
                 `algm_trt.runtime.pipeline_options.PipelineOptions`.
 
         Returns:
@@ -82,20 +92,30 @@ class Segmenter:
             AlgmError: the model failed, or is closed.
         """
         if isinstance(pictures, list | tuple):
-            return list(self.stream(pictures, logits=logits, **options))
-        (result,) = self.stream([pictures], logits=logits, **options)
+            return list(self.stream(pictures, logits=logits, max_pixels=max_pixels, **options))
+        result: SegmentationResult
+        (result,) = self._results([_item(pictures, "image", max_pixels)], logits, PipelineOptions(**options))
         return result
 
     def stream(
-        self, pictures: Iterable[Picture], *, logits: bool = False, **options: Any
+        self,
+        pictures: Iterable[Picture],
+        *,
+        logits: bool = False,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        **options: Any,
     ) -> Generator[SegmentationResult, None, None]:
         """Segment any number of pictures one after another, in bounded memory.
+
+        A result has the name of its file without the suffix, and one of a picture in memory image_000000 and so on, by
+        its place. Files of equal names from several folders need other ones where they are saved: `save(folder, name)`.
 
         Args:
             pictures: as for a call; taken as they are needed, some ahead of the results. An array must not change
                 before its result is there.
             logits: also fill `result.logits`.
-            **options: mode, stride, threshold, batch_size, workers of `PipelineOptions`.
+            max_pixels: files with larger pictures are refused.
+            **options: mode, stride, short_side, threshold, batch_size, workers of `PipelineOptions`.
 
         Yields:
             One result per picture, in order.
@@ -105,14 +125,18 @@ class Segmenter:
             UsageError: options that make no sense for this model.
             AlgmError: the model failed, or is closed.
         """
+        items = (_item(picture, f"image_{place:06}", max_pixels) for place, picture in enumerate(pictures))
+        yield from self._results(items, logits, PipelineOptions(**options))
 
+    def _results(
+        self, items: Iterable[Item[str]], logits: bool, options: PipelineOptions
+    ) -> Generator[SegmentationResult, None, None]:
         def finish(name: str, inferred: Inferred) -> SegmentationResult:
             inferred.scores.field()  # keeps the scores: the result outlives this step
             result = make_result(self.card, name, inferred)
             return result.with_logits() if logits else result
 
-        items = (_item(picture) for picture in pictures)
-        with closing(run_pipeline(self.engine, PipelineOptions(**options), items, finish)) as outcomes:
+        with closing(run_pipeline(self.engine, options, items, finish)) as outcomes:
             for outcome in outcomes:
                 if outcome.value is None:
                     error = outcome.error or AssertionError("an outcome has a value or an error")
@@ -166,10 +190,11 @@ def picture_item(path: str | os.PathLike[str], key: Any, max_pixels: int = DEFAU
     )
 
 
-def _item(picture: Picture) -> Item[str]:
+def _item(picture: Picture, name: str, max_pixels: int) -> Item[str]:
+    """A picture for the pipeline; `name` is for one in memory."""
     if isinstance(picture, str | os.PathLike):
-        return picture_item(picture, Path(picture).stem)
-    return Item("image", load=lambda: to_rgb(picture), size=lambda: _size_in_memory(picture))
+        return picture_item(picture, Path(picture).stem, max_pixels)
+    return Item(name, load=lambda: to_rgb(picture), size=lambda: _size_in_memory(picture))
 
 
 def _size_in_memory(picture: NDArray[Any] | Image.Image) -> tuple[int, int] | None:

@@ -10,13 +10,14 @@ import os
 import re
 import unicodedata
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from algm_trt.plugins.errors import UsageError
+from algm_trt.runtime.writers import KINDS
 
 Kind = Literal["image", "video"]
 
@@ -24,6 +25,8 @@ PICTURE_SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".ppm", ".pgm", ".avif"}
 )
 VIDEO_SUFFIXES: Final = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
+_SUFFIXES_TOLD: Final = 5
+RUN_FILES: Final = ("results*.jsonl", "summary*.json")
 LIST_SUFFIXES: Final = frozenset({".txt", ".lst"})
 
 
@@ -59,13 +62,15 @@ class _Found:
         return "video" if self.path.suffix.lower() in VIDEO_SUFFIXES else "image"
 
 
-def find_sources(inputs: Sequence[str], *, recursive: bool) -> list[Source]:
+def find_sources(
+    inputs: Sequence[str], *, recursive: bool, tell: Callable[[str], None] = lambda text: None
+) -> list[Source]:
     """The pictures and videos that the inputs of a command name, in their order, each file once.
 
     An input is a file (taken whatever its suffix), a folder (files with the suffix of a picture or video, in natural
-    order, hidden ones left out), a pattern with * ? [ ] or ** (files as in a folder, any suffix if the pattern spells
-    the suffix out), or a list file (.txt, .lst: a path per line, relative to the list's folder, # for comments). The
-    files of a list are not looked for here: one that is missing fails alone, later.
+    order; hidden ones and what earlier runs wrote are left out), a pattern with * ? [ ] or ** (files as in a folder,
+    any suffix if the pattern spells the suffix out), or a list file (.txt, .lst: a path per line, relative to the
+    list's folder, # for comments). The files of a list are not looked for here: one that is missing fails alone, later.
 
     Names keep the structure below the folder, the fixed part of the pattern, or the list's folder; a file named by
     itself has its stem. Files whose names would collide get their suffix too, then folders above, then a number.
@@ -73,13 +78,14 @@ def find_sources(inputs: Sequence[str], *, recursive: bool) -> list[Source]:
     Args:
         inputs: files, folders, patterns and list files.
         recursive: also read the subfolders of folders.
+        tell: is told which files of a folder are no pictures or videos by their suffix.
 
     Raises:
         UsageError: nothing was named, or an input names nothing that can be read.
     """
     if not inputs:
         raise UsageError("no input: name pictures, videos, folders, patterns or list files")
-    found = [file for text in inputs for file in _expand(text, recursive)]
+    found = [file for text in inputs for file in _expand(text, recursive, tell)]
     kept = _without_repeats(found)
     return [Source(file.path, name, file.kind) for file, name in zip(kept, _distinct_names(kept), strict=True)]
 
@@ -133,7 +139,7 @@ def _check_shard(index: int, count: int) -> None:
         raise UsageError(f"shard {index}/{count} does not exist: I/N needs 1 <= I <= N")
 
 
-def _expand(text: str, recursive: bool) -> list[_Found]:
+def _expand(text: str, recursive: bool, tell: Callable[[str], None]) -> list[_Found]:
     path = Path(text)
     if not text:
         raise UsageError("an input is empty")
@@ -141,7 +147,7 @@ def _expand(text: str, recursive: bool) -> list[_Found]:
         with suppress(FileNotFoundError, NotADirectoryError, ValueError):
             path.lstat()  # says why, where a path is not simply missing; from Python 3.14 on is_dir does not
         if path.is_dir():
-            return _in_folder(path, recursive)
+            return _in_folder(path, recursive, tell)
         if path.is_file() and path.suffix.lower() in LIST_SUFFIXES:
             return _in_list(path)
         if path.exists() or path.is_symlink():
@@ -154,13 +160,21 @@ def _expand(text: str, recursive: bool) -> list[_Found]:
     raise UsageError(f"{printable(text)}: no such file or folder")
 
 
-def _in_folder(folder: Path, recursive: bool) -> list[_Found]:
-    files = [
-        _Found(folder.joinpath(*parts), parts) for parts in _walk(folder, recursive) if _has_known_suffix(parts[-1])
-    ]
+def _in_folder(folder: Path, recursive: bool, tell: Callable[[str], None]) -> list[_Found]:
+    files, others = [], Counter[str]()
+    for parts in _walk(folder, recursive):
+        if _has_known_suffix(parts[-1]):
+            files.append(_Found(folder.joinpath(*parts), parts))
+        else:
+            others[Path(parts[-1]).suffix or parts[-1]] += 1
+    kinds = ", ".join(f"{count} {printable(suffix)}" for suffix, count in others.most_common(_SUFFIXES_TOLD))
     if not files:
         hint = "" if recursive else " (its subfolders are read with --recursive)"
-        raise UsageError(f"{printable(folder)}: no picture or video in this folder{hint}")
+        beside = f"; it holds {kinds}" if kinds else ""
+        raise UsageError(f"{printable(folder)}: no picture or video in this folder{hint}{beside}")
+    if others:
+        more = ", ..." if len(others) > _SUFFIXES_TOLD else ""
+        tell(f"{printable(folder)}: left out, no pictures or videos by their suffix: {kinds}{more}")
     return _sorted(files)
 
 
@@ -217,7 +231,8 @@ def _matches(folder: Path, patterns: Sequence[str]) -> Iterator[tuple[str, ...]]
 def _walk(folder: Path, recursive: bool, *, folders: bool = False) -> Iterator[tuple[str, ...]]:
     """Files below a folder as path parts, or with `folders` the folder itself and all folders below it.
 
-    Hidden names are left out. A folder is entered once even if links lead to it again, so loops end.
+    Hidden names are left out, and so is what earlier runs wrote. A folder is entered once even if links lead to it
+    again, so loops end.
     """
     visited = set()
     real: deque[tuple[str, ...]] = deque([()])
@@ -231,15 +246,21 @@ def _walk(folder: Path, recursive: bool, *, folders: bool = False) -> Iterator[t
         visited.add((status.st_dev, status.st_ino))
         if folders:
             yield parts
-        for entry in _entries(folder.joinpath(*parts)):
-            if entry.name.startswith("."):
-                continue
+        entries = [entry for entry in _entries(folder.joinpath(*parts)) if not entry.name.startswith(".")]
+        written = KINDS if _is_output(entry.name for entry in entries) else ()
+        for entry in entries:
             below = (*parts, entry.name)
             if not entry.is_dir():
                 if not folders:
                     yield below
-            elif recursive:
+            elif recursive and entry.name not in written:
                 (links if entry.is_symlink() else real).append(below)
+
+
+def _is_output(names: Iterable[str]) -> bool:
+    """Whether these are in the output folder of a run: its results and its summary are."""
+    names = list(names)
+    return all(any(fnmatch.fnmatchcase(name, pattern) for name in names) for pattern in RUN_FILES)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

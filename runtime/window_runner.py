@@ -152,18 +152,16 @@ def usual_batch(engine: Engine) -> int:
 
 
 class HostScores:
-    """Logits of one picture as an array."""
+    """Logits of one picture as an array; windows may be put from several threads at a time."""
 
     def __init__(self, plan: WindowPlan, card: ModelCard):
         self._plan = plan
         self._patch_size = card.patch_size
-        self._logits: NDArray[np.float32] | None = None
+        self._logits = np.empty((len(plan), len(card.classes), *card.grid), np.float32)
         self._field: LogitField | None = None
 
     def put(self, index: int, logits: NDArray[np.float32]) -> None:
         """Store the logits (K, gh, gw) of one window."""
-        if self._logits is None:
-            self._logits = np.empty((len(self._plan), *logits.shape), np.float32)
         self._logits[index] = logits
 
     def labels(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -172,7 +170,6 @@ class HostScores:
 
     def logits(self) -> NDArray[np.float32]:
         """See `PictureScores.logits`."""
-        assert self._logits is not None, "no window has been run"
         return self._logits
 
     def release(self) -> None:

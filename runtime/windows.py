@@ -1,8 +1,9 @@
 """Geometry of inference: from a picture of any size to windows of the model's size.
 
-The protocol is that of Segmenter's evaluation. In slide mode a picture smaller than the window is enlarged until the
-window fits; the windows then step over this canvas, the last one flush with the border. In whole mode the picture is
-resized to the one window. `field.py` takes the way back, from the windows' logits to the source.
+The protocol is that of Segmenter's evaluation. In slide mode the short side of a picture may be resized to a given
+length first; a picture smaller than the window is enlarged until the window fits; the windows then step over this
+canvas, the last one flush with the border. In whole mode the picture is resized to the one window. `field.py` takes the
+way back, from the windows' logits to the source.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,6 +36,7 @@ class WindowPlan:
         window: height and width in pixels of a window.
         rows: top edges of the windows in canvas pixels, ascending.
         columns: left edges of the windows in canvas pixels, ascending.
+        shown: height and width in pixels that the picture is resized to before its canvas is made; None: it is not.
     """
 
     source: tuple[int, int]
@@ -41,6 +44,7 @@ class WindowPlan:
     window: tuple[int, int]
     rows: tuple[int, ...]
     columns: tuple[int, ...]
+    shown: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if min(*self.source, *self.window) < 1:
@@ -65,13 +69,16 @@ class WindowPlan:
         return len(self.rows) * len(self.columns)
 
 
-def plan_slide(source: tuple[int, int], window: tuple[int, int], stride: int) -> WindowPlan:
+def plan_slide(
+    source: tuple[int, int], window: tuple[int, int], stride: int, short_side: int | None = None
+) -> WindowPlan:
     """Plan the sliding windows of the official protocol.
 
     Args:
         source: height and width in pixels of the picture.
         window: height and width in pixels of a window.
         stride: step in pixels between windows, in both directions.
+        short_side: pixels that the short side is resized to first; None takes the picture as it is.
 
     Raises:
         UsageError: a stride below 1, or one that would leave gaps between the windows.
@@ -81,14 +88,34 @@ def plan_slide(source: tuple[int, int], window: tuple[int, int], stride: int) ->
         raise UsageError(f"stride {stride} must be between 1 and the window's shorter side, {min(window)}")
     if min(source) < 1:
         raise UsageError(f"picture {source} must have at least one pixel")
-    canvas = _slide_canvas(source, window)
+    shown = None if short_side is None else scaled(source, short_side / min(source))
+    canvas = _slide_canvas(shown or source, window)
     if canvas[0] * canvas[1] > MAX_CANVAS_PIXELS:
         raise CanvasError(
             f"the picture of {source[1]}x{source[0]} pixels is too elongated or too large for sliding windows: "
-            f"its canvas of {canvas[1]}x{canvas[0]} exceeds {MAX_CANVAS_PIXELS} pixels; use --mode whole"
+            f"its canvas of {canvas[1]}x{canvas[0]} exceeds {MAX_CANVAS_PIXELS:,} pixels; resize it with --short-side, "
+            "or use --mode whole"
         )
     rows, columns = (_edges(extent, length, stride) for extent, length in zip(canvas, window, strict=True))
-    return WindowPlan(source, canvas, window, rows, columns)
+    return WindowPlan(source, canvas, window, rows, columns, shown)
+
+
+def scaled(source: tuple[int, int], factor: float) -> tuple[int, int]:
+    """Height and width in pixels after a resize by a factor, rounded as mmcv does."""
+    height, width = (max(1, int(side * factor + 0.5)) for side in source)
+    return height, width
+
+
+def resized_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A picture (H, W, 3) uint8 at another height and width; itself if it has them.
+
+    The resize is OpenCV's of uint8, bilinear without antialiasing, as in upstream's evaluation: its rounding is part of
+    the protocol.
+    """
+    if image.shape[:2] == size:
+        return image
+    resized: NDArray[np.uint8] = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+    return resized
 
 
 def plan_whole(source: tuple[int, int], window: tuple[int, int]) -> WindowPlan:
@@ -101,35 +128,37 @@ def plan_whole(source: tuple[int, int], window: tuple[int, int]) -> WindowPlan:
 
 
 def canvas_image(image: NDArray[np.uint8], plan: WindowPlan) -> NDArray[np.uint8]:
-    """Resize a picture to its canvas: bilinear without antialiasing, as upstream, then rounded (half to even).
+    """Resize a picture to what is shown of it, then to its canvas, as upstream: bilinear without antialiasing.
 
-    The arithmetic is float32: OpenCV's fixed-point bilinear resize of uint8 differs from it in one value of eight.
-    It runs in bands of rows, so that the extra memory does not depend on the picture.
+    The second resize rounds half to even. Its arithmetic is float32: OpenCV's fixed-point bilinear resize of uint8
+    differs from it in one value of eight. It runs in bands of rows, so that the extra memory does not depend on the
+    picture.
 
     Args:
         image: (H0, W0, 3) uint8 of the plan's source size.
         plan: the picture's plan.
 
     Returns:
-        (H, W, 3) uint8; `image` itself if the canvas has its size.
+        (H, W, 3) uint8; `image` itself if the canvas has its size and nothing else is shown.
 
     Raises:
         UsageError: the picture is not of the plan's source size.
     """
     if image.shape != (*plan.source, 3) or image.dtype != np.uint8:
         raise UsageError(f"expected a picture of {(*plan.source, 3)} uint8, got {image.shape} {image.dtype}")
-    if plan.canvas == plan.source:
-        return image
+    shown = resized_image(image, plan.shown or plan.source)
+    if plan.canvas == shown.shape[:2]:
+        return shown
     height, width = plan.canvas
     canvas = np.empty((height, width, 3), np.uint8)
-    low, high, weight = bilinear_taps(plan.source[0], height)
-    across = _by_channel(*bilinear_taps(plan.source[1], width))
+    low, high, weight = bilinear_taps(shown.shape[0], height)
+    across = _by_channel(*bilinear_taps(shown.shape[1], width))
     band = max(1, _BAND_VALUES // (3 * width))
     for start in range(0, height, band):
         rows = slice(start, min(height, start + band))
         needed, position = np.unique(np.concatenate((low[rows], high[rows])), return_inverse=True)
         count = rows.stop - rows.start
-        wide = _resize_width(image[needed], *across)
+        wide = _resize_width(shown[needed], *across)
         above, below = wide[position[:count]], wide[position[count:]]
         _blend(above, below, weight[rows, None])
         np.rint(below, out=below)

@@ -243,7 +243,17 @@ def _write_npz(result: SegmentationResult, path: Path) -> None:
 
 
 def _write_coco(result: SegmentationResult, path: Path) -> None:
-    path.write_text(json.dumps(coco_annotations(result.labels, result.classes)), encoding="ascii")
+    """A data set of one picture, as readers of COCO want it."""
+    height, width = result.labels.shape
+    data = {
+        "images": [{"id": 1, "file_name": result.name, "width": width, "height": height}],
+        "annotations": [
+            {"id": number, "image_id": 1, "iscrowd": 0, **annotation}
+            for number, annotation in enumerate(coco_annotations(result.labels, result.classes), start=1)
+        ],
+        "categories": [{"id": class_id, "name": name} for class_id, name in enumerate(result.classes)],
+    }
+    path.write_text(json.dumps(data), encoding="ascii")
 
 
 @dataclass(frozen=True)

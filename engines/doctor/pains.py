@@ -157,7 +157,7 @@ def _probabilities(name: str, situation: Situation) -> Finding:
     """7: only class ids come out."""
     model = situation.model
     if model is None or model.card is None:
-        return cannot_tell(name, f"{_NAME_A_MODEL}; algm-infer --save probs and result.logits give them")
+        return cannot_tell(name, f"{_NAME_A_MODEL}; algm-infer --save probs gives scores, and logits=True in Python")
     if model.outline is not None and model.outline.port("logits") is None:
         return found(
             name, "the model gives labels and no class scores", "export the checkpoint with algm-export", BREAKS

@@ -17,6 +17,7 @@ from algm_trt.runtime.backends.onnx_model import OUTPUTS, SCORES, card_of, first
 from algm_trt.runtime.backends.onnx_scores import LABELS, without_labels
 from algm_trt.runtime.backends.streams import Streams, shared_threads
 from algm_trt.runtime.card import METADATA_KEY, ModelCard
+from algm_trt.runtime.cores import usable_cores
 from algm_trt.runtime.engine import EngineError, EngineOutput, checked_images, checked_threshold, joined
 from algm_trt.runtime.field import labels_of
 
@@ -84,6 +85,8 @@ class OnnxRuntimeEngine:
         if threads:
             # A session has one pool of threads for all who call it, and counts the caller as one of them.
             options.intra_op_num_threads = count * (threads - 1) + 1
+            if count * threads > usable_cores():  # those that wait must not keep those that work from a core
+                options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         scores = None if own_labels else _scores_of(path)
         source = str(path) if scores is None else scores
         try:
@@ -92,6 +95,7 @@ class OnnxRuntimeEngine:
         except Exception as error:  # onnxruntime raises classes of its own that share no base but Exception
             raise EngineError(f"{path}: not a model that ONNX Runtime can open ({first_line(error)})") from error
         if len(providers) == 1:
+            session.disable_fallback()  # before 1.23 it cannot be kept from it when it is made
             session._model_bytes = None  # it keeps the model for its fallback, which is off
         keep_in_children(session)
         self._streams = Streams([session] * count)

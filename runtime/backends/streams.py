@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final, Generic, TypeVar
 
-from algm_trt.runtime.cores import physical_cores, time_limit
+from algm_trt.runtime.cores import physical_cores, restricted
 from algm_trt.runtime.engine import EngineError
 
 UNASKED_STREAMS: Final = 8
@@ -26,9 +25,9 @@ def shared_threads(streams: int | None, threads: int | None) -> tuple[int, int |
         threads: of all streams together; None takes one per physical core.
 
     Returns:
-        Streams, and the threads of each; None leaves a single stream's to the library, unless a container is limited.
+        Streams, and the threads of each; None leaves a single stream's to the library, unless it may not have all cores.
     """
-    if threads is None and time_limit() is not None:
+    if threads is None and restricted():
         threads = physical_cores()
     if streams == 1:
         return 1, threads
@@ -57,18 +56,40 @@ class Streams(Generic[T]):
             Exception: what `work` raised first in order; what has not begun by then is left out.
         """
 
-        def one(index: int) -> R:
-            with self._taken() as place:
-                return work(place, index)
+        waiting = list(range(count))[::-1]
+        results: dict[int, R] = {}
+        failures: dict[int, BaseException] = {}
+        turn = threading.Lock()
 
-        workers = min(self._count, count)
-        if workers == 1:
-            return [one(index) for index in range(count)]
-        pool = ThreadPoolExecutor(workers, "algm-stream")
+        def run() -> None:
+            while True:
+                with turn:
+                    if failures or not waiting:
+                        return
+                    index = waiting.pop()
+                try:
+                    with self._taken() as place:
+                        results[index] = work(place, index)
+                except BaseException as error:
+                    failures[index] = error
+
+        # Plain threads: an executor takes no more work once the main thread has come to its end.
+        others = [threading.Thread(target=run, name="algm-stream") for _ in range(min(self._count, count) - 1)]
         try:
-            return list(pool.map(one, range(count)))
+            for thread in others:
+                thread.start()
+            run()
         finally:
-            pool.shutdown(cancel_futures=True)
+            waiting.clear()
+            for thread in others:
+                if thread.ident is not None:
+                    thread.join()
+        if failures:
+            try:
+                raise failures[min(failures)]
+            finally:
+                failures.clear()  # an error that knows this frame would keep all that it holds
+        return [results[index] for index in range(count)]
 
     def close(self) -> None:
         """Let go of what pictures run in, as soon as it is free."""

@@ -179,7 +179,12 @@ def _percent(value: float) -> str:
 
 
 def _short_side(text: str) -> int:
-    return 0 if text == "native" else positive_int(text)
+    if text == "native":
+        return 0
+    try:
+        return positive_int(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; native takes pictures as they are") from None
 
 
 def _parser() -> argparse.ArgumentParser:

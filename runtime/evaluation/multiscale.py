@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.pipeline import Inferred
+from algm_trt.runtime.windows import resized_image, scaled
 
 _BAND_VALUES = 2**22  # float32 probabilities held at a time
 
@@ -45,18 +45,11 @@ class View:
             factor = int(self.short_side * self.scale) / min(source)
             if self.max_ratio is not None:
                 factor = min(factor, int(self.short_side * self.max_ratio * self.scale) / max(source))
-        height, width = (max(1, int(side * factor + 0.5)) for side in source)
-        return height, width
+        return scaled(source, factor)
 
     def image(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Show a picture (H, W, 3) uint8; itself if nothing is to be done.
-
-        The resize is OpenCV's of uint8, as upstream: its rounding is part of the protocol.
-        """
-        height, width = self.size((picture.shape[0], picture.shape[1]))
-        shown: NDArray[np.uint8] = picture
-        if (height, width) != picture.shape[:2]:
-            shown = cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+        """Show a picture (H, W, 3) uint8; itself if nothing is to be done."""
+        shown = resized_image(picture, self.size((picture.shape[0], picture.shape[1])))
         return np.ascontiguousarray(shown[:, ::-1]) if self.flipped else shown
 
 

@@ -17,11 +17,12 @@ from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import MergeSettings
 
 SMALL = SegmenterConfig(image_size=(32, 32), patch_size=8, d_model=64, n_layers=2, n_heads=1, d_ff=256, n_cls=5)
+SMALL_MERGE = MergeSettings((1, 2), (2, 2), 0.6)
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    return write_checkpoint(tmp_path / "run", random_segmenter(SMALL), MergeSettings((1, 2), (2, 2), 0.6))
+    return write_checkpoint(tmp_path / "run", random_segmenter(SMALL), SMALL_MERGE)
 
 
 @pytest.mark.parametrize(
@@ -90,3 +91,30 @@ def test_a_name_that_no_terminal_prints(checkpoint: Path, capsys: pytest.Capture
     assert main([str(checkpoint), "-o", str(target), "--no-verify"]) == 0
     assert target.is_file()
     assert "caf\\udce9/model.onnx" in capsys.readouterr().out
+
+
+def test_what_is_not_known_of_the_merging_is_not_claimed(checkpoint: Path) -> None:
+    """Weights do not tell whether a network merged while it was trained; variant.yml does."""
+    trained = SMALL_MERGE.layers
+
+    def notes(**options: Any) -> str:
+        return " ".join(export_onnx(checkpoint, options=ExportOptions(verify=False, **options)).notes)
+
+    assert "merg" not in notes()
+    (checkpoint / "variant.yml").rename(checkpoint / "lost.yml")
+    unknown = notes()
+    assert "nothing says whether the checkpoint merged" in unknown
+    assert "variant.yml" in unknown
+    assert "trained without merging" not in unknown
+    given = notes(merge_layers=trained, threshold=0.6)
+    assert "nothing says how the checkpoint merged" in given
+    assert "trained without merging" not in given
+    assert "merg" not in notes(merge=False)
+    write_checkpoint(checkpoint, random_segmenter(SMALL), None)
+    assert "trained without merging, the model is dense" in notes()
+    assert "check the accuracy of the merged model" in notes(merge_layers=trained)
+
+
+def test_a_threshold_that_no_window_reaches_is_noted(checkpoint: Path) -> None:
+    report = export_onnx(checkpoint, options=ExportOptions(verify=False, threshold=90.0))
+    assert any("no window reaches a similarity of 90" in note for note in report.notes)

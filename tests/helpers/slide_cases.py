@@ -18,19 +18,20 @@ SHARE_EQUAL = 0.9995
 
 @dataclass(frozen=True)
 class SlideCase:
-    """One picture: source and window (height, width), stride (0: whole mode), patch size, classes."""
+    """One picture: source and window (height, width), stride (0: whole mode), patch size, classes, short side."""
 
     source: tuple[int, int]
     window: tuple[int, int]
     stride: int
     patch: int
     classes: int
+    short_side: int | None = None
 
     @property
     def plan(self) -> WindowPlan:
         """The picture's windows."""
         if self.stride:
-            return plan_slide(self.source, self.window, self.stride)
+            return plan_slide(self.source, self.window, self.stride, self.short_side)
         return plan_whole(self.source, self.window)
 
     @property
@@ -56,6 +57,7 @@ SLIDE_CASES = [
     SlideCase((50, 70), (64, 160), 64, 32, 300),
     SlideCase((53, 47), (30, 20), 13, 5, 256),
     SlideCase((50, 61), (24, 24), 16, 32, 257),  # one patch a window
+    SlideCase((131, 157), (64, 64), 48, 16, 11, short_side=80),  # reduced, then windows
     SlideCase((61, 53), (128, 96), 0, 16, 19),  # whole, reduced
     SlideCase((3, 5), (512, 512), 0, 16, 7),  # strongly reduced
     SlideCase((109, 213), (64, 96), 0, 16, 600),  # whole, enlarged; tiles longer than a strip

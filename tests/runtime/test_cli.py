@@ -506,3 +506,30 @@ def test_windows_go_in_batches_that_the_engine_runs_best_with(
     assert summary(tmp_path)["options"]["batch_size"] == max(engine.batches) == 4
     infer("--batch-size", "1")
     assert summary(tmp_path)["options"]["batch_size"] == 1
+
+
+def test_the_short_side_is_part_of_the_settings(infer: Infer, folder: Path, tmp_path: Path) -> None:
+    infer("--short-side", "64")
+    assert summary(tmp_path)["options"]["short_side"] == 64
+    assert {line["windows"] for line in results(tmp_path) if line["status"] == "ok"} == {9}
+    infer("--short-side", "64", "--resume")
+    assert summary(tmp_path)["done_before"] == 4
+    infer("--resume")
+    assert summary(tmp_path)["done_before"] == 0
+
+
+def test_inputs_may_stand_behind_options(infer: Infer, folder: Path, tmp_path: Path) -> None:
+    assert infer("--threshold", "0.9", folder / "p1.png", inputs=[folder / "p0.png"]) == 0
+    assert [line["name"] for line in results(tmp_path)] == ["p0", "p1"]
+
+
+def test_nothing_is_said_to_be_written_where_nothing_was(
+    infer: Infer, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert infer(inputs=[folder / "p1a.png"]) == 5
+    assert "written" not in capsys.readouterr().out
+    (folder / "notes.heic").touch()
+    infer()
+    output = capsys.readouterr()
+    assert "written" in output.out
+    assert "left out, no pictures or videos by their suffix: 1 .heic" in output.err

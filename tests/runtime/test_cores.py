@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from algm_trt.runtime import cores
-from algm_trt.runtime.cores import physical_cores, time_limit, usable_cores
+from algm_trt.runtime.cores import physical_cores, restricted, time_limit, usable_cores
 
 
 @pytest.fixture
@@ -34,6 +34,7 @@ def test_cores_that_the_process_is_kept_from_do_not_count() -> None:
     try:
         os.sched_setaffinity(0, {min(before)})
         assert (physical_cores(), usable_cores()) == (1, 1)
+        assert restricted() == ((os.cpu_count() or 1) > 1 or time_limit() is not None)
     finally:
         os.sched_setaffinity(0, before)
 
@@ -53,6 +54,7 @@ def test_a_system_that_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(Path, "read_text", missing)
     assert time_limit() is None
+    assert not restricted()
     assert physical_cores() == usable_cores() == os.cpu_count()
 
 
@@ -73,6 +75,7 @@ def test_a_system_that_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_container_limits_the_time(group: Path, files: dict[str, str], limit: int | None) -> None:
     write(group, files)
     assert time_limit() == limit
+    assert restricted() == (limit is not None or len(os.sched_getaffinity(0)) < (os.cpu_count() or 1))
 
 
 def test_no_more_cores_than_the_time_of_the_container_is_worth(monkeypatch: pytest.MonkeyPatch, group: Path) -> None:

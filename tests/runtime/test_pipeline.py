@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.pipeline import EngineFailedError, Inferred, Item, NoThreadError, Outcome, run_pipeline
 from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.window_runner import HostScores, HostWindowRunner, WindowRequest
-from algm_trt.runtime.windows import WindowPlan
+from algm_trt.runtime.windows import WindowPlan, plan_slide
 
 SIZES = [(32, 32), (70, 101), (1, 1), (20, 90), (33, 32), (128, 40), (7, 3), (31, 31)]
 
@@ -393,6 +394,29 @@ def test_an_interrupt_in_the_model_ends_the_run() -> None:
     with pytest.raises(KeyboardInterrupt):
         run(InterruptedEngine(), [item(0, color_picture(32, 32))])
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("algm-")]
+
+
+def test_first_windows_of_a_picture_from_two_lanes_are_both_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is made for the scores of a picture is made once, also where the first two windows come together."""
+    card = FakeEngine().card
+    plan = plan_slide((32, 56), card.size, card.stride)
+    assert len(plan) == 2
+    make = np.empty
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        time.sleep(0.05)
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(np, "empty", slowly)
+    scores, together = HostScores(plan, card), threading.Barrier(2)
+
+    def put(index: int) -> None:
+        together.wait(10)
+        scores.put(index, np.full((len(card.classes), *card.grid), index, np.float32))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(put, range(2)))
+    assert [set(window.ravel()) for window in scores.logits()] == [{0.0}, {1.0}]
 
 
 class LaneScores(HostScores):

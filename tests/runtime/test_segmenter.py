@@ -36,6 +36,36 @@ def test_path_array_and_pillow_picture_give_the_same(segmenter: Segmenter, tmp_p
     assert results[0].classes == segmenter.card.classes
 
 
+def test_pictures_in_memory_are_numbered_where_there_are_several(segmenter: Segmenter, tmp_path: Path) -> None:
+    Image.fromarray(color_picture(50, 40)).save(tmp_path / "street.png")
+    pictures = [color_picture(50, 40), tmp_path / "street.png", color_picture(40, 50)]
+    assert [result.name for result in segmenter(pictures)] == ["image_000000", "street", "image_000002"]
+    for result in segmenter.stream(pictures):
+        result.save(tmp_path / "out")
+    assert len(list((tmp_path / "out" / "labels").iterdir())) == 3
+
+
+def test_larger_pictures_are_refused_unless_asked_for(segmenter: Segmenter, tmp_path: Path) -> None:
+    Image.fromarray(color_picture(50, 40)).save(tmp_path / "street.png")
+    with pytest.raises(DecodeError, match="the limit is 1,999"):
+        segmenter(tmp_path / "street.png", max_pixels=1999)
+    assert segmenter(tmp_path / "street.png", max_pixels=2000).labels.shape == (50, 40)
+    with pytest.raises(DecodeError, match="max_pixels in Python"):
+        list(segmenter.stream([tmp_path / "street.png"], max_pixels=1999))
+
+
+def test_the_short_side_changes_the_windows_and_not_the_size_of_the_labels(segmenter: Segmenter) -> None:
+    picture = color_picture(101, 152)
+    plain, small, large = (segmenter(picture, short_side=side) for side in (None, 40, 150))
+    assert len(small.plan) < len(plain.plan) < len(large.plan)
+    assert small.plan.shown == (40, 60)
+    assert {result.labels.shape for result in (plain, small, large)} == {(101, 152)}
+    with pytest.raises(UsageError, match="mode slide only"):
+        segmenter(picture, mode="whole", short_side=40)
+    with pytest.raises(UsageError, match="at least 1 pixel"):
+        segmenter(picture, short_side=0)
+
+
 def test_a_list_gives_a_list_and_one_picture_gives_one_result(segmenter: Segmenter) -> None:
     pictures = [color_picture(40 + index, 50, index) for index in range(5)]
     results = segmenter(pictures, batch_size=4)
@@ -114,6 +144,11 @@ def test_the_engine_is_at_hand_and_closed_at_the_end() -> None:
 def test_load_refuses_what_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such model file; algm-export"):
         load(tmp_path / "model.onnx")
+    (tmp_path / "checkpoint.pth").touch()
+    with pytest.raises(UsageError, match=r"is a checkpoint: algm-export .*checkpoint\.pth makes a model\.onnx of it"):
+        load(tmp_path / "checkpoint.pth")
+    with pytest.raises(UsageError, match=r"is a folder: name the model file in it, such as .*model\.onnx"):
+        load(tmp_path)
     with pytest.raises(UsageError, match="no such model file; algm-build-engine"):
         load(tmp_path / "model.plan")
     (tmp_path / "junk.onnx").write_bytes(b"junk")

@@ -40,6 +40,22 @@ def test_a_folder_gives_its_pictures_and_videos_in_natural_order(touch: Touch) -
     assert found[1].path == root / "b2.PNG"
 
 
+def test_what_is_left_out_is_told(touch: Touch) -> None:
+    said: list[str] = []
+    root = touch("a.jpg", "b.HEIC", "c.HEIC", "LICENSE", "sub/d.tga", ".hidden")
+    find_sources([str(root)], recursive=True, tell=said.append)
+    assert said == [f"{root}: left out, no pictures or videos by their suffix: 2 .HEIC, 1 LICENSE, 1 .tga"]
+    find_sources([str(root / "a.jpg"), str(root / "*.HEIC")], recursive=True, tell=said.append)
+    assert len(said) == 1
+
+
+def test_what_earlier_runs_wrote_is_no_input(touch: Touch) -> None:
+    run = ("results.jsonl", "summary.json", "labels/a.png", "overlay/sub/a.jpg", "more/e.jpg")
+    root = touch("a.jpg", *(f"old/{name}" for name in run), "labels/b.png", "half/results.jsonl", "half/labels/c.png")
+    assert names(root, recursive=True) == ["a", "half/labels/c", "labels/b", "old/more/e"]
+    assert names(root / "old" / "labels") == ["a"], "where it is named, it is wanted"
+
+
 def test_folder_with_subfolders(touch: Touch) -> None:
     root = touch("z.jpg", "a/b.jpg", "a/c/d.jpg", "a10/x.jpg", "a2/x.jpg", ".git/e.jpg", "a/.cache/f.jpg")
     assert names(root, recursive=True) == ["a/b", "a/c/d", "a2/x", "a10/x", "z"]
@@ -163,7 +179,7 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
     [
         ("", "an input is empty"),
         ("missing.jpg", "missing.jpg: no such file or folder"),
-        ("empty", "empty: no picture or video in this folder .*--recursive"),
+        ("empty", r"empty: no picture or video in this folder .*--recursive\); it holds 1 \.md"),
         ("none/*.jpg", "matches this pattern"),
         ("empty.lst", "the list names no file"),
         ("utf16.lst", "utf16.lst: not a list in UTF-8"),

@@ -151,6 +151,10 @@ def test_the_command_tells_of_a_video_cut_short(
     short, unreadable = (line for line in shown.splitlines() if line.startswith("algm-infer"))
     assert re.fullmatch(r"algm-infer: .*b\.avi: only \d+ of the 40 frames that its header announces .*", short)
     assert unreadable.endswith("c.avi: not a video that can be read")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert [row["status"] for row in rows] == ["ok", "error", "error"]
+    assert 0 < rows[1]["frames"] < 36
+    assert (tmp_path / "out" / rows[1]["files"][0]["path"]).exists(), "the frames that are there are kept"
 
 
 def test_a_frame_that_fails_fails_the_video_and_leaves_nothing(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from helpers.fake_engine import FakeEngine, color_picture, make_card
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime import writers
@@ -129,11 +129,18 @@ def reference_counts(mask: NDArray[np.bool_]) -> list[int]:
     return counts
 
 
-def test_coco_file_is_a_list_of_annotations(result: SegmentationResult, tmp_path: Path) -> None:
+def test_coco_file_is_a_data_set_that_readers_of_coco_take(result: SegmentationResult, tmp_path: Path) -> None:
     save_result(result, tmp_path, "street", ["coco"])
-    annotations = json.loads((tmp_path / "coco/street.json").read_text())
-    assert sum(annotation["area"] for annotation in annotations) == 45 * 71
-    assert {annotation["category_name"] for annotation in annotations} <= set(result.classes)
+    data = COCO(tmp_path / "coco/street.json")
+    (image,) = data.loadImgs(data.getImgIds())
+    assert (image["width"], image["height"]) == (71, 45)
+    labels = np.full((45, 71), 255, np.uint8)
+    for annotation in data.loadAnns(data.getAnnIds(imgIds=image["id"])):
+        mask = data.annToMask(annotation).astype(bool)
+        assert mask.sum() == annotation["area"]
+        labels[mask] = annotation["category_id"]
+    np.testing.assert_array_equal(labels, result.labels)
+    assert [category["name"] for category in data.loadCats(data.getCatIds())] == list(result.classes)
 
 
 def test_tokens_are_a_png_of_the_picture_s_size(result: SegmentationResult, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ Without the kernels of the plugin library the windows are cut and the labels com
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -188,7 +187,6 @@ class HostCutWindowRunner:
         self._card = card
         self._lanes = lanes
         self._capacity = lanes.capacity(batch_size)
-        self._turn = threading.Lock()
 
     def place(self, canvas: NDArray[np.uint8], plan: WindowPlan) -> NDArray[np.uint8]:
         """The canvas itself."""
@@ -222,9 +220,8 @@ class HostCutWindowRunner:
     def _keep(self, requests: Sequence[WindowRequest], logits: NDArray[np.float32]) -> None:
         if not np.isfinite(logits).all():
             raise NotFiniteError
-        with self._turn:  # windows of one picture may come from two lanes at a time
-            for request, values in zip(requests, logits, strict=True):
-                request.scores.put(request.index, values)
+        for request, values in zip(requests, logits, strict=True):
+            request.scores.put(request.index, values)
 
 
 def tokens(lane: Lane, count: int) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import psutil
 import pytest
 from helpers.pictures import drawn_scene
@@ -127,6 +128,9 @@ def test_streams_of_onnxruntime_share_the_threads_that_were_asked_for(
     engine.close()
 
 
+@pytest.mark.skipif(
+    tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 23), reason="ONNX Runtime 1.22 announces a second try"
+)
 def test_a_spoilt_name_in_the_file_is_one_error_and_no_more(
     sample_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -34,13 +36,13 @@ def test_threads_are_shared_out(
     monkeypatch: pytest.MonkeyPatch, streams: int | None, threads: int | None, shared: tuple[int, int | None]
 ) -> None:
     monkeypatch.setattr(module, "physical_cores", lambda: 12)
-    monkeypatch.setattr(module, "time_limit", lambda: None)
+    monkeypatch.setattr(module, "restricted", lambda: False)
     assert shared_threads(streams, threads) == shared
 
 
 def test_a_single_core_leaves_its_thread_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "physical_cores", lambda: 1)
-    monkeypatch.setattr(module, "time_limit", lambda: None)
+    monkeypatch.setattr(module, "restricted", lambda: False)
     assert shared_threads(None, None) == (1, None)
 
 
@@ -52,7 +54,7 @@ def test_a_limited_container_is_not_left_to_the_library(
     monkeypatch: pytest.MonkeyPatch, streams: int | None, threads: int | None, shared: tuple[int, int]
 ) -> None:
     monkeypatch.setattr(module, "physical_cores", lambda: 3)
-    monkeypatch.setattr(module, "time_limit", lambda: 3)
+    monkeypatch.setattr(module, "restricted", lambda: True)
     assert shared_threads(streams, threads) == shared
 
 
@@ -98,6 +100,16 @@ def test_a_failure_is_the_first_in_order_and_leaves_the_streams_usable() -> None
         streams.map(work, 50)
     assert len(begun) < 50
     assert streams.map(lambda _, index: index, 4) == [0, 1, 2, 3]
+
+
+def test_work_goes_on_when_the_main_thread_has_come_to_its_end() -> None:
+    code = (
+        "import threading, time\nfrom algm_trt.runtime.backends.streams import Streams\n"
+        "def late():\n    time.sleep(0.5)\n    print(Streams([1, 2]).map(lambda place, index: index, 5))\n"
+        "threading.Thread(target=late).start()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "[0, 1, 2, 3, 4]\n", done.stderr
 
 
 def test_closing_ends_what_waits_and_not_what_runs() -> None:

@@ -63,21 +63,25 @@ def options(batch_size: int = 1, protocol: Protocol | None = None, coupled: bool
     )
 
 
-def expected_scores(root: Path, names: list[str], classes: int = 5) -> tuple[float, float, float]:
+def expected_scores(
+    root: Path, names: list[str], classes: int = 5, short_side: int | None = None
+) -> tuple[float, float, float]:
     """mIoU, pixel accuracy and mean accuracy of the public interface's labels, counted class by class."""
     segmenter = Segmenter(FakeEngine())
     truth = np.concatenate([np.asarray(Image.open(root / "labels" / f"{name}.png")).ravel() for name in names])
-    found = np.concatenate([segmenter(root / "images" / f"{name}.png").labels.ravel() for name in names])
+    paths = [root / "images" / f"{name}.png" for name in names]
+    found = np.concatenate([segmenter(path, short_side=short_side).labels.ravel() for path in paths])
     found, truth = found[truth != 255], truth[truth != 255]
     iou = [np.sum((truth == k) & (found == k)) / np.sum((truth == k) | (found == k)) for k in range(classes)]
     accuracy = [np.mean(found[truth == k] == k) for k in range(classes)]
     return float(np.mean(iou)), float(np.mean(truth == found)), float(np.mean(accuracy))
 
 
+@pytest.mark.parametrize("short_side", [None, 27, 50])
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_scores_are_those_of_the_labels_that_users_get(root: Path, batch_size: int) -> None:
-    found = evaluate(FakeEngine(), opened(root), options(batch_size))
-    expected = expected_scores(root, [f"p{index}" for index in range(5)])
+def test_scores_are_those_of_the_labels_that_users_get(root: Path, batch_size: int, short_side: int | None) -> None:
+    found = evaluate(FakeEngine(), opened(root), options(batch_size, Protocol(short_side=short_side)))
+    expected = expected_scores(root, [f"p{index}" for index in range(5)], short_side=short_side)
     scores = found.scores
     assert (scores.mean_iou, scores.pixel_accuracy, scores.mean_accuracy) == pytest.approx(expected, abs=1e-12)
     assert found.pictures == 5
