@@ -37,8 +37,8 @@ def logger_for(trt: Any, messages: Messages) -> Any:
     """An `ILogger` of a TensorRT module that fills `messages`. It is never freed.
 
     The first one of a process is what TensorRT's own parts, such as the plugin registry, report to for as long as any
-    builder or runtime lives, whoever made that. Tried with TensorRT-RTX 1.7 and the lean runtime 11.4: freed before, it
-    ends the process at the next message.
+    builder or runtime lives, whoever made that. Tried with TensorRT-RTX 1.7: freed before, it ends the process at the
+    next message.
     """
     severity = trt.ILogger.Severity
 
