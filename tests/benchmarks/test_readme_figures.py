@@ -70,7 +70,8 @@ def sliding(record: Record) -> list[str]:
 
 def camvid(record: Record) -> list[str]:
     dense, merged = record["curve"][0], at_training(record["curve"], record["settings"]["training_threshold"])
-    names = ("ONNX Runtime FP16 from FP32", "ONNX Runtime FP32 from PyTorch", "OpenVINO bf16 from FP32")
+    names = ("FP16 from FP32", "FP32 from PyTorch", "int8 from FP32")
+    names = (*(f"ONNX Runtime {name}" for name in names), "OpenVINO bf16 from FP32")
     differences = [abs(100 * record["claims"][name]["miou_difference"]) for name in names]
     shares = [f"{100 * dense['mean_iou']:.2f}", f"{100 * merged['mean_iou']:.2f}", f"{100 * merged['tokens_kept']:.0f}"]
     return [str(dense["pictures"]), *shares, *(f"{difference:.2g}" for difference in differences)]
@@ -94,9 +95,12 @@ def cpu_table(record: Record) -> list[str]:
     times = {row["name"]: row["ms"]["median"] for row in run["variants"] if row["kind"] == "merged"}
     official = {name: value for name, value in times.items() if name.startswith("official")}
     assert min(official, key=lambda name: official[name]) == "official eager bf16"
-    names = ("official eager bf16", "official eager FP32", "ONNX Runtime FP32", "OpenVINO FP32", "OpenVINO bf16")
-    equal = sorted(100 * row["labels_equal"] for row in record["trained"])
-    return ["2", *(f"{times[name]:.0f}" for name in names), *(f"{share:.2f}" for share in equal)]
+    names = ("official eager bf16", "official eager FP32", "ONNX Runtime FP32", "OpenVINO FP32")
+    figures = ["2", *(f"{times[name]:.0f}" for name in names)]
+    for name in ("OpenVINO bf16", "ONNX Runtime int8"):
+        equal = sorted(100 * row["labels_equal"] for row in record["trained"] if row["name"] == name)
+        figures += [f"{times[name]:.0f}", *(f"{share:.2f}" for share in equal)]
+    return figures
 
 
 def tradeoff(record: Record) -> list[str]:
