@@ -356,7 +356,6 @@ class _Job:
             "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         }
 
-
     def _course(self) -> dict[str, Any]:
         """The options that decide how long a run takes, and of which results do not depend on by more than rounding."""
         return {

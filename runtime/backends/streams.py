@@ -25,7 +25,7 @@ def shared_threads(streams: int | None, threads: int | None) -> tuple[int, int |
         threads: of all streams together; None takes one per physical core.
 
     Returns:
-        Streams, and the threads of each; None leaves a single stream's to the library, unless it may not have all cores.
+        Streams, and the threads of each; None leaves a single stream's to the library, unless cores are kept from it.
     """
     if threads is None and restricted():
         threads = physical_cores()
@@ -55,7 +55,6 @@ class Streams(Generic[T]):
             EngineError: the streams are closed.
             Exception: what `work` raised first in order; what has not begun by then is left out.
         """
-
         waiting = list(range(count))[::-1]
         results: dict[int, R] = {}
         failures: dict[int, BaseException] = {}
