@@ -94,6 +94,16 @@ def test_all_weights_outside_islands_are_float16() -> None:
     assert floats == normal | {"preprocess.mean", "preprocess.std"}
 
 
+def test_a_weight_of_an_island_and_of_another_node_is_there_twice() -> None:
+    model, shared = tiny_model(), "encoder.blocks.0.norm1.bias"
+    other = next(node for node in model.graph.node if "encoder.blocks.0.mlp.fc2.bias" in node.input)
+    other.input[list(other.input).index("encoder.blocks.0.mlp.fc2.bias")] = shared
+    converted = to_float16(model)
+    types = {tensor.name: tensor.data_type for tensor in converted.graph.initializer if shared in tensor.name}
+    assert types == {shared: TensorProto.FLOAT, f"{shared}/fp16": TensorProto.FLOAT16}
+    onnx.checker.check_model(converted, full_check=True)
+
+
 def merges(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     return [node for node in model.graph.node if node.op_type in (spec.LOCAL_MERGE.name, spec.GLOBAL_MERGE.name)]
 

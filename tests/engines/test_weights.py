@@ -49,6 +49,17 @@ def test_closed_as_it_was_opened_it_is_the_same_model() -> None:
     onnx.checker.check_model(closed, full_check=True)
 
 
+def test_a_constant_of_another_name_gets_the_data_under_its_own() -> None:
+    model = tiny_model(LINEAR)
+    values = weights(model)[NAME]
+    graph = open_graph(model)
+    node = next(node for node in graph.nodes if any(tensor.name == NAME for tensor in node.inputs))
+    node.inputs[1] = constant("other", np.float32, values.shape)
+    closed = weights(closed_graph(graph, model, {"other": NAME}))
+    assert NAME not in closed
+    assert np.array_equal(closed["other"], values)
+
+
 @pytest.mark.parametrize("raw", [True, False])
 def test_a_constant_of_another_type_and_name_gets_converted_data(raw: bool) -> None:
     model = tiny_model(LINEAR)

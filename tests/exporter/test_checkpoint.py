@@ -146,6 +146,12 @@ class TestOfficialFormat:
         assert checkpoint.crop == (64, 64)
         assert checkpoint.stride == 32
 
+    def test_windows_of_a_crop_that_is_not_square_step_by_its_shorter_side(self, tmp_path: Path) -> None:
+        write(tmp_path, {"model": state_of(MASKS)}, variant_of(MASKS, crop_size=(128, 64)))
+        checkpoint = load_checkpoint(tmp_path)
+        assert checkpoint.crop == (128, 64)
+        assert checkpoint.stride == 32
+
     def test_algm_settings_that_were_left_to_the_official_defaults(self, tmp_path: Path) -> None:
         settings = {"patch_type": "algm", "selected_layers": None, "merging_window_size": None, "threshold": None}
         write(tmp_path, {"model": state_of(MASKS)}, variant_of(MASKS, **settings))
@@ -212,12 +218,15 @@ class TestWithoutVariant:
         state = state_of(MASKS)
         state["encoder.pos_embed"] = state["encoder.pos_embed"][:, :12]
         write(tmp_path, {"model": state})
-        assert "variant.yml" in failure(tmp_path)
+        assert "do not make a square grid; put the variant.yml beside the file" in failure(tmp_path)
 
 
 class TestDamagedFiles:
     def test_a_path_that_is_not_there_says_so(self, tmp_path: Path) -> None:
         assert "no such file" in failure(tmp_path / "nowhere.pth")
+
+    def test_a_file_that_the_system_does_not_read(self) -> None:
+        assert "/proc/self/mem: cannot be read (Input/output error)" in failure(Path("/proc/self/mem"))
 
     def test_folder_without_a_checkpoint(self, tmp_path: Path) -> None:
         assert "no checkpoint.pth" in failure(tmp_path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,68 @@ def test_what_cannot_be_done_is_refused(kernels: Kernels, rng: np.random.Generat
     # Pixels are counted in 32 bits.
     params = interface.AlgmLabelsParams(0, 1, 1, 1, 2, 65536, 65536)
     assert lib.algm_labels(ctypes.byref(params), *pointers[:3], ctypes.c_size_t(0), None) == 1
+    # So are twice the pixels of a side times its patches, here 65536 times 65537.
+    params = interface.AlgmLabelsParams(0, 1, 65535, 1, 2, 32768, 1)
+    assert lib.algm_labels(ctypes.byref(params), *pointers[:3], ctypes.c_size_t(0), None) == 1
+
+
+ANY: dict[str, tuple[int, ...]] = {"dtype": (-1, 2), "batch": (0, 65536), "channels": (0, 2**20 + 1)}
+ROWS: dict[str, tuple[int, ...]] = {**ANY, "tokens": (0, 2**30)}
+# Parameters that are right, wrong values of each, and which tensors are activations.
+CALLS: dict[str, tuple[tuple[int, ...], dict[str, tuple[int, ...]], set[int]]] = {
+    "algm_local_merge": (
+        (0, 1, 8, 4, 4, 2, 2, 1),
+        {**ANY, "grid_height": (0, 4098), "grid_width": (0, 4098), "window_height": (0, 3), "window_width": (0, 3)}
+        | {"extra_tokens": (0, 3)},
+        {0, 2},
+    ),
+    "algm_global_merge": (
+        (0, 1, 8, 4, 4, 1, 1, 8),
+        {**ROWS, "patches": (0, 2**30), "layer": (0, 1025), "extra_tokens": (0, 3), "max_tokens": (0, 2**20 + 1)},
+        {0, 4},
+    ),
+    "algm_packed_attention": (
+        (0, 1, 8, 64, 2, 8),
+        {**ROWS, "heads": (0, 3, 1025), "max_tokens": (0, 2**20 + 1)},
+        {0, 2},
+    ),
+    "algm_append_tokens": ((0, 1, 8, 4, 3, 1), {**ROWS, "appended": (0, 65536), "drop": (-1, 3)}, {0, 2, 3}),
+    "algm_unmerge": (
+        (0, 1, 8, 4, 4, 3, 1),
+        {**ROWS, "patches": (0, 2**30), "appended": (-1, 65536), "drop": (-1, 3)},
+        {0, 3, 4},
+    ),
+    "algm_labels": (
+        (0, 1, 2, 2, 3, 8, 8),
+        {"dtype": (-1, 2), "batch": (0, 65536), "classes": (0, 65536)}
+        | dict.fromkeys(("grid_height", "grid_width", "height", "width"), (0, 65537)),
+        {0},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_parameters_and_pointers_that_are_wrong_are_refused(twin_library: Path, name: str) -> None:
+    library = interface.declare(ctypes.CDLL(str(twin_library)))
+    struct, tensors = interface.FUNCTIONS[name]
+    good, wrong, activations = CALLS[name]
+    query = getattr(library, f"{name}_workspace")
+    room = query(ctypes.byref(struct(*good)))
+
+    def status(values: Sequence[int], addresses: Sequence[int | None]) -> int:
+        return int(getattr(library, name)(ctypes.byref(struct(*values)), *addresses, room, None))
+
+    addresses: list[int | None] = [256] * (tensors + 1)
+    fields = [field for field, _ in struct._fields_]
+    assert wrong.keys() == set(fields)
+    for field, values in wrong.items():
+        for value in values:
+            params = [value if other == field else right for other, right in zip(fields, good, strict=True)]
+            assert status(params, addresses) == 1, (field, value)
+            assert query(ctypes.byref(struct(*params))) == 0, (field, value)
+    for place in range(tensors):
+        for address in (None, 256 + (8 if place in activations else 2)):
+            assert status(good, [*addresses[:place], address, *addresses[place + 1 :]]) == 1, (place, address)
 
 
 def test_parameter_structs_are_those_of_the_header() -> None:

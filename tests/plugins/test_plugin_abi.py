@@ -267,6 +267,11 @@ def test_output_shapes(op: str, probe: Probe) -> None:
             assert found == OutputShapes(list(outputs), -1, -1, [])
 
 
+def test_a_shape_that_tensorrt_refuses_is_an_error(probe: Probe, plugin_library: Path) -> None:
+    assert make(probe, "AlgmLocalMerge").output_shapes([(-(2**31), 26, 64), ()]) is None
+    assert last_error(plugin_library) == "AlgmLocalMerge: TensorRT refused the expression of an output's shape"
+
+
 @pytest.mark.parametrize(("keep", "hint"), [(0.0, 1), (1.0, 78), (0.5, 39)])
 def test_expected_keep_is_the_share_to_tune_for(keep: float, hint: int, probe: Probe) -> None:
     found = make(probe, "AlgmLocalMerge", expected_keep=keep).output_shapes(SHAPES["AlgmLocalMerge"][0])

@@ -104,7 +104,7 @@ def test_32_bit_grey_needs_a_known_scale() -> None:
     np.testing.assert_array_equal(to_rgb(Image.fromarray(np.array([[0, 65535]], np.int32)))[0, :, 0], [0, 255])
     for value in (-1, 65536):
         with pytest.raises(DecodeError, match=r"outside 0\.\.65535"):
-            to_rgb(Image.fromarray(np.array([[value]], np.int32)))
+            to_rgb(Image.fromarray(np.array([[0, value, 65535]], np.int32)))
     with pytest.raises(DecodeError, match="floating-point"):
         to_rgb(Image.fromarray(np.zeros((2, 2), np.float32)))
 
@@ -184,8 +184,10 @@ def test_pictures_are_upright(tmp_path: Path, orientation: int, name: str) -> No
 
 
 def test_damaged_exif_does_not_cost_the_picture(tmp_path: Path) -> None:
-    path = saved(tmp_path, Image.fromarray(scene()), "a.png", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
-    np.testing.assert_array_equal(decode_image(path), scene())
+    text = b"II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x02\x00\x04\x00\x00\x00six\x00\x00\x00\x00\x00"  # as orientation
+    for content in (b"II*\x00\xff\xff\xff\xff", b"neither II nor MM", text):
+        path = saved(tmp_path, Image.fromarray(scene()), "a.png", exif=b"Exif\x00\x00" + content)
+        np.testing.assert_array_equal(decode_image(path), scene())
     path = saved(tmp_path, Image.fromarray(scene()), "b.png", exif=exif_with(77))
     np.testing.assert_array_equal(decode_image(path), scene())
 

@@ -245,6 +245,17 @@ def test_memory_does_not_grow_with_classes_times_pixels() -> None:
     np.testing.assert_array_equal(labels[1990:1993], band.argmax(axis=2))
 
 
+def test_memory_does_not_grow_with_the_tiles_that_need_arithmetic() -> None:
+    """In noise all tiles do, and their corners alone would be 60 MB."""
+    plan = plan_slide((2000, 3000), (512, 512), 480)
+    logits = np.random.default_rng(3).standard_normal((len(plan), 150, 32, 32), np.float32)
+    tracemalloc.start()
+    labels = LogitField(plan, logits, 16).labels()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak - logits.nbytes - labels.nbytes < 32 * 2**20
+
+
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_axis_operators_are_the_whole_way_from_mosaic_to_source(geometry: str) -> None:
     """Dense operators built from the arrays alone give the field's logits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -65,6 +66,43 @@ def test_a_folder_in_the_place_of_a_draft_is_removed(tmp_path: Path) -> None:
     with renamed_together() as temporary:
         temporary(tmp_path / "x.png").write_text("whole")
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_a_draft_of_a_folder_that_a_killed_run_left_is_made_anew(tmp_path: Path) -> None:
+    left = draft_of(tmp_path / "frames")
+    left.mkdir()
+    (left / "old.png").touch()
+    with renamed_together() as temporary:
+        draft = temporary(tmp_path / "frames", folder=True)
+        draft.mkdir()
+        (draft / "new.png").touch()
+    assert [path.name for path in tmp_path.rglob("*.png")] == ["new.png"]
+
+
+def test_a_file_does_not_replace_a_folder(tmp_path: Path) -> None:
+    target = tmp_path / "x.png"
+    (target / "of the user").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError), renamed_together() as temporary:
+        temporary(target).touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["x.png", "of the user"]
+
+
+def test_files_have_the_permissions_that_the_user_gives_new_ones(tmp_path: Path) -> None:
+    mask = os.umask(0o002)
+    try:
+        with renamed_together() as temporary:
+            temporary(tmp_path / "x.png").touch()
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "x.png").stat().st_mode & 0o777 == 0o664
+
+
+def test_nothing_stays_open(tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with renamed_together() as first, renamed_together() as second:
+        first(tmp_path / "x.png").write_text("first")
+        second(tmp_path / "x.png").write_text("second")  # finds the first draft taken
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_who_write_the_same_file_at_once_do_not_meet(tmp_path: Path) -> None:

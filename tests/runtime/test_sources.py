@@ -133,6 +133,12 @@ def test_a_list_file_names_paths_beside_it(touch: Touch, tmp_path: Path) -> None
     assert found[1].path.samefile(root / "other" / "b.jpg")
 
 
+def test_the_suffix_of_a_list_may_be_in_capitals(touch: Touch) -> None:
+    root = touch("LIST.TXT")
+    (root / "LIST.TXT").write_text("a.jpg\n")
+    assert names(root / "LIST.TXT") == ["a"]
+
+
 def test_odd_lines_of_a_list_fail_later(touch: Touch) -> None:
     root = touch("all.txt")
     (root / "all.txt").write_text("..\n.\n/\n../..\n")

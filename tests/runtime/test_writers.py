@@ -69,6 +69,8 @@ def test_overlay_is_a_jpeg_of_the_overlay(result: SegmentationResult, tmp_path: 
 def test_a_side_beyond_jpeg_is_refused_with_the_cure(tmp_path: Path) -> None:
     with pytest.raises(WriteError, match="save color instead"):
         write_overlay(np.zeros((1, 65501, 3), np.uint8), tmp_path / "x.jpg")
+    write_overlay(np.zeros((1, 65500, 3), np.uint8), tmp_path / "x.jpg")
+    assert cv2.imread(str(tmp_path / "x.jpg")).shape == (1, 65500, 3)
 
 
 def test_color_is_a_png_of_the_colors(result: SegmentationResult, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ namespace twin {
 namespace {
 
 constexpr size_t kStackBytes = 256 * 1024;
+constexpr size_t kPoisonedBytes = 8 * 1024;  // of a stack: room for the variables of a kernel
 constexpr int kMaxThreads = 1024;
 constexpr uint32_t kBackwards = 1, kGreedy = 2, kEager = 4;  // bits of the seed
 
@@ -66,8 +67,10 @@ void fibreMain() {
 
 void startFibre(int index) {
   static ucontext_t context;
+  unsigned char* const stack = stacks + size_t(index) * kStackBytes;
+  std::memset(stack + kStackBytes - kPoisonedBytes, 0xFF, kPoisonedBytes);  // what a kernel leaves unset is NaN or -1
   getcontext(&context);
-  context.uc_stack.ss_sp = stacks + size_t(index) * kStackBytes;
+  context.uc_stack.ss_sp = stack;
   context.uc_stack.ss_size = kStackBytes;
   context.uc_link = nullptr;
   makecontext(&context, fibreMain, 0);

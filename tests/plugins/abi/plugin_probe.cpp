@@ -47,7 +47,8 @@ Expression::Impl const& look(trt::IDimensionExpr const* expression) {
   return static_cast<Expression const*>(expression)->mExpression;
 }
 
-// Computes with values as TensorRT does with expressions; refuses operations on size tensors as it does.
+// Computes with values as TensorRT does with expressions; refuses operations on size tensors as it does, and extents
+// that no tensor has.
 class Builder final : public trt::IExprBuilder {
  public:
   Builder() : mBuilder(*this) { mImpl = &mBuilder; }
@@ -68,8 +69,9 @@ class Builder final : public trt::IExprBuilder {
                                          trt::IDimensionExpr const& second) override {
       Expression::Impl const& a = look(&first);
       Expression::Impl const& b = look(&second);
-      return a.sizeTensor || b.sizeTensor ? nullptr
-                                          : mOwner.make(apply(op, a.value, b.value), a.symbolic || b.symbolic);
+      int64_t const value = apply(op, a.value, b.value);
+      bool const refused = a.sizeTensor || b.sizeTensor || value > INT32_MAX;
+      return refused ? nullptr : mOwner.make(value, a.symbolic || b.symbolic);
     }
     trt::IDimensionExpr const* declareSizeTensor(int32_t output, trt::IDimensionExpr const& opt,
                                                  trt::IDimensionExpr const& upper) override {
