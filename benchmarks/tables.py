@@ -98,7 +98,7 @@ def whole_job(record: Record) -> str:
         for row in model["variants"]:
             kept = _percent(row["tokens"]["share_kept"], 1) if row["tokens"] else "100.0 %"
             ratios = [_spread(row[f"times_as_fast_as_{other}"], "x") for other in ("dense", "one_stream")]
-            name = f"{row['backend']}, {row['kind']}, {_streams(row)}"
+            name = f"{row['name']}, {row['kind']}, {_streams(row)}"
             rows.append([name, kept, str(row["windows"]), _spread(row["images_per_second"]), *ratios])
         first = model["variants"][0]
         counted = f"{first['done']} pictures segmented, {first['failed']} of {first['inputs']} files refused"
