@@ -357,7 +357,7 @@ class _Job:
         }
 
     def _course(self) -> dict[str, Any]:
-        """The options that decide how long a run takes, and of which results do not depend on by more than rounding."""
+        """The options that decide how long a run takes; results depend on them by rounding at most."""
         return {
             "batch_size": self.options.pipeline.batch_size,
             "part": self.options.part,

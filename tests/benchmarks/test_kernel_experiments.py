@@ -14,10 +14,14 @@ from kernel_experiments import TESTS, Experiment, experiments
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.parametrize("tool", ["git", "patch"])
 @pytest.mark.parametrize("experiment", experiments(), ids=lambda experiment: experiment.path.stem)
-def test_patch_fits_and_changes_its_kernels(experiment: Experiment, tmp_path: Path) -> None:
-    if shutil.which("git") is None:
-        pytest.skip("git is not on PATH")
+def test_patch_fits_and_changes_its_kernels(
+    experiment: Experiment, tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which(tool) is None:
+        pytest.skip(f"{tool} is not on PATH")
+    monkeypatch.setattr(kernel_experiments.shutil, "which", lambda name: name if name == tool else None)
     assert experiment.purpose.count("Predicted: ") == 1
     native = experiment.patched(tmp_path) / "algm_trt" / "plugins" / "native"
     sources = [path.relative_to(native) for path in native.rglob("*") if path.is_file()]
