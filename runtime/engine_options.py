@@ -20,7 +20,7 @@ class EngineOptions:
     Attributes:
         backend: one of BACKENDS; "auto" takes TensorRT for a .plan, OpenVINO for an .onnx in bf16, else ONNX Runtime.
         device: "auto", "cpu" or "cuda".
-        threads: threads of a CPU backend, of all its streams together; None lets it choose.
+        threads: threads of a CPU backend, of all its streams together, at least one each; None lets it choose.
         cpu_precision: "fp32", or "bf16" (OpenVINO, on a CPU that computes in bfloat16; on others it is refused).
         streams: pictures that a CPU backend runs side by side, each with its part of the threads: more of them per
             second, each later. 1 is best for one picture at a time; None takes as many as suit the processor.

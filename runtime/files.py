@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -25,8 +26,8 @@ class Temporary(Protocol):
 def renamed_together() -> Iterator[Temporary]:
     """Write several files or folders, all of them or none.
 
-    The block gets a function that gives temporary paths. When the block ends well, all are renamed; when it raises, all
-    are removed. A folder replaces the folder of that name. Any number of threads and processes may write the same file
+    The block gets a function that gives temporary paths. When the block ends well, all are renamed; when it raises, or
+    something else has one of the names, all are removed. A folder replaces the folder of that name. Any number of threads and processes may write the same file
     at a time: the last one's stays.
 
     Raises:
@@ -48,6 +49,8 @@ def renamed_together() -> Iterator[Temporary]:
 
         try:
             yield temporary
+            for draft, path in pending:
+                _check_place(draft, path)
             while pending:
                 draft, path = pending[0]
                 if draft.is_dir() and path.is_dir():
@@ -114,6 +117,18 @@ def _open_draft(draft: Path) -> int:
     except OSError:
         _remove(draft)  # something else has the name
         return os.open(draft, flags, 0o666)
+
+
+def _check_place(draft: Path, path: Path) -> None:
+    """Find out before the first of several is renamed whether a folder and a file would meet.
+
+    Raises:
+        OSError: they would.
+    """
+    if path.is_symlink() or not path.exists() or path.is_dir() == draft.is_dir():
+        return
+    number = errno.EISDIR if path.is_dir() else errno.ENOTDIR
+    raise OSError(number, os.strerror(number), str(path))
 
 
 def _remove(path: Path) -> None:

@@ -268,15 +268,15 @@ class _Job:
                     self.folder,
                     source.name,
                     self.options.kinds,
-                    result_of=lambda name, inferred: make_result(self.segmenter.card, name, inferred),
                     on_frame=lambda: bar.update(),
                 )
         except EngineFailedError:
             raise
         except Exception as error:
             return self._record(given, error, time.perf_counter() - begin)
+        self._add_work(video.work, video.labelling)
         saved = _Saved(video.size, video.tally, video.files, video.frames)
-        record = self._record(given, saved, video.seconds)
+        record = self._record(given, saved, video.work.seconds)
         if video.frames < _WHOLE_VIDEO * video.announced:
             read = f"{video.frames} of the {video.announced} frames that its header announces could be read"
             return replace(record, status="error", error=f"only {read}: is it cut short?")

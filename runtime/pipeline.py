@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +100,14 @@ class Work:
     model: float = 0.0
     finishing: float = 0.0
 
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.decoding + other.decoding,
+            self.cutting + other.cutting,
+            self.model + other.model,
+            self.finishing + other.finishing,
+        )
+
     @property
     def seconds(self) -> float:
         """All of it."""
@@ -121,6 +129,19 @@ class Outcome(Generic[K, T]):
     value: T | None
     error: Exception | None
     work: Work
+
+    def result(self) -> T:
+        """The value.
+
+        Raises:
+            Exception: what stopped it.
+        """
+        if self.error is not None:
+            try:
+                raise self.error
+            finally:
+                del self  # the error, which knows this frame, would keep itself; see `_failure`
+        return cast("T", self.value)
 
 
 def run_pipeline(
@@ -318,9 +339,8 @@ class _Run(Generic[K, T]):
                 self._cut(self.to_cut.popleft())
             elif self.announced:
                 self._infer_before(self.announced[0][1].result())
-                if self.on_the_way:
-                    self._infer_oldest()
-                    yield self._leave()
+                self._infer_oldest()
+                yield self._leave()
             else:
                 break
         self._infer()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -58,17 +58,17 @@ class Segmenter:
 
     @overload
     def __call__(
-        self, pictures: list[Picture], *, logits: bool = ..., max_pixels: int = ..., **options: Any
-    ) -> list[SegmentationResult]: ...
+        self, pictures: Picture, *, logits: bool = ..., max_pixels: int = ..., **options: Any
+    ) -> SegmentationResult: ...  # type: ignore[overload-overlap]  # a string is a sequence of strings too
 
     @overload
     def __call__(
-        self, pictures: Picture, *, logits: bool = ..., max_pixels: int = ..., **options: Any
-    ) -> SegmentationResult: ...
+        self, pictures: Sequence[Picture], *, logits: bool = ..., max_pixels: int = ..., **options: Any
+    ) -> list[SegmentationResult]: ...
 
     def __call__(
         self,
-        pictures: Picture | list[Picture],
+        pictures: Picture | Sequence[Picture],
         *,
         logits: bool = False,
         max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -77,7 +77,8 @@ class Segmenter:
         """Segment one picture or a list of them; for more than fit in memory there is `stream`.
 
         Args:
-            pictures: path, uint8 array (RGB, or grey or RGB with alpha), or Pillow picture; or a list of them.
+            pictures: path, uint8 array (RGB, or grey or RGB with alpha), or Pillow picture; or a list or
+                tuple of them.
             logits: also fill `result.logits` (K, H, W) float32.
             max_pixels: files with larger pictures are refused.
             **options: mode, stride, short_side, threshold, batch_size, workers of
@@ -138,13 +139,11 @@ class Segmenter:
 
         with closing(run_pipeline(self.engine, options, items, finish)) as outcomes:
             for outcome in outcomes:
-                if outcome.value is None:
-                    error = outcome.error or AssertionError("an outcome has a value or an error")
-                    try:
-                        raise error
-                    finally:
-                        del error, outcome  # else the error, which knows this frame, keeps its picture; see `_failure`
-                yield outcome.value
+                try:
+                    result = outcome.result()
+                finally:
+                    del outcome  # its error, which knows this frame, would keep itself; see `_failure` of the pipeline
+                yield result
 
     def close(self) -> None:
         """Release the model."""

@@ -222,9 +222,9 @@ def _matches(folder: Path, patterns: Sequence[str]) -> Iterator[tuple[str, ...]]
     for entry in _entries(folder):
         if not fnmatch.fnmatchcase(entry.name, first) or (entry.name.startswith(".") and not first.startswith(".")):
             continue
-        if rest and entry.is_dir():
+        if rest and _is_folder(entry):
             yield from ((entry.name, *tail) for tail in _matches(folder / entry.name, rest))
-        elif not rest and not entry.is_dir():
+        elif not rest and not _is_folder(entry):
             yield (entry.name,)
 
 
@@ -250,7 +250,7 @@ def _walk(folder: Path, recursive: bool, *, folders: bool = False) -> Iterator[t
         written = KINDS if _is_output(entry.name for entry in entries) else ()
         for entry in entries:
             below = (*parts, entry.name)
-            if not entry.is_dir():
+            if not _is_folder(entry):
                 if not folders:
                     yield below
             elif recursive and entry.name not in written:
@@ -267,6 +267,14 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     """What a folder holds, in natural order."""
     with os.scandir(folder) as entries:
         return sorted(entries, key=lambda entry: natural_key(entry.name))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link that leads to one: some links lead to themselves."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _sorted(files: list[_Found]) -> list[_Found]:

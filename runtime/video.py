@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from algm_trt.runtime.decode import DecodeError
 from algm_trt.runtime.engine import Engine
 from algm_trt.runtime.files import renamed_together
 from algm_trt.runtime.manifest import Tally
-from algm_trt.runtime.pipeline import Inferred, Item, run_pipeline
+from algm_trt.runtime.pipeline import Inferred, Item, Work, run_pipeline
 from algm_trt.runtime.pipeline_options import PipelineOptions
-from algm_trt.runtime.result import SegmentationResult
+from algm_trt.runtime.segmenter import make_result
 from algm_trt.runtime.writers import KINDS, WriteError, WrittenFile, output_path, write_errors
 
 _DEFAULT_FPS = 25.0  # for files that do not say
@@ -90,10 +91,14 @@ class VideoReader:
         """The frame `index`: (H, W, 3) uint8 RGB. Waits until those before it are read."""
         with self._turn:
             self._turn.wait_for(lambda: self._ended or self._next == index)
-            good, frame = (False, None) if self._ended else self._capture.read()
-            self._next += 1
-            self._ended = not good
-            self._turn.notify_all()
+            frame = None
+            try:
+                if not self._ended:
+                    _, frame = self._capture.read()
+            finally:  # also where OpenCV raises: others wait for their turn
+                self._next += 1
+                self._ended = frame is None
+                self._turn.notify_all()
         if frame is None:
             raise _EndOfVideoError
         return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame)  # type: ignore[return-value]
@@ -114,7 +119,8 @@ class SavedVideo:
         size: height and width of the frames.
         frames: number of frames.
         announced: number of frames by the file's header, which may be wrong; 0 if it does not say.
-        seconds: work on all frames.
+        work: on all frames.
+        labelling: seconds of the work's last step, from scores to labels.
         tally: over all frames.
         files: overlay video and folders of frames, in the order of the kinds asked for.
     """
@@ -122,7 +128,8 @@ class SavedVideo:
     size: tuple[int, int]
     frames: int
     announced: int
-    seconds: float
+    work: Work
+    labelling: float
     tally: Tally
     files: tuple[WrittenFile, ...]
 
@@ -135,7 +142,6 @@ def segment_video(
     name: str,
     kinds: Sequence[str],
     *,
-    result_of: Callable[[str, Inferred], SegmentationResult],
     on_frame: Callable[[], object] = lambda: None,
 ) -> SavedVideo:
     """Segment a video frame by frame.
@@ -151,7 +157,6 @@ def segment_video(
         folder: output folder.
         name: of the outputs.
         kinds: some of KINDS.
-        result_of: makes the result of a frame.
         on_frame: called after each frame.
 
     Raises:
@@ -164,41 +169,53 @@ def segment_video(
         for draft in still.values():
             draft.mkdir()
 
-        def finish(index: int, inferred: Inferred) -> tuple[Tally, NDArray[np.uint8] | None]:
-            result = result_of(f"{name}/{index:06d}", inferred)
+        def finish(index: int, inferred: Inferred) -> _Frame:
+            begin = time.perf_counter()
+            result = make_result(engine.card, f"{name}/{index:06d}", inferred)
+            labelling = time.perf_counter() - begin
             for kind, draft in still.items():
                 KINDS[kind].write(result, draft / f"{index:06d}{KINDS[kind].suffix}")
-            return Tally.of(result), result.overlay() if "overlay" in drafts else None
+            return _Frame(Tally.of(result), labelling, result.overlay() if "overlay" in drafts else None)
 
-        tally, frames, seconds = Tally(), 0, 0.0
-        with (
-            closing(_OverlayVideo(drafts.get("overlay"), reader)) as overlay,
-            closing(run_pipeline(engine, options, reader.items(), finish)) as outcomes,
-        ):
-            for outcome in outcomes:
+        tally, frames, work, labelling = Tally(), 0, Work(), 0.0
+        with ExitStack() as open_while_running:
+            overlay = None
+            if "overlay" in drafts:
+                overlay = open_while_running.enter_context(closing(_OverlayVideo(drafts["overlay"], reader)))
+            outcomes = run_pipeline(engine, options, reader.items(), finish)
+            for outcome in open_while_running.enter_context(closing(outcomes)):
+                work += outcome.work
                 if isinstance(outcome.error, _EndOfVideoError):
                     continue
-                if outcome.value is None:
-                    raise outcome.error or AssertionError("an outcome has a value or an error")
-                tally, frames, seconds = tally + outcome.value[0], frames + 1, seconds + outcome.work.seconds
-                overlay.add(outcome.value[1])
+                frame = outcome.result()
+                tally, frames, labelling = tally + frame.tally, frames + 1, labelling + frame.labelling
+                if overlay is not None and frame.overlay is not None:
+                    overlay.add(frame.overlay)
                 on_frame()
-            overlay.finish(frames)
-        if not frames:
-            raise DecodeError("no frame of the video can be read", path)
+            if not frames:
+                raise DecodeError("no frame of the video can be read", path)
+            if overlay is not None:
+                overlay.finish(frames)
         files = tuple(_written(video_target(kind, name), draft) for kind, draft in drafts.items())
-    return SavedVideo(reader.size, frames, reader.frames, seconds, tally, files)
+    return SavedVideo(reader.size, frames, reader.frames, work, labelling, tally, files)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What is kept of a frame: its numbers, seconds from its scores to its labels, and (H, W, 3) uint8 RGB to show."""
+
+    tally: Tally
+    labelling: float
+    overlay: NDArray[np.uint8] | None
 
 
 class _OverlayVideo:
     """An MPEG-4 file that frames are added to; encoding runs beside the model."""
 
-    def __init__(self, path: Path | None, reader: VideoReader):
+    def __init__(self, path: Path, reader: VideoReader):
         self._path = path
         self._encoder = ThreadPoolExecutor(1, "algm-encode")
         self._last: Future[None] | None = None
-        if path is None:
-            return
         height, width = reader.size
         fourcc = cv2.VideoWriter.fourcc(*"mp4v")
         with _quiet_opencv():
@@ -206,12 +223,11 @@ class _OverlayVideo:
         if not self._writer.isOpened():
             raise WriteError(f"OpenCV cannot write a video of {width}x{height} pixels at {reader.fps:g} frames/s")
 
-    def add(self, picture: NDArray[np.uint8] | None) -> None:
+    def add(self, picture: NDArray[np.uint8]) -> None:
         """Append (H, W, 3) uint8 RGB once the frame before it is encoded."""
-        if picture is not None:
-            if self._last is not None:
-                self._last.result()
-            self._last = self._encoder.submit(self._write, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        if self._last is not None:
+            self._last.result()
+        self._last = self._encoder.submit(self._write, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
     def _write(self, bgr: NDArray[Any]) -> None:
         self._writer.write(bgr)
@@ -223,17 +239,15 @@ class _OverlayVideo:
             WriteError: the file does not hold all frames.
         """
         self.close()
-        if self._path is not None and frames:
-            with _quiet_opencv():
-                video = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
-            written = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
-            if written != frames:
-                raise WriteError(f"the overlay video holds {written} of {frames} frames: is the disk full?")
+        with _quiet_opencv():
+            video = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
+        written = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
+        if written != frames:
+            raise WriteError(f"the overlay video holds {written} of {frames} frames: is the disk full?")
 
     def close(self) -> None:
         self._encoder.shutdown(wait=True)
-        if self._path is not None:
-            self._writer.release()
+        self._writer.release()
 
 
 def video_target(kind: str, name: str) -> Path:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from algm_trt.engines.doctor.facts import LACKS, exit_code
 from algm_trt.plugins.errors import VerificationError
 from algm_trt.runtime.command import VersionAction, run_command, say
-from algm_trt.runtime.files import renamed_together
+from algm_trt.runtime.files import check_writable, renamed_together
 
 if TYPE_CHECKING:
     from algm_trt.engines.doctor.ladder import Rung
@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _examine(arguments: argparse.Namespace) -> int:
+    if arguments.json:
+        check_writable(arguments.json)
     # Imported here: a NumPy that is broken is one line too.
     from algm_trt.engines.doctor.machine import examine, machine_facts
     from algm_trt.engines.doctor.model import examine_model, model_facts

@@ -96,6 +96,8 @@ def _entries(section: bytes) -> Iterator[tuple[int, int]]:
             at += 8  # containers are aligned; between them is padding
             continue
         entry, end = at + header, at + header + size
+        if end == at:
+            raise ValueError("a container of no size")
         while entry < end:
             kind, _, entry_header, entry_size = struct.unpack_from("<HHIQ", section, entry)
             (capability,) = struct.unpack_from("<I", section, entry + 28)

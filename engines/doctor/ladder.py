@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from algm_trt.engines.doctor import rungs
 from algm_trt.engines.doctor.isolated import Answer, call
 from algm_trt.engines.doctor.machine import Machine, package_version
 from algm_trt.plugins.library import LIBRARY_NAME, LIBRARY_VARIABLE
+from algm_trt.runtime.cores import usable_cores
 
 RungState = Literal["passed", "failed", "not run"]
 
@@ -154,8 +154,7 @@ class Ladder:
         return Answer(text, "; ".join(complaints[:2]), False, answer.seconds)
 
     def _compile(self) -> Answer:
-        jobs = len(os.sched_getaffinity(0))
-        return self._call("L2", rungs.compile_library, str(self._compiled), self._capability, jobs)
+        return self._call("L2", rungs.compile_library, str(self._compiled), self._capability, usable_cores())
 
     def _library(self) -> Path | None:
         """The installed plugin library, or the one that L2 compiled where none is installed."""

@@ -18,6 +18,7 @@ from algm_trt.engines.doctor.fatbin import Architectures, FatbinError, architect
 from algm_trt.engines.doctor.isolated import Answer, call
 from algm_trt.engines.gpu import Gpu
 from algm_trt.plugins.library import INTERFACE_VERSION, LIBRARY_VARIABLE, PluginLibraryError, find_library
+from algm_trt.runtime.cores import usable_cores
 
 _AT_ONCE: Final = 4
 _ONNXRUNTIME_PACKAGES: Final = (
@@ -244,6 +245,5 @@ def _versions(found: Any) -> str:
 
 
 def _processor_fact(machine: Machine) -> Fact:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = f"{machine.memory_mib} MiB free" if machine.memory_mib is not None else "free memory unknown"
-    return Fact("processor", f"{cores} cores, {memory}")
+    return Fact("processor", f"{usable_cores()} cores, {memory}")

@@ -22,7 +22,7 @@ def shared_threads(streams: int | None, threads: int | None) -> tuple[int, int |
 
     Args:
         streams: pictures that run at the same time; None takes one per thread, at most UNASKED_STREAMS.
-        threads: of all streams together; None takes one per physical core.
+        threads: of all streams together, at least one each; None takes one per physical core.
 
     Returns:
         Streams, and the threads of each; None leaves a single stream's to the library, unless cores are kept from it.

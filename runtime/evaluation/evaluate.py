@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import Any, Final
 
@@ -91,8 +91,7 @@ class Evaluation:
 
     def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
         """For JSON; scores in 0..1, null where a class has none; equal names of classes are told apart by the id."""
-        names = [name if classes.count(name) == 1 else f"{name} (class {k})" for k, name in enumerate(classes)]
-        per_class = zip(names, self.scores.iou, self.scores.accuracy, self.boundary.f_score, strict=True)
+        per_class = zip(distinct_names(classes), self.scores.iou, self.scores.accuracy, self.boundary.f_score, strict=True)
         return {
             "mean_iou": json_number(self.scores.mean_iou),
             "pixel_accuracy": json_number(self.scores.pixel_accuracy),
@@ -101,7 +100,7 @@ class Evaluation:
             "tokens_kept": json_number(self.tokens_kept),
             "tokens_per_window": [total / self.windows for total in self.tokens] if self.windows else None,
             "pictures": self.pictures,
-            "failures": [failure.__dict__ for failure in self.failures],
+            "failures": [asdict(failure) for failure in self.failures],
             "pixels": self.scores.pixels,
             "windows": self.windows,
             "seconds": self.seconds,
@@ -117,6 +116,11 @@ class Evaluation:
                 for name, iou, accuracy, outline in per_class
             },
         }
+
+
+def distinct_names(classes: Sequence[str]) -> list[str]:
+    """Names of classes for a mapping: those that several have are told apart by the id."""
+    return [name if classes.count(name) == 1 else f"{name} (class {k})" for k, name in enumerate(classes)]
 
 
 @dataclass(frozen=True)
@@ -299,12 +303,13 @@ class _Total:
 
     def add(self, picture: _Picture, views: Sequence[_Views]) -> None:
         """Add a picture, or note why it cannot be added; `views` are the outcomes of all its views."""
-        errors = [view.error for view in views if view.error is not None]
-        for error in errors[:1]:
+        error = next((view.error for view in views if view.error is not None), None)
+        if error is not None:
             kind = "label" if isinstance(error, LabelError) else "picture"
             reason = str(error) if isinstance(error, AlgmError) else f"{type(error).__name__}: {error}"
             self.failures.append(Failure(picture.sample.name, kind, " ".join(reason.split())))
-        for score in (view.value for view in views if not errors and view.value is not None):
+            return
+        for score in (view.value for view in views if view.value is not None):
             self.pictures += 1
             self._confusion += score.confusion
             self._boundary += score.boundary

@@ -20,7 +20,13 @@ from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.engine import Engine
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluation.drift import Drift, Labels, LabelStore, side_by_side
-from algm_trt.runtime.evaluation.evaluate import Evaluation, EvaluationOptions, evaluate, json_number
+from algm_trt.runtime.evaluation.evaluate import (
+    Evaluation,
+    EvaluationOptions,
+    distinct_names,
+    evaluate,
+    json_number,
+)
 from algm_trt.runtime.evaluation.sets import EvaluationSet, Places, open_set
 from algm_trt.runtime.files import check_writable, renamed_together
 from algm_trt.runtime.window_runner import usual_batch
@@ -153,7 +159,7 @@ class Report:
             "pictures": drift.pictures,
             "labels_equal": json_number(drift.share_equal),
             "mean_iou_change": json_number(run.evaluation.scores.mean_iou - first.mean_iou),
-            "iou_change": {name: json_number(value) for name, value in zip(self.class_names, change, strict=True)},
+            "iou_change": dict(zip(distinct_names(self.class_names), map(json_number, change), strict=True)),
             "worst": [
                 {"name": self.data.samples[index].name, "labels_unequal": share} for index, share in drift.worst()
             ],

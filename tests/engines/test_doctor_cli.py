@@ -65,6 +65,13 @@ def test_a_broken_numpy_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.startswith("algm-doctor: numpy cannot be imported (the C extensions failed): install")
 
 
+def test_a_report_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = doctor(environment(tmp_path / "site"), "--json", tmp_path / "file" / "doctor.json")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "cannot write into" in done.stderr
+
+
 def test_a_good_model_and_the_report_as_json(tmp_path: Path) -> None:
     file = tmp_path / "report" / "doctor.json"
     done = doctor(environment(tmp_path / "site"), SAMPLE_MODEL, "--json", file)

@@ -60,6 +60,13 @@ def test_a_damaged_library_is_named(tmp_path: Path, length: int) -> None:
         architectures(library)
 
 
+def test_a_container_of_no_size_comes_to_an_end(tmp_path: Path) -> None:
+    library = tmp_path / "library.so"
+    library.write_bytes(elf(struct.pack("<IHHQ", 0xBA55ED50, 1, 0, 0) + bytes(16)))
+    with pytest.raises(FatbinError, match="a container of no size"):
+        architectures(library)
+
+
 def test_text_and_32_bit_libraries_are_refused(tmp_path: Path) -> None:
     for content in (b"not a library", b"\x7fELF\x01\x01" + bytes(80)):
         (tmp_path / "x").write_bytes(content)

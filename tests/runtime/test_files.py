@@ -87,6 +87,25 @@ def test_a_file_does_not_replace_a_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["x.png", "of the user"]
 
 
+def test_nothing_is_renamed_where_one_name_is_taken_by_something_else(tmp_path: Path) -> None:
+    folder, file = tmp_path / "folder", tmp_path / "file"
+    folder.mkdir()
+    file.write_text("the user's")
+
+    def write(target: Path, as_folder: bool) -> None:
+        with renamed_together() as temporary:
+            temporary(tmp_path / "first").write_text("new")
+            draft = temporary(target, folder=as_folder)
+            draft.mkdir() if as_folder else draft.touch()
+
+    with pytest.raises(IsADirectoryError, match="folder"):
+        write(folder, False)
+    with pytest.raises(NotADirectoryError, match="file"):
+        write(file, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+    assert file.read_text() == "the user's"
+
+
 def test_files_have_the_permissions_that_the_user_gives_new_ones(tmp_path: Path) -> None:
     mask = os.umask(0o002)
     try:

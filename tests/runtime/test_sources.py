@@ -163,6 +163,7 @@ def test_links_are_followed_once(touch: Touch) -> None:
     (root / "alias").symlink_to(root / "real", target_is_directory=True)
     (root / "real" / "c.jpg").symlink_to("a.jpg")
     (root / "real" / "dangling.jpg").symlink_to("nowhere.jpg")
+    (root / "real" / "itself").symlink_to("itself")
     expected = ["real/a", "real/b", "real/c", "real/dangling"]
     assert names(root, recursive=True) == expected
     assert names(root / "**" / "*.jpg") == expected

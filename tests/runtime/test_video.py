@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,8 @@ from algm_trt.runtime import video as video_module
 from algm_trt.runtime.cli import main
 from algm_trt.runtime.decode import DecodeError
 from algm_trt.runtime.engine import EngineOutput
-from algm_trt.runtime.pipeline import Inferred
 from algm_trt.runtime.pipeline_options import PipelineOptions
-from algm_trt.runtime.result import SegmentationResult
-from algm_trt.runtime.segmenter import Segmenter, make_result
+from algm_trt.runtime.segmenter import Segmenter
 from algm_trt.runtime.video import SavedVideo, VideoReader, segment_video
 from algm_trt.runtime.writers import WriteError
 
@@ -51,12 +50,7 @@ def read_video(path: Path) -> list[NDArray[np.uint8]]:
 def segment(
     path: Path, folder: Path, kinds: tuple[str, ...] = ("labels", "overlay"), engine: FakeEngine | None = None, **o: Any
 ) -> SavedVideo:
-    model = engine or FakeEngine()
-
-    def result_of(name: str, inferred: Inferred) -> SegmentationResult:
-        return make_result(model.card, name, inferred)
-
-    return segment_video(model, PipelineOptions(**o), path, folder, "clip", kinds, result_of=result_of)
+    return segment_video(engine or FakeEngine(), PipelineOptions(**o), path, folder, "clip", kinds)
 
 
 @pytest.mark.parametrize("options", [{}, {"batch_size": 5, "workers": 3}, {"mode": "whole", "batch_size": 4}])
@@ -134,6 +128,31 @@ def test_a_video_cut_short_gives_an_error_or_the_frames_that_are_there(tmp_path:
     saved = segment(path, tmp_path / "out")
     assert 0 < saved.frames < 20
     assert len(list((tmp_path / "out/labels/clip").iterdir())) == saved.frames
+
+
+def test_a_frame_that_opencv_raises_for_fails_the_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class FailingCapture:
+        """A capture whose third frame does not fit into memory; the readers of those behind it wait by then."""
+
+        def __init__(self, capture: cv2.VideoCapture) -> None:
+            self._capture, self._reads = capture, 0
+
+        def read(self) -> Any:
+            self._reads += 1
+            if self._reads == 3:
+                time.sleep(0.1)
+                raise cv2.error("Insufficient memory")
+            return self._capture.read()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._capture, name)
+
+    path = write_video(tmp_path / "clip.mp4", frames=30)
+    real = cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *arguments: FailingCapture(real(*arguments)))
+    with pytest.raises(cv2.error, match="Insufficient memory"):
+        segment(path, tmp_path / "out", workers=4)
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
 
 def test_the_command_tells_of_a_video_cut_short(
@@ -216,17 +235,8 @@ def test_frames_are_read_as_they_are_needed(tmp_path: Path, monkeypatch: pytest.
         done += 1
 
     monkeypatch.setattr(VideoReader, "_load", load)
-    model = FakeEngine()
-    segment_video(
-        model,
-        PipelineOptions(workers=2),
-        path,
-        tmp_path / "out",
-        "clip",
-        ("labels",),
-        result_of=lambda name, inferred: make_result(model.card, name, inferred),
-        on_frame=on_frame,
-    )
+    options = PipelineOptions(workers=2)
+    segment_video(FakeEngine(), options, path, tmp_path / "out", "clip", ("labels",), on_frame=on_frame)
     assert done == 200
     assert max(ahead) <= 10
 
@@ -269,6 +279,8 @@ def test_the_command_mixes_pictures_and_videos(
     assert len(capsys.readouterr().err.splitlines()) == 1
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert (summary["video_frames"], summary["ok"]) == (9, 3)
+    work = sum(line["seconds"] for line in lines if line["status"] == "ok")
+    assert sum(summary["work_seconds"].values()) == pytest.approx(work, abs=0.005)
     engine.batches.clear()
     (inputs / "d.mp4").unlink()
     assert main([*arguments, "--resume"]) == 0

@@ -234,9 +234,10 @@ def _load(
             if cached.stat().st_size != 2 * LENGTH_BYTES + card_bytes + blob_bytes:
                 return None
             card, blob = file.read(card_bytes), file.read()
-        cached.touch()
     except OSError:
         return None
+    with contextlib.suppress(OSError):  # another user's, or a disk that is only read
+        cached.touch()
     try:
         return core.import_model(io.BytesIO(blob), "CPU", dict(options)), ModelCard.from_json(card.decode())
     except Exception:  # whatever is wrong with the file, the model itself is at hand

@@ -5,6 +5,7 @@ Checked without a GPU against a stand-in of CUDA and TensorRT that runs the ONNX
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final
@@ -55,7 +56,8 @@ class TensorRTEngine:
 
         Args:
             path: the plan; its record lies beside it.
-            device: that runs it and is closed with it; None takes the first that CUDA_VISIBLE_DEVICES leaves visible.
+            device: that runs it and is closed with it, or where it cannot be opened; None takes the first that
+                CUDA_VISIBLE_DEVICES leaves visible.
             lanes: execution contexts on streams of their own.
 
         Raises:
@@ -67,16 +69,21 @@ class TensorRTEngine:
         check_profiles(path, record)
         check_plugins(path, record.plugins)
         tensorrt = tensorrt_for(path, record)
-        self._device = device or Device()
-        check_gpu(path, record, self._device.name, self._device.compute_capability)
         self.card = record.card
         self.usual_batch = max(usual for _, usual, _ in record.profiles)
-        with self._device.current():
-            self._lanes = Lanes(open_plan(path, record, content, tensorrt), self._device, lanes)
         self.device_seconds = 0.0
-        self._transfers = Transfers(self._device)
-        self._kernels = load_kernels()
         self._closing = Lock()
+        with ExitStack() as opened:
+            self._device = device or Device()
+            opened.callback(self._device.close)
+            check_gpu(path, record, self._device.name, self._device.compute_capability)
+            self._transfers = Transfers(self._device)
+            opened.callback(self._transfers.close)
+            with self._device.current():
+                self._lanes = Lanes(open_plan(path, record, content, tensorrt), self._device, lanes)
+            opened.callback(self._lanes.close)  # closed before the others: it waits for who uses them
+            self._kernels = load_kernels()
+            self._opened = opened.pop_all()
         where = "" if self._kernels else " (windows and labels on the CPU: no plugin library here)"
         self.description = f"{tensorrt.name} on {self._device.name}{where}"
 
@@ -122,9 +129,7 @@ class TensorRTEngine:
     def close(self) -> None:
         """Wait for what is running and free everything."""
         with self._closing:
-            self._lanes.close()
-            self._transfers.close()
-            self._device.close()
+            self._opened.close()
 
     def _run_piece(
         self, lane: Lane, array: NDArray[np.uint8] | DeviceArray, piece: Piece, threshold: float

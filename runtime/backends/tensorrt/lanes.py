@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from queue import LifoQueue
 
 from algm_trt.runtime.backends.tensorrt.lane import Lane
@@ -26,8 +26,12 @@ class Lanes:
         self._device = device
         self._idle: LifoQueue[Lane | None] = LifoQueue()  # None: closed
         self._closed = False
-        for _ in range(count):
-            self._idle.put(Lane(plan, device))
+        with ExitStack() as made:
+            for _ in range(count):
+                lane = Lane(plan, device)
+                made.callback(lane.close)
+                self._idle.put(lane)
+            made.pop_all()
 
     def pieces(self, batch: int) -> list[Piece]:
         """How a batch is divided."""

@@ -427,6 +427,18 @@ class TestCache:
         OpenVinoEngine(copy)
         assert calls == ["compiled"]
 
+    def test_a_file_whose_time_cannot_be_set_hits(
+        self, network: Callable[..., Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(path: Path) -> None:
+            raise PermissionError(1, "Operation not permitted", str(path))  # another user's, or a read-only disk
+
+        OpenVinoEngine(network("one window"))
+        calls = compilations(monkeypatch)
+        monkeypatch.setattr(Path, "touch", refuse)
+        OpenVinoEngine(network("one window"))
+        assert calls == []
+
     def test_only_the_last_few_are_kept(self, network: Callable[..., Path], cache: Path) -> None:
         for threads in range(1, CACHED_MODELS + 3):
             OpenVinoEngine(network("one window"), threads=threads)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from helpers.fake_engine import FakeEngine, color_picture, make_card
 from helpers.host_device import HostCuda, host_device, other_device
-from helpers.host_tensorrt import World, open_world
+from helpers.host_tensorrt import World, make_record, open_world, write_plan
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -26,6 +26,9 @@ from algm_trt.plugins import interface
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.backends.onnxruntime_engine import OnnxRuntimeEngine
 from algm_trt.runtime.backends.tensorrt import engine as tensorrt_engine
+from algm_trt.runtime.backends.tensorrt import lanes
+from algm_trt.runtime.backends.tensorrt.engine import TensorRTEngine
+from algm_trt.runtime.backends.tensorrt.lane import Lane
 from algm_trt.runtime.bench.models import EngineWithDeviceClock
 from algm_trt.runtime.cli import main
 from algm_trt.runtime.cuda import CudaError, DeviceLostError, OutOfDeviceMemoryError
@@ -223,6 +226,40 @@ def test_a_closed_engine_says_so(make: Make) -> None:
     world.engine.close()
     with pytest.raises(EngineError, match="the engine is closed"):
         world.engine.run(images(1))
+
+
+def test_an_engine_that_cannot_be_opened_leaves_nothing_on_the_device(make: Make, tmp_path: Path) -> None:
+    world = make()
+    world.engine.close()
+    gc.collect()
+    (tmp_path / "other").mkdir()
+    other = write_plan(tmp_path / "other", make_record(CARD, compute_capabilities=("7.5",)))
+    with pytest.raises(EngineError, match="7.5"):
+        TensorRTEngine(other, device=host_device(world.cuda))
+    assert (world.cuda.live, world.cuda.open_streams) == (0, 0)
+
+
+@pytest.mark.parametrize("contexts", [0, 1])
+def test_a_lane_that_cannot_be_made_leaves_nothing_on_the_device(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contexts: int
+) -> None:
+    world = make()
+    world.engine.close()
+    gc.collect()
+    made = []
+
+    def lane(plan: Any, device: Any) -> Lane:
+        if len(made) == contexts:
+            raise EngineError("no memory for a lane")
+        made.append(Lane(plan, device))
+        return made[-1]
+
+    monkeypatch.setattr(lanes, "Lane", lane)
+    with pytest.raises(EngineError, match="no memory for a lane"):
+        TensorRTEngine(tmp_path / "0" / "model.plan", device=host_device(world.cuda))
+    made.clear()
+    gc.collect()
+    assert (world.cuda.live, world.cuda.open_streams) == (0, 0)
 
 
 def test_many_may_close_it(make: Make) -> None:

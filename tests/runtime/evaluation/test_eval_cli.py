@@ -26,6 +26,7 @@ CARDS: dict[str, ModelCard] = {
     "dense.onnx": make_card(merge=False),
     "seven.onnx": make_card(classes=7),
     "small.onnx": make_card(size=(16, 16)),
+    "named.onnx": replace(make_card(), classes=("wall", "wall", "sky", "road", "car")),
 }
 
 
@@ -104,6 +105,15 @@ def test_one_model_is_scored_without_drift(
     assert found["protocol"]["scales"] == [1.0]
     assert "drift" not in found["runs"][0]
     assert all(engine.closed for engine in engines)
+
+
+def test_classes_of_equal_names_are_told_apart(root: Path, engines: list[FakeEngine], tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    assert run(root, "named.onnx", "named.onnx", "-q", "--json", str(target)) == 0
+    for scores in (entry["per_class"] for entry in json.loads(target.read_text())["runs"]):
+        assert list(scores) == ["wall (class 0)", "wall (class 1)", "sky", "road", "car"]
+    drift = json.loads(target.read_text())["runs"][1]["drift"]
+    assert list(drift["iou_change"]) == ["wall (class 0)", "wall (class 1)", "sky", "road", "car"]
 
 
 def test_several_models_and_thresholds_with_drift(
