@@ -1,9 +1,9 @@
-"""Model files in a browser's ONNX Runtime, against this machine's: `python benchmarks/onnxruntime_web.py [--json FILE]`.
+"""Model files in a browser's ONNX Runtime: `python benchmarks/onnxruntime_web.py [--json FILE]`.
 
-onnxruntime-web is ONNX Runtime compiled to WebAssembly. Node.js runs it here, on one thread, with the code that a browser
-runs; npm fetches it. Two networks, dense and merged in turns, one picture at a time, from pixels to labels: the trained
-sample, and a ViT-S/16 of 512x512 and 150 classes with random weights at the threshold at which half of the windows merge.
-All outputs are compared with those of ONNX Runtime in Python.
+onnxruntime-web is ONNX Runtime compiled to WebAssembly. Node.js runs it here, on one thread, with the code that a
+browser runs; npm fetches it. Two networks, dense and merged in turns, one picture at a time, from pixels to labels: the
+trained sample, and a ViT-S/16 of 512x512 and 150 classes with random weights at the threshold at which half of the
+windows merge. All outputs are compared with those of ONNX Runtime in Python.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def measure(network: str, count: int, rounds: int, packages: Path) -> dict[str, 
 
 def main() -> None:
     """Fetch, run, compare, print, write JSON."""
-    parser = argparse.ArgumentParser(description="Model files in onnxruntime-web, compared with ONNX Runtime in Python.")
+    parser = argparse.ArgumentParser(description="Model files in a browser's ONNX Runtime.")
     parser.add_argument("--version", default="latest", help="of onnxruntime-web")
     parser.add_argument("--pictures", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)

@@ -27,8 +27,8 @@ def renamed_together() -> Iterator[Temporary]:
     """Write several files or folders, all of them or none.
 
     The block gets a function that gives temporary paths. When the block ends well, all are renamed; when it raises, or
-    something else has one of the names, all are removed. A folder replaces the folder of that name. Any number of threads and processes may write the same file
-    at a time: the last one's stays.
+    something else has one of the names, all are removed. A folder replaces the folder of that name. Any number of
+    threads and processes may write the same file at a time: the last one's stays.
 
     Raises:
         OSError: the folder cannot be made or a file cannot be renamed.

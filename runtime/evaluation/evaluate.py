@@ -91,7 +91,8 @@ class Evaluation:
 
     def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
         """For JSON; scores in 0..1, null where a class has none; equal names of classes are told apart by the id."""
-        per_class = zip(distinct_names(classes), self.scores.iou, self.scores.accuracy, self.boundary.f_score, strict=True)
+        names = distinct_names(classes)
+        per_class = zip(names, self.scores.iou, self.scores.accuracy, self.boundary.f_score, strict=True)
         return {
             "mean_iou": json_number(self.scores.mean_iou),
             "pixel_accuracy": json_number(self.scores.pixel_accuracy),

@@ -234,7 +234,7 @@ def test_an_engine_that_cannot_be_opened_leaves_nothing_on_the_device(make: Make
     gc.collect()
     (tmp_path / "other").mkdir()
     other = write_plan(tmp_path / "other", make_record(CARD, compute_capabilities=("7.5",)))
-    with pytest.raises(EngineError, match="7.5"):
+    with pytest.raises(EngineError, match=r"7\.5"):
         TensorRTEngine(other, device=host_device(world.cuda))
     assert (world.cuda.live, world.cuda.open_streams) == (0, 0)
 
