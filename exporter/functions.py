@@ -156,7 +156,7 @@ def AlgmGlobalMerge(
     extra = op.Reshape(op.Constant(value_int=extra_tokens), one)
     limit = op.Mul(op.Div(op.Add(op.Reshape(op.Constant(value_int=max_tokens), one), 127), lanes), lanes)
 
-    # Unpack to (B, L, C), L a multiple of 128; rows beyond an image repeat row 0 and are masked.
+    # Unpack to (B, L, C), L a multiple of 128; rows beyond an image repeat its first one and are masked.
     cu = op.Cast(cu_seqlens, to=7)
     begins = op.Slice(cu, zero, minus_one)
     lengths = op.Unsqueeze(op.Sub(op.Slice(cu, one, everything), begins), one)
@@ -166,7 +166,7 @@ def AlgmGlobalMerge(
     every_lane = op.Range(op.Constant(value_int=0), op.Squeeze(limit), op.Constant(value_int=1))
     lane = op.Unsqueeze(op.Slice(every_lane, zero, width), zero)
     valid = op.Less(lane, lengths)
-    rows = op.Where(valid, op.Add(starts, lane), zero)
+    rows = op.Where(valid, op.Add(starts, lane), starts)
     padded = op.Cast(op.Gather(x, rows), to=1)
     weights = op.Cast(op.Where(valid, op.Cast(op.Gather(sizes, rows), to=7), zero), to=1)
     squares = op.ReduceSum(op.Mul(padded, padded), minus_one, keepdims=1)
@@ -265,7 +265,7 @@ def AlgmPackedAttention(qkv, cu_seqlens, heads: int, max_tokens: int, plugin_nam
     heads_1d = op.Reshape(op.Constant(value_int=heads), one)
     limit = op.Mul(op.Div(op.Add(op.Reshape(op.Constant(value_int=max_tokens), one), 63), lanes), lanes)
 
-    # Unpack to (B, L, 3C) with L a multiple of 64.
+    # Unpack to (B, L, 3C), L a multiple of 64; rows beyond an image repeat its first one and are masked.
     cu = op.Cast(cu_seqlens, to=7)
     begins = op.Slice(cu, zero, minus_one)
     stops = op.Slice(cu, one, everything)
@@ -276,7 +276,7 @@ def AlgmPackedAttention(qkv, cu_seqlens, heads: int, max_tokens: int, plugin_nam
     every_lane = op.Range(op.Constant(value_int=0), op.Squeeze(limit), op.Constant(value_int=1))
     lane = op.Unsqueeze(op.Slice(every_lane, zero, width), zero)
     valid = op.Less(lane, lengths)
-    padded = op.Gather(qkv, op.Where(valid, op.Add(starts, lane), zero))
+    padded = op.Gather(qkv, op.Where(valid, op.Add(starts, lane), starts))
 
     # Attention per head; padding gets a score that no real one comes near and that float16 still holds.
     split_shape = op.Concat(zero, zero, op.Constant(value_ints=[3]), heads_1d, minus_one, axis=0)
@@ -369,7 +369,7 @@ def AlgmLabels(logits, size: Sequence[int], plugin_namespace: str, plugin_versio
     zero = op.Constant(value_ints=[0])
     one = op.Constant(value_ints=[1])
     minus_one = op.Constant(value_ints=[-1])
-    half = op.Constant(value_float=0.5)
+    two = op.Constant(value_ints=[2])
     one_f = op.Constant(value_float=1.0)
     scores = op.Cast(logits, to=1)
     height, width = op.Split(op.Constant(value_ints=size), num_outputs=2)
@@ -377,17 +377,18 @@ def AlgmLabels(logits, size: Sequence[int], plugin_namespace: str, plugin_versio
     columns = op.Shape(logits, start=2, end=3)
 
     # The pixels between four neighbouring patches are a cell; cell r lies between the patch rows r-1 and r. Per pixel
-    # row: its cell, its place in the cell, and the weight of the lower patch. The same for columns.
-    y = op.Cast(op.Range(op.Constant(value_int=0), op.Squeeze(height), op.Constant(value_int=1)), to=1)
-    y_at = op.Sub(op.Mul(op.Add(y, half), op.Div(op.Cast(rows, to=1), op.Cast(height, to=1))), half)
-    y_cell_f = op.Floor(op.Add(y_at, one_f))
-    y_cell = op.Cast(y_cell_f, to=7)
-    y_weight = op.Sub(op.Add(y_at, one_f), y_cell_f)
-    x = op.Cast(op.Range(op.Constant(value_int=0), op.Squeeze(width), op.Constant(value_int=1)), to=1)
-    x_at = op.Sub(op.Mul(op.Add(x, half), op.Div(op.Cast(columns, to=1), op.Cast(width, to=1))), half)
-    x_cell_f = op.Floor(op.Add(x_at, one_f))
-    x_cell = op.Cast(x_cell_f, to=7)
-    x_weight = op.Sub(op.Add(x_at, one_f), x_cell_f)
+    # row: its cell, its place in the cell, and the weight of the lower patch; in integers up to the weight, so that no
+    # pixel is rounded into another cell. The same for columns.
+    y = op.Range(op.Constant(value_int=0), op.Squeeze(height), op.Constant(value_int=1))
+    y_unit = op.Mul(two, height)
+    y_at = op.Add(op.Mul(op.Add(op.Mul(two, y), one), rows), height)
+    y_cell = op.Div(y_at, y_unit)
+    y_weight = op.Div(op.Cast(op.Sub(y_at, op.Mul(y_cell, y_unit)), to=1), op.Cast(y_unit, to=1))
+    x = op.Range(op.Constant(value_int=0), op.Squeeze(width), op.Constant(value_int=1))
+    x_unit = op.Mul(two, width)
+    x_at = op.Add(op.Mul(op.Add(op.Mul(two, x), one), columns), width)
+    x_cell = op.Div(x_at, x_unit)
+    x_weight = op.Div(op.Cast(op.Sub(x_at, op.Mul(x_cell, x_unit)), to=1), op.Cast(x_unit, to=1))
     cell_rows = op.Range(op.Constant(value_int=0), op.Squeeze(op.Add(rows, one)), op.Constant(value_int=1))
     cell_columns = op.Range(op.Constant(value_int=0), op.Squeeze(op.Add(columns, one)), op.Constant(value_int=1))
     cell_height = op.Div(op.Sub(op.Add(height, rows), one), rows)
@@ -455,8 +456,8 @@ def AlgmLabels(logits, size: Sequence[int], plugin_namespace: str, plugin_versio
         zero, op.Mul(op.Add(rows, one), cell_height), op.Mul(op.Add(columns, one), cell_width), axis=0
     )
     tall = op.Reshape(op.Transpose(by_cell, perm=[0, 1, 3, 2, 4]), tall_shape)
-    y_index = op.Cast(op.Sub(y, op.Cast(op.Gather(y_first, y_cell), to=1)), to=7)
-    x_index = op.Cast(op.Sub(x, op.Cast(op.Gather(x_first, x_cell), to=1)), to=7)
+    y_index = op.Sub(y, op.Gather(y_first, y_cell))
+    x_index = op.Sub(x, op.Gather(x_first, x_cell))
     picture_rows = op.Gather(tall, op.Add(op.Mul(y_cell, cell_height), y_index), axis=1)
     labels = op.Gather(picture_rows, op.Add(op.Mul(x_cell, cell_width), x_index), axis=2)
     return labels

@@ -14,6 +14,9 @@ from helpers.cases import (
     CASES,
     NOTHING,
     OpCase,
+    Size,
+    attention_case,
+    global_case,
     mixed_tokens,
     ragged,
     random_map,
@@ -106,6 +109,17 @@ class TestLabelsOnAnyInput:
             (alone,) = run_node(running, [logits[image : image + 1]])
             np.testing.assert_array_equal(batch[image], alone[0])
 
+    @pytest.mark.parametrize(("grid", "size"), [((2, 3), (122, 183)), ((4, 5), (164, 205)), ((7, 4), (455, 164))])
+    def test_pixels_of_any_scale_are_in_their_cells(self, grid: Size, size: Size) -> None:
+        """Sizes at which float32 puts a pixel at the centre of a patch into the cell before."""
+        case = _labels_case(40, grid, size)
+        logits = np.random.default_rng(0).standard_normal((1, *grid, 40)).astype(np.float32)
+        (actual,) = run_node(session(one_node_model(case)), [logits])
+        (expected,) = reference_outputs(case, [logits])
+        clear = label_margins(logits, size) >= LABEL_MARGIN
+        np.testing.assert_array_equal(actual[clear], expected[clear])
+        assert clear.mean() > 0.999
+
     def test_only_a_few_of_many_classes_can_win(self) -> None:
         """The case that the pruning of classes is for: exact all the same."""
         case = _labels_case(150, (16, 16), (256, 256))
@@ -117,6 +131,24 @@ class TestLabelsOnAnyInput:
         clear = label_margins(logits, (256, 256)) >= LABEL_MARGIN
         np.testing.assert_array_equal(actual[clear], expected[clear])
         assert clear.mean() > 0.999
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("case", [attention_case("attention", [10, 7, 5]), global_case("global", [10, 7, 9])], ids=str)
+def test_a_broken_image_of_a_packed_batch_leaves_its_mates_alone(case: OpCase, value: float) -> None:
+    running = session(one_node_model(case))
+    inputs = [array.copy() for array in case.inputs()]
+    starts = inputs[1 if case.op is spec.PACKED_ATTENTION else 2].tolist()
+    whole = run_node(running, inputs)
+    inputs[0][0] = value
+    broken = run_node(running, inputs)
+    if case.op is spec.PACKED_ATTENTION:
+        np.testing.assert_array_equal(broken[0][starts[1] :], whole[0][starts[1] :])
+        return
+    mates = [outputs[0][outputs[2][1] :] for outputs in (broken, whole)]
+    np.testing.assert_array_equal(*mates)
+    np.testing.assert_array_equal(np.diff(broken[2])[1:], np.diff(whole[2])[1:])
+    np.testing.assert_array_equal(broken[3][1:], whole[3][1:])
 
 
 def _labels_case(classes: int, grid: tuple[int, int], size: tuple[int, int]) -> OpCase:
