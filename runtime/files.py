@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Protocol
+from typing import Final, Protocol
+
+_OPEN_FILES: Final = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
 
 
 class Temporary(Protocol):
@@ -31,12 +33,14 @@ def renamed_together() -> Iterator[Temporary]:
     threads and processes may write the same file at a time: the last one's stays.
 
     Raises:
-        OSError: the folder cannot be made or a file cannot be renamed.
+        OSError: the folder cannot be made, a file cannot be renamed, or a device or a pipe has one of the names.
     """
     pending: list[tuple[Path, Path]] = []
     with ExitStack() as locks:
 
         def temporary(path: Path, *, folder: bool = False) -> Path:
+            if _is_special(path):
+                raise OSError(errno.EEXIST, "is no file that could be replaced", str(path))
             path.parent.mkdir(parents=True, exist_ok=True)
             if folder:
                 draft = draft_of(path)
@@ -62,6 +66,20 @@ def renamed_together() -> Iterator[Temporary]:
                 _remove(draft)
 
 
+def write_report(path: Path, text: str) -> None:
+    """Write a text in UTF-8: a file whole or not at all, where a link leads to it too; what is no file as it comes.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if _is_special(path):
+        with path.open("a", encoding="utf-8") as special:  # a pipe, or /dev/stdout behind what was printed
+            special.write(text)
+        return
+    with renamed_together() as temporary:
+        temporary(Path(os.path.realpath(path))).write_text(text, encoding="utf-8")
+
+
 def check_writable(path: Path) -> None:
     """Find out before long work whether a file can be written; it leaves nothing, and makes no folder.
 
@@ -71,6 +89,10 @@ def check_writable(path: Path) -> None:
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder")
+    if _is_special(path):
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return
     folder = path.parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -117,6 +139,13 @@ def _open_draft(draft: Path) -> int:
     except OSError:
         _remove(draft)  # something else has the name
         return os.open(draft, flags, 0o666)
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is a device, a pipe, a socket, or a file that this process has open, or leads to one."""
+    if path.absolute().as_posix().startswith(_OPEN_FILES):
+        return path.exists()
+    return path.exists() and not path.is_dir() and not path.is_file()
 
 
 def _check_place(draft: Path, path: Path) -> None:

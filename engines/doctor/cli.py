@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from algm_trt.engines.doctor.facts import LACKS, exit_code
 from algm_trt.plugins.errors import VerificationError
 from algm_trt.runtime.command import VersionAction, run_command, say
-from algm_trt.runtime.files import check_writable, renamed_together
+from algm_trt.runtime.files import check_writable, write_report
 
 if TYPE_CHECKING:
     from algm_trt.engines.doctor.ladder import Rung
@@ -61,8 +61,7 @@ def _examine(arguments: argparse.Namespace) -> int:
     report = Report(on_machine, in_model, findings, rungs, code)
     _print(["", closing_line(report)])
     if arguments.json:
-        with renamed_together() as temporary:
-            temporary(arguments.json).write_text(report.to_json(), encoding="utf-8")
+        write_report(arguments.json, report.to_json())
     return code
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from algm_trt.runtime.files import check_writable, draft_of, renamed_together
+from algm_trt.runtime.files import check_writable, draft_of, renamed_together, write_report
 
 
 def test_files_appear_together_at_the_end(tmp_path: Path) -> None:
@@ -104,6 +106,44 @@ def test_nothing_is_renamed_where_one_name_is_taken_by_something_else(tmp_path: 
         write(file, True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
     assert file.read_text() == "the user's"
+
+
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "link").symlink_to(pipe)
+    for path in (pipe, tmp_path / "link"):
+        with pytest.raises(OSError, match="is no file that could be replaced"), renamed_together() as temporary:
+            temporary(path)
+    assert pipe.is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
+
+
+def test_a_report_goes_where_its_name_leads(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    link, pipe = tmp_path / "link.json", tmp_path / "pipe"
+    link.symlink_to("real/out.json")
+    write_report(link, "ä")
+    assert (link.is_symlink(), (tmp_path / "real" / "out.json").read_bytes()) == (True, "ä".encode())
+    os.mkfifo(pipe)
+    check_writable(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_text, encoding="utf-8")
+        write_report(pipe, "whole")
+        assert read.result(timeout=60) == "whole"
+    check_writable(Path("/dev/null"))
+    write_report(Path("/dev/null"), "nothing")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_report_on_standard_output_stands_behind_what_is_there(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from algm_trt.runtime.files import write_report; print('a table', flush=True); "
+        "write_report(Path('/dev/stdout'), 'a report')"
+    )
+    with (tmp_path / "out").open("ab") as out:
+        subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
+    assert (tmp_path / "out").read_text() == "a table\na report"
 
 
 def test_files_have_the_permissions_that_the_user_gives_new_ones(tmp_path: Path) -> None:
