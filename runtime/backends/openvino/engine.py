@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import MissingDependencyError, UsageError
-from algm_trt.runtime.backends import onnx_scores
+from algm_trt.runtime.backends import onnx_scores, protobuf
 from algm_trt.runtime.backends.forked import keep_in_children
 from algm_trt.runtime.backends.onnx_model import SCORES, card_of, first_line
 from algm_trt.runtime.backends.openvino import model as openvino_model
@@ -219,7 +219,7 @@ def _cache_file(core: openvino.Core, path: Path, version: str, precision: str, o
         raise EngineError(f"{path}: cannot be read ({error.strerror})") from error
     cpu = [str(core.get_property("CPU", name)) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
     digest.update(repr((version, cpu, precision, sorted(options.items()))).encode())
-    for module in (onnx_scores, openvino_model, openvino_operators):
+    for module in (protobuf, onnx_scores, openvino_model, openvino_operators):
         digest.update(inspect.getsource(module).encode())
     return cache_folder() / "openvino" / f"{digest.hexdigest()[:32]}.blob"
 
