@@ -163,7 +163,7 @@ def _build(job: _Job, record: EngineRecord) -> BuildReport:
         session = open_session(machine.tensorrt, machine.library)
         network = parse(session, graph.SerializeToString(), len(plugin_nodes(proto)))
         layers = describe_layers(network) if options.dump_layers else []
-        config = configure(session, network, job.source.card, options)
+        config = configure(session, job.source.card, options)
     cache = None
     if machine.gpu is not None:
         cache = TimingCache(options.timing_cache or default_timing_cache(machine.tensorrt, machine.gpu), config)

@@ -110,7 +110,7 @@ def _parser_failure(session: Session) -> str:
     return f"TensorRT's parser stopped at {where}: {tidy(complaint.desc())}{said}"
 
 
-def configure(session: Session, network: Any, card: ModelCard, options: BuildOptions) -> Any:
+def configure(session: Session, card: ModelCard, options: BuildOptions) -> Any:
     """The builder's configuration, with one profile per batch range.
 
     Raises:

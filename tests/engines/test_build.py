@@ -272,7 +272,7 @@ def test_settings_reach_the_builder(model: Path, plugin_library: Path) -> None:
     chosen = BuildOptions(
         hardware_compatibility="ampere-plus", version_compatible=True, workspace_mib=64, optimization_level=1
     )
-    config = configure(session, network, source.card, chosen)
+    config = configure(session, source.card, chosen)
     assert config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     assert not config.get_flag(trt.BuilderFlag.TF32)
     assert config.builder_optimization_level == 1
@@ -308,7 +308,7 @@ def test_builder_error_is_reported(model: Path, plugin_library: Path) -> None:
     source = read_model(model)
     network = parse(session, without_functions(source.proto).SerializeToString(), PLUGIN_LAYERS)
     wrong = dataclasses.replace(source.card, size=(96, 128))
-    config = configure(session, network, wrong, options())
+    config = configure(session, wrong, options())
     with pytest.raises(BuildError, match=r"cannot build the engine: .*images") as caught:
         build_plan(session, network, config, BuildProgress(visible=False))
     assert "\n" not in str(caught.value)
