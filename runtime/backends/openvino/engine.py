@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from algm_trt.plugins.errors import MissingDependencyError, UsageError
 from algm_trt.runtime.backends import onnx_scores, protobuf
 from algm_trt.runtime.backends.forked import keep_in_children
-from algm_trt.runtime.backends.onnx_model import SCORES, card_of, first_line
+from algm_trt.runtime.backends.onnx_model import SCORES, card_of
 from algm_trt.runtime.backends.openvino import model as openvino_model
 from algm_trt.runtime.backends.openvino import operators as openvino_operators
+from algm_trt.runtime.backends.openvino.errors import telling_line
 from algm_trt.runtime.backends.openvino.signal_stack import signal_stack_kept
 from algm_trt.runtime.backends.streams import Streams, shared_threads
 from algm_trt.runtime.cache_folder import cache_folder
@@ -147,7 +148,7 @@ class OpenVinoEngine:
                 outputs = request.infer(feed)
                 return [outputs[name] for name in SCORES]
         except Exception as error:  # OpenVINO raises classes of its own that share no base but Exception
-            raise EngineError(f"OpenVINO failed on a picture: {_cause(error)}") from error
+            raise EngineError(f"OpenVINO failed on a picture: {telling_line(error)}") from error
 
 
 @contextlib.contextmanager
@@ -188,16 +189,10 @@ def _compile(
     try:
         compiled = core.compile_model(model, "CPU", dict(options))
     except Exception as error:  # see OpenVinoEngine._run
-        raise EngineError(f"{path}: OpenVINO cannot compile the model ({_cause(error)})") from error
+        raise EngineError(f"{path}: OpenVINO cannot compile the model ({telling_line(error)})") from error
     with contextlib.suppress(OSError):
         _store(compiled, card, cached)
     return compiled, card
-
-
-def _cause(error: Exception) -> str:
-    """What OpenVINO says, without the places in its sources that it begins with."""
-    lines = [line.strip() for line in str(error).splitlines() if not line.startswith(("Exception from", "Check '"))]
-    return next(filter(None, lines), first_line(error))
 
 
 def _card(model: openvino.Model, path: Path) -> ModelCard:
