@@ -1,7 +1,7 @@
 """TensorRT and TensorRT-RTX behind one name: which module to import, and what has to be there first.
 
-Both have the same Python interface apart from what `algm_trt.engines.api` lists, so one builder and one runtime serve
-both.
+Both have the same Python interface apart from what `tests/helpers/tensorrt_api.py` lists, so one builder and one
+runtime serve both.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from helpers.tensorrt_api import BOTH, INSPECTOR, REGISTRY, RTX, RUNTIME, TENSORRT, Names
 
-from algm_trt.engines import api
-from algm_trt.engines.api import BOTH, INSPECTOR, REGISTRY, RTX, RUNTIME, TENSORRT, Names
+from algm_trt.engines import network
 from algm_trt.engines.bindings import load_tensorrt
 from algm_trt.runtime.backends.tensorrt import log as tensorrt_log
 
@@ -43,7 +43,7 @@ RUNTIME_CLASSES = {
     "context": "IExecutionContext",
     "severity": "ILogger.Severity",
 }
-ENGINES, BACKEND = (Path(file).parent for file in (api.__file__, tensorrt_log.__file__))
+ENGINES, BACKEND = (Path(file).parent for file in (network.__file__, tensorrt_log.__file__))
 RUNTIME_PACKAGE = BACKEND.parents[1]
 CALLING = {
     **{ENGINES / name: CLASSES for name in ("network.py", "progress.py", "timing_cache.py")},
