@@ -22,8 +22,8 @@ from algm_trt.engines.agreement import (
     fit_float16,
 )
 from algm_trt.engines.bindings import load_tensorrt
-from algm_trt.engines.cache import locked
 from algm_trt.engines.gpu import Gpu, current_gpu
+from algm_trt.engines.locking import locked
 from algm_trt.engines.network import (
     BuildError,
     Session,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from algm_trt.plugins.cache_folder import cache_folder
 from algm_trt.plugins.errors import MissingDependencyError, UsageError
 from algm_trt.runtime.backends import onnx_scores, protobuf
 from algm_trt.runtime.backends.forked import keep_in_children
@@ -25,7 +26,6 @@ from algm_trt.runtime.backends.openvino import operators as openvino_operators
 from algm_trt.runtime.backends.openvino.errors import telling_line
 from algm_trt.runtime.backends.openvino.signal_stack import signal_stack_kept
 from algm_trt.runtime.backends.streams import Streams, shared_threads
-from algm_trt.runtime.cache_folder import cache_folder
 from algm_trt.runtime.card import METADATA_KEY, ModelCard
 from algm_trt.runtime.engine import EngineError, EngineOutput, checked_images, checked_threshold, joined
 from algm_trt.runtime.field import labels_of

@@ -21,8 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from algm_trt.plugins.cache_folder import cache_folder
 from algm_trt.plugins.errors import MissingDependencyError
-from algm_trt.runtime.cache_folder import cache_folder
 
 Target = Literal["tensorrt", "rtx"]
 
