@@ -17,7 +17,7 @@ from algm_trt.exporter.config import NORMALIZATIONS, SegmenterConfig
 from algm_trt.exporter.graph import build_graph
 from algm_trt.runtime.card import METADATA_KEY, MergeSettings, ModelCard
 from algm_trt.runtime.check_pictures import Picture
-from algm_trt.runtime.datasets import numbered_classes
+from algm_trt.runtime.class_lists import numbered_classes
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 COMMAND = (sys.executable, "-c", "import sys; from algm_trt.engines.cli import main; sys.exit(main())")
