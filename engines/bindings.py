@@ -13,7 +13,7 @@ MEANWHILE: Final = (
 )
 
 
-def load_tensorrt(target: Target) -> TensorRT:
+def load_builder(target: Target) -> TensorRT:
     """Import the builder of a target.
 
     Raises:

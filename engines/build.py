@@ -21,7 +21,7 @@ from algm_trt.engines.agreement import (
     Agreement,
     fit_float16,
 )
-from algm_trt.engines.bindings import load_tensorrt
+from algm_trt.engines.bindings import load_builder
 from algm_trt.engines.gpu import Gpu, current_gpu
 from algm_trt.engines.locking import locked
 from algm_trt.engines.network import (
@@ -137,7 +137,7 @@ def build_engine(
         raise UsageError(f"{source.path} is an int8 export, which is for CPUs: build from one with --precision fp32")
     target = Path(plan) if plan else source.path.with_suffix(".plan")
     _check_places(source.path, target, options)
-    tensorrt = load_tensorrt(options.target)
+    tensorrt = load_builder(options.target)
     gpu = current_gpu() if options.target == "tensorrt" else None
     machine = _Machine(tensorrt, gpu, find_library() if options.plugins else None)
     job = _Job(source, target, precision, options, machine, progress or BuildProgress(visible=False))

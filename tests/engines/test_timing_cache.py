@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from algm_trt.engines.bindings import load_tensorrt
+from algm_trt.engines.bindings import load_builder
 from algm_trt.engines.gpu import Gpu
 from algm_trt.engines.timing_cache import TimingCache, default_timing_cache
 from algm_trt.runtime.backends.tensorrt.bindings import TensorRT
@@ -95,7 +95,7 @@ def test_timing_cache_that_cannot_be_read_is_a_note(tmp_path: Path, monkeypatch:
 @pytest.fixture
 def config() -> Iterator[Any]:
     """A real builder's configuration. TensorRT-RTX has the calls, with nothing behind them, and says so."""
-    trt = load_tensorrt("rtx").module
+    trt = load_builder("rtx").module
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
