@@ -14,6 +14,7 @@ from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.engine_options import EngineOptions
 
 CHECKPOINT_SUFFIXES: Final = (".pth", ".pt", ".ckpt")
+"""Files of PyTorch; in small letters."""
 
 
 class EngineError(AlgmError):
