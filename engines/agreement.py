@@ -112,9 +112,9 @@ def fit_float16(
 
     Raises:
         PrecisionError: a weight is beyond float16.
-        VerificationError, MissingDependencyError, AlgmError: as `compare_precisions`.
+        VerificationError, MissingDependencyError, AlgmError: as `Reference.of`.
     """
-    reference = _Reference.of(full, card, pictures)
+    reference = Reference.of(full, card, pictures)
     most = len(REFINEMENTS) if card.merge is not None else 0
     for count in range(most + 1):
         half = to_float16(full, count)
@@ -125,36 +125,14 @@ def fit_float16(
     return half, agreement
 
 
-def compare_precisions(
-    full: onnx.ModelProto, half: onnx.ModelProto, card: ModelCard, pictures: Sequence[Picture]
-) -> Agreement:
-    """Run a float32 model and its float16 twin on pictures.
-
-    Args:
-        full: the float32 model with function bodies.
-        half: the float16 model.
-        card: their model card.
-        pictures: of the model's input size, at least one.
-
-    Returns:
-        The comparison; `passed` is the verdict.
-
-    Raises:
-        VerificationError: an activation is beyond float16 on one of the pictures; the message names it.
-        MissingDependencyError: no onnxruntime.
-        AlgmError: ONNX Runtime cannot run a model.
-    """
-    return _Reference.of(full, card, pictures).compare(half.SerializeToString())
-
-
 @dataclass(frozen=True)
-class _Reference:
-    """The float32 model on pictures.
+class Reference:
+    """The float32 model on pictures, which float16 models are compared with.
 
     Attributes:
         card: of the model.
         pictures: of the model's input size.
-        outputs: of each picture.
+        outputs: of each picture by name, without logits and token map, and with the ranges of `with_ranges`.
         largest_activation: as in `Agreement`.
     """
 
@@ -164,11 +142,18 @@ class _Reference:
     largest_activation: tuple[str, float]
 
     @classmethod
-    def of(cls, full: onnx.ModelProto, card: ModelCard, pictures: Sequence[Picture]) -> _Reference:
+    def of(cls, full: onnx.ModelProto, card: ModelCard, pictures: Sequence[Picture]) -> Reference:
         """Run the float32 model.
 
+        Args:
+            full: the model with function bodies.
+            card: its model card.
+            pictures: of the model's input size, at least one.
+
         Raises:
-            VerificationError, MissingDependencyError, AlgmError: as `compare_precisions`.
+            VerificationError: an activation is beyond float16 on one of the pictures; the message names it.
+            MissingDependencyError: no onnxruntime.
+            AlgmError: ONNX Runtime cannot run the model.
         """
         outputs = _run(with_ranges(full, float16_tensors(full)), card, pictures)
         largest = _largest(outputs)
@@ -180,7 +165,14 @@ class _Reference:
         return cls(card, pictures, outputs, max(largest.items(), key=lambda item: item[1]))
 
     def compare(self, half: bytes) -> Agreement:
-        """Run a float16 model, serialised, on the same pictures."""
+        """Run a float16 model, serialised, on the same pictures.
+
+        Returns:
+            The comparison; `passed` is the verdict.
+
+        Raises:
+            AlgmError: ONNX Runtime cannot run the model.
+        """
         outputs = _run(half, self.card, self.pictures)
         checks = tuple(
             PictureAgreement(

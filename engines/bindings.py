@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from algm_trt.runtime.backends.tensorrt import bindings as tensorrt_bindings
-from algm_trt.runtime.backends.tensorrt.bindings import RTX_CURE, Target, TensorRT, load_tensorrt_rtx
+from algm_trt.runtime.backends.tensorrt.bindings import RTX_CURE, Target, TensorRT, load_tensorrt, load_tensorrt_rtx
 
 MEANWHILE: Final = (
     "without them, algm-infer --engine model.onnx works now, and --target rtx builds a plan for RTX GPUs on any "
@@ -13,7 +12,7 @@ MEANWHILE: Final = (
 )
 
 
-def load_tensorrt(target: Target) -> TensorRT:
+def load_builder(target: Target) -> TensorRT:
     """Import the builder of a target.
 
     Raises:
@@ -21,4 +20,4 @@ def load_tensorrt(target: Target) -> TensorRT:
     """
     if target == "rtx":
         return load_tensorrt_rtx()
-    return tensorrt_bindings.load_tensorrt(needs="Builder", meanwhile=MEANWHILE)
+    return load_tensorrt(needs="Builder", meanwhile=MEANWHILE)

@@ -21,9 +21,9 @@ from algm_trt.engines.agreement import (
     Agreement,
     fit_float16,
 )
-from algm_trt.engines.bindings import load_tensorrt
-from algm_trt.engines.cache import locked
+from algm_trt.engines.bindings import load_builder
 from algm_trt.engines.gpu import Gpu, current_gpu
+from algm_trt.engines.locking import locked
 from algm_trt.engines.network import (
     BuildError,
     Session,
@@ -137,7 +137,7 @@ def build_engine(
         raise UsageError(f"{source.path} is an int8 export, which is for CPUs: build from one with --precision fp32")
     target = Path(plan) if plan else source.path.with_suffix(".plan")
     _check_places(source.path, target, options)
-    tensorrt = load_tensorrt(options.target)
+    tensorrt = load_builder(options.target)
     gpu = current_gpu() if options.target == "tensorrt" else None
     machine = _Machine(tensorrt, gpu, find_library() if options.plugins else None)
     job = _Job(source, target, precision, options, machine, progress or BuildProgress(visible=False))
@@ -163,7 +163,7 @@ def _build(job: _Job, record: EngineRecord) -> BuildReport:
         session = open_session(machine.tensorrt, machine.library)
         network = parse(session, graph.SerializeToString(), len(plugin_nodes(proto)))
         layers = describe_layers(network) if options.dump_layers else []
-        config = configure(session, network, job.source.card, options)
+        config = configure(session, job.source.card, options)
     cache = None
     if machine.gpu is not None:
         cache = TimingCache(options.timing_cache or default_timing_cache(machine.tensorrt, machine.gpu), config)

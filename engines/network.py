@@ -1,7 +1,7 @@
 """From ONNX to TensorRT's network and on to a plan: parser, profiles, builder configuration, the build itself.
 
-The same calls serve TensorRT 10.9 to 11 and TensorRT-RTX; `algm_trt.engines.api` lists every name that is used and a
-test holds the list against NVIDIA's modules. TensorRT-RTX is run by the tests; full TensorRT was not run by us.
+The same calls serve TensorRT 10.9 to 11 and TensorRT-RTX; `tests/helpers/tensorrt_api.py` lists every name that is used
+and a test holds the list against NVIDIA's modules. TensorRT-RTX is run by the tests; full TensorRT was not run by us.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _parser_failure(session: Session) -> str:
     return f"TensorRT's parser stopped at {where}: {tidy(complaint.desc())}{said}"
 
 
-def configure(session: Session, network: Any, card: ModelCard, options: BuildOptions) -> Any:
+def configure(session: Session, card: ModelCard, options: BuildOptions) -> Any:
     """The builder's configuration, with one profile per batch range.
 
     Raises:

@@ -13,7 +13,7 @@ import onnx.inliner
 
 from algm_trt.plugins import spec
 from algm_trt.plugins.errors import AlgmError, UsageError
-from algm_trt.runtime.card import METADATA_KEY, ModelCard, ModelCardError
+from algm_trt.runtime.card import METADATA_KEY, ModelCard
 
 THRESHOLD: Final = "threshold"
 _SCALAR: Final = f"{THRESHOLD}/scalar"
@@ -55,11 +55,7 @@ def read_model(path: Path) -> SourceModel:
         proto = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's DecodeError, which onnx does not re-export
         raise SourceError(f"{path} is not an ONNX file, or a damaged one: export the checkpoint again") from error
-    card = card_of(proto)
-    if card is None:
-        raise ModelCardError(
-            f"{path}: not a model of algm-export (it carries no model card); export the checkpoint again"
-        )
+    card = ModelCard.from_metadata(path, _card_text(proto))
     _check_whole(path, proto, card)
     return SourceModel(path, proto, card, hashlib.sha256(data).hexdigest())
 
@@ -70,8 +66,8 @@ def card_of(proto: onnx.ModelProto) -> ModelCard | None:
     Raises:
         ModelCardError: there is one and it cannot be read.
     """
-    texts = [entry.value for entry in proto.metadata_props if entry.key == METADATA_KEY]
-    return ModelCard.from_json(texts[0]) if texts else None
+    text = _card_text(proto)
+    return None if text is None else ModelCard.from_json(text)
 
 
 def set_card(proto: onnx.ModelProto, card: ModelCard) -> None:
@@ -115,6 +111,10 @@ def give_threshold_a_dimension(proto: onnx.ModelProto) -> None:
     graph.initializer.append(axes)
     squeeze = onnx.helper.make_node("Squeeze", [THRESHOLD, axes.name], [_SCALAR], name=_SCALAR)
     graph.node.insert(readers[0], squeeze)
+
+
+def _card_text(proto: onnx.ModelProto) -> str | None:
+    return next((entry.value for entry in proto.metadata_props if entry.key == METADATA_KEY), None)
 
 
 def _check_whole(path: Path, proto: onnx.ModelProto, card: ModelCard) -> None:

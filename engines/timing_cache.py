@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from algm_trt.engines.cache import update_file
 from algm_trt.engines.gpu import Gpu
+from algm_trt.engines.locking import update_file
+from algm_trt.plugins.cache_folder import cache_folder
 from algm_trt.runtime.backends.tensorrt.bindings import TensorRT
-from algm_trt.runtime.cache_folder import cache_folder
 
 
 def default_timing_cache(tensorrt: TensorRT, gpu: Gpu) -> Path:

@@ -25,7 +25,13 @@ from algm_trt.exporter.segmenter import Segmenter, segmenter_from_checkpoint
 from algm_trt.exporter.verify import Verification, verify
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import METADATA_KEY, MergeSettings, ModelCard, ModelCardError
-from algm_trt.runtime.datasets import DatasetClasses, dataset_classes, known_datasets, numbered_classes, read_class_file
+from algm_trt.runtime.class_lists import (
+    DatasetClasses,
+    dataset_classes,
+    known_datasets,
+    numbered_classes,
+    read_class_file,
+)
 from algm_trt.runtime.files import check_writable, renamed_together
 
 PRECISIONS: Final = ("fp32", "fp16", "int8")
@@ -42,7 +48,7 @@ class ExportOptions:
         threshold: default similarity (cosine, -1..1) at or above which a window merges.
         merge: False exports the dense model.
         precision: "fp32", "fp16", or "int8" (for ONNX Runtime on a CPU), see `algm_trt.exporter.graph.build_graph`.
-        classes: file with class names, see `algm_trt.runtime.datasets.read_class_file`.
+        classes: file with class names, see `algm_trt.runtime.class_lists.read_class_file`.
         verify: whether to compare PyTorch with ONNX Runtime.
         verify_images: folder of pictures, of which the first 8 that can be read are compared; None draws some.
     """

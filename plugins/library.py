@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from algm_trt import plugins
+from algm_trt.plugins.cache_folder import cache_folder
 from algm_trt.plugins.errors import MissingDependencyError
 from algm_trt.plugins.spec import OPS, PLUGIN_NAMESPACE, PLUGIN_VERSION
 
@@ -44,16 +45,7 @@ class PluginRegistry(Protocol):
 
 def cache_library() -> Path:
     """Where `algm-build-plugins` puts the library unless told otherwise: the user's cache, by interface version."""
-    root = os.environ.get("XDG_CACHE_HOME") or _home() / ".cache"
-    return Path(root) / "algm-trt" / f"interface-{INTERFACE_VERSION}" / LIBRARY_NAME
-
-
-def _home() -> Path:
-    """The user's folder; "/", as in a container, for a user whom neither $HOME nor the system gives one."""
-    try:
-        return Path.home()
-    except RuntimeError:
-        return Path("/")
+    return cache_folder() / f"interface-{INTERFACE_VERSION}" / LIBRARY_NAME
 
 
 def library_candidates() -> list[Path]:

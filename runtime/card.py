@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from algm_trt.plugins.errors import AlgmError
@@ -107,6 +108,23 @@ class ModelCard:
     def to_json(self) -> str:
         """The card as JSON text."""
         return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @classmethod
+    def from_metadata(cls, path: Path, text: str | None) -> ModelCard:
+        """The card of a model file.
+
+        Args:
+            path: of the model, for the message.
+            text: the entry `METADATA_KEY` of its metadata; None if there is none.
+
+        Raises:
+            ModelCardError: the model is not from algm-export, or from another version of it.
+        """
+        if text is None:
+            raise ModelCardError(
+                f"{path}: not a model of algm-export (it carries no model card); export the checkpoint again"
+            )
+        return cls.from_json(text)
 
     @classmethod
     def from_json(cls, text: str) -> ModelCard:

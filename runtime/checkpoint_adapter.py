@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from algm_trt.plugins.errors import MissingDependencyError, UsageError
-from algm_trt.runtime.engine import Engine, open_engine
+from algm_trt.runtime.engine import CHECKPOINT_SUFFIXES, Engine, open_engine
 from algm_trt.runtime.engine_options import EngineOptions
 
 # The one place where the runtime reaches for PyTorch: by name, when a checkpoint is measured, and never before.
@@ -16,9 +16,9 @@ DENSE: Final = ":dense"
 
 
 def is_checkpoint(model: str) -> bool:
-    """Whether a model is a PyTorch checkpoint: a .pth file, or the folder of one."""
+    """Whether a model, with ":dense" or without, is a PyTorch checkpoint: a file of its suffixes, or a folder."""
     path = Path(model.removesuffix(DENSE))
-    return path.suffix.lower() == ".pth" or path.is_dir()
+    return path.suffix.lower() in CHECKPOINT_SUFFIXES or path.is_dir()
 
 
 def open_model(model: str, options: EngineOptions | None = None, *, window_batch_coupled: bool = False) -> Engine:

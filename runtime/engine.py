@@ -14,6 +14,7 @@ from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.engine_options import EngineOptions
 
 CHECKPOINT_SUFFIXES: Final = (".pth", ".pt", ".ckpt")
+"""Files of PyTorch; in small letters."""
 
 
 class EngineError(AlgmError):
@@ -150,18 +151,31 @@ def checked_images(images: NDArray[np.uint8], card: ModelCard) -> NDArray[np.uin
     Raises:
         UsageError: another shape or type.
     """
-    expected = (*card.size, 3)
-    if (
-        not isinstance(images, np.ndarray)
-        or images.dtype != np.uint8
-        or images.ndim != 4
-        or images.shape[1:] != expected
-    ):
-        found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
-        raise UsageError(f"images must be uint8 (B, {card.size[0]}, {card.size[1]}, 3) RGB, got {found}")
-    if not len(images):
-        raise UsageError("the batch is empty")
+    if not isinstance(images, np.ndarray):
+        raise _other_images(type(images).__name__, card)
+    check_batch(str(images.dtype), images.shape, card)
     return np.ascontiguousarray(images)
+
+
+def check_batch(dtype: str, shape: tuple[int, ...], card: ModelCard) -> None:
+    """Check that an array, of the host or of a GPU, is a batch of what the model takes.
+
+    Args:
+        dtype: NumPy's name of its type.
+        shape: its extents.
+        card: of the model.
+
+    Raises:
+        UsageError: another shape or type, or no picture.
+    """
+    if dtype != "uint8" or len(shape) != 4 or shape[1:] != (*card.size, 3):
+        raise _other_images(f"{dtype} {shape}", card)
+    if not shape[0]:
+        raise UsageError("the batch is empty")
+
+
+def _other_images(found: str, card: ModelCard) -> UsageError:
+    return UsageError(f"images must be uint8 (B, {card.size[0]}, {card.size[1]}, 3) RGB, got {found}")
 
 
 def checked_threshold(threshold: float | None, card: ModelCard) -> float:

@@ -90,13 +90,13 @@ class Ladder:
         yield self._run(
             "L3",
             "TensorRT-RTX builds with the plugins",
-            self._first(self._absent("tensorrt_rtx"), self._absent("engine_packages"), self._no_library()),
+            _first(self._absent("tensorrt_rtx"), self._absent("engine_packages"), self._no_library()),
             lambda: self._call("L3", rungs.build_with_rtx, self._rtx_capability()),
         )
         yield self._run(
             "L4",
             "kernels on the GPU = NumPy reference",
-            self._first(self._no_gpu(), self._no_library(), self._no_cuda_python(), self._no_code()),
+            _first(self._no_gpu(), self._no_library(), self._no_cuda_python(), self._no_code()),
             lambda: self._call("L4", rungs.kernels_on_gpu, str(self._library())),
         )
         yield from self._registries()
@@ -106,13 +106,9 @@ class Ladder:
         """L5 for every TensorRT that is there: full and lean."""
         shows = "TensorRT's registry takes the plugins"
         names = [name for name in ("tensorrt", "tensorrt_lean") if self._machine.answers[name].ok]
-        if not names:
-            obstacle = self._absent("tensorrt") or self._absent("tensorrt_lean")
-            yield self._run("L5", shows, obstacle)
-        for name in names:
-            module = self._machine.answers[name].value["module"]
-            action = partial(self._call, "L5", rungs.accepted_by_registry, module, str(self._library()))
-            yield self._run("L5", shows, self._no_library(), action)
+        for name in names or ["tensorrt"]:
+            obstacle = _first(self._absent(name), self._no_library())
+            yield self._run("L5", shows, obstacle, partial(self._ask_registry, name))
 
     def _engines(self) -> Iterator[Rung]:
         """L6 in both precisions, with full TensorRT, and with TensorRT-RTX where it has the GPU on its list."""
@@ -128,13 +124,10 @@ class Ladder:
             for precision in ("fp16", "fp32"):
                 shows = f"{name} {precision.upper()} engine = ONNX Runtime"
                 action = partial(self._call, "L6", rungs.build_and_run, target, precision, self._capability)
-                yield self._run("L6", shows, self._first(absent, *common, *plugins), action)
+                yield self._run("L6", shows, _first(absent, *common, *plugins), action)
 
-    def _run(
-        self, name: str, shows: str, obstacle: Obstacle | None, action: Callable[[], Answer] | None = None
-    ) -> Rung:
-        if obstacle is not None or action is None:
-            obstacle = obstacle or Obstacle("nothing to run", broken=True)
+    def _run(self, name: str, shows: str, obstacle: Obstacle | None, action: Callable[[], Answer]) -> Rung:
+        if obstacle is not None:
             return Rung(name, shows, "failed" if obstacle.broken else "not run", obstacle.reason, 0.0)
         answer = action()
         return Rung(name, shows, "passed" if answer.ok else "failed", answer.error or str(answer.value), answer.seconds)
@@ -153,6 +146,10 @@ class Ladder:
         text = f"{count} operator cases equal with torch {package_version('torch')}"
         return Answer(text, "; ".join(complaints[:2]), False, answer.seconds)
 
+    def _ask_registry(self, probe: str) -> Answer:
+        module = self._machine.answers[probe].value["module"]
+        return self._call("L5", rungs.accepted_by_registry, module, str(self._library()))
+
     def _compile(self) -> Answer:
         return self._call("L2", rungs.compile_library, str(self._compiled), self._capability, usable_cores())
 
@@ -164,9 +161,6 @@ class Ladder:
         from algm_trt.engines.options import RTX_CAPABILITIES
 
         return self._capability if self._capability in RTX_CAPABILITIES else ARCHITECTURE_WITHOUT_GPU
-
-    def _first(self, *obstacles: Obstacle | None) -> Obstacle | None:
-        return next((obstacle for obstacle in obstacles if obstacle is not None), None)
 
     def _absent(self, probe: str) -> Obstacle | None:
         answer = self._machine.answers[probe]
@@ -210,3 +204,7 @@ class Ladder:
             if package_version("cuda-bindings")
             else Obstacle("cuda-python is not installed: pip install cuda-python")
         )
+
+
+def _first(*obstacles: Obstacle | None) -> Obstacle | None:
+    return next((obstacle for obstacle in obstacles if obstacle is not None), None)

@@ -87,7 +87,7 @@ def _examine_onnx(path: Path) -> Model:
     outline, card, run = None, None, ""
     try:
         outline = read_outline(path)
-        card = _card_of(path, outline)
+        card = ModelCard.from_metadata(path, outline.metadata.get(METADATA_KEY))
         _check_operators(path, outline)
     except (AlgmError, OSError) as error:
         problems.append(Problem("file", str(error), BREAKS))
@@ -105,13 +105,6 @@ def _examine_onnx(path: Path) -> Model:
         else:
             problems.append(Problem("file", answer.error, BREAKS))
     return Model(path, "onnx", card, outline, None, tuple(problems), run)
-
-
-def _card_of(path: Path, outline: Outline) -> ModelCard:
-    text = outline.metadata.get(METADATA_KEY)
-    if text is None:
-        raise ModelCardError(f"{path}: not a model of algm-export (it carries no model card)")
-    return ModelCard.from_json(text)
 
 
 def _check_operators(path: Path, outline: Outline) -> None:

@@ -17,8 +17,8 @@ from algm_trt.engines.doctor.facts import BREAKS, LACKS, Finding, cannot_tell, f
 from algm_trt.engines.doctor.machine import Machine
 from algm_trt.engines.doctor.model import Model
 from algm_trt.engines.doctor.outline import INT8, UINT8
+from algm_trt.plugins.cache_folder import cache_folder
 from algm_trt.plugins.library import LIBRARY_VARIABLE
-from algm_trt.runtime.cache_folder import cache_folder
 
 FLOAT16_MAX: Final = 65504.0
 LITTLE_MEMORY_MIB: Final = 1500

@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Final
 
-from algm_trt.runtime.card import ModelCard, ModelCardError
+from algm_trt.runtime.card import ModelCard
 
 OUTPUTS: Final = ("logits", "labels", "token_counts", "token_map")
 SCORES: Final = ("logits", "token_counts", "token_map")
@@ -24,11 +24,7 @@ def card_of(path: Path, text: str | None, outputs: AbstractSet[str]) -> ModelCar
     Raises:
         ModelCardError: the model is not from algm-export, or from another version of it.
     """
-    if text is None or not outputs >= set(OUTPUTS):
-        raise ModelCardError(
-            f"{path}: not a model of algm-export (it carries no model card); export the checkpoint again"
-        )
-    return ModelCard.from_json(text)
+    return ModelCard.from_metadata(path, text if outputs >= set(OUTPUTS) else None)
 
 
 def first_line(error: Exception) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import ModelCard
-from algm_trt.runtime.datasets import dataset_classes
+from algm_trt.runtime.class_lists import dataset_classes
 from algm_trt.runtime.evaluation.label_files import (
     LabelCoding,
     Truth,

@@ -20,7 +20,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from algm_trt.engines.api import BOTH, INSPECTOR, REGISTRY, RTX, RUNTIME, TENSORRT
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from helpers.tensorrt_api import BOTH, INSPECTOR, REGISTRY, RTX, RUNTIME, TENSORRT
 
 NAMES = Path(__file__).with_name("tensorrt_names.json")
 TABLES = (BOTH, TENSORRT, RUNTIME, INSPECTOR, REGISTRY, RTX)

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import onnx
 import pytest
-from helpers.engines import LINEAR, model_that_float16_ruins, tiny_model, with_initializer
+from helpers.engines import LINEAR, compare_precisions, model_that_float16_ruins, tiny_model, with_initializer
 
 from algm_trt.engines.agreement import (
     Agreement,
     PictureAgreement,
-    compare_precisions,
     fit_float16,
     with_ranges,
 )

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from helpers.plugin_graphs import labels
 
-from algm_trt.engines.bindings import load_tensorrt
+from algm_trt.engines.bindings import load_builder
 from algm_trt.plugins.errors import MissingDependencyError
 from algm_trt.runtime.backends.tensorrt import bindings as tensorrt_bindings
 
@@ -29,7 +29,7 @@ def import_gives(monkeypatch: pytest.MonkeyPatch, result: Any) -> None:
 
 @pytest.mark.rtx
 def test_rtx_is_found() -> None:
-    found = load_tensorrt("rtx")
+    found = load_builder("rtx")
     assert found.target == "rtx"
     assert found.version[0].isdigit()
     assert hasattr(found.module, "OnnxParser")
@@ -38,7 +38,7 @@ def test_rtx_is_found() -> None:
 def test_missing_tensorrt_says_what_works_without(monkeypatch: pytest.MonkeyPatch) -> None:
     import_gives(monkeypatch, ModuleNotFoundError("No module named 'tensorrt'"))
     with pytest.raises(MissingDependencyError) as caught:
-        load_tensorrt("tensorrt")
+        load_builder("tensorrt")
     message = str(caught.value)
     parts = ("pip install tensorrt", "algm-infer --engine model.onnx", "--target rtx", "NVIDIA GPU")
     assert [part for part in parts if part not in message] == []
@@ -49,26 +49,26 @@ def test_missing_tensorrt_says_what_works_without(monkeypatch: pytest.MonkeyPatc
 def test_old_or_builderless_tensorrt_is_refused(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     import_gives(monkeypatch, SimpleNamespace(__version__=version))
     with pytest.raises(MissingDependencyError, match=rf"TensorRT {version} .* 10\.9 or later"):
-        load_tensorrt("tensorrt")
+        load_builder("tensorrt")
 
 
 @pytest.mark.parametrize("version", ["10.9.0.34", "10.16.1.11", "11.0.0.114", "11.4.0.106"])
 def test_supported_versions_are_taken(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     import_gives(monkeypatch, SimpleNamespace(__version__=version, Builder=object))
-    assert load_tensorrt("tensorrt").version == version
+    assert load_builder("tensorrt").version == version
 
 
 def test_missing_rtx_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt_bindings.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'algm-trt\[rtx\]'"):
-        load_tensorrt("rtx")
+        load_builder("rtx")
 
 
 PARSE = """
 import sys
 from pathlib import Path
-from algm_trt.engines.bindings import load_tensorrt
-trt = load_tensorrt("rtx").module
+from algm_trt.engines.bindings import load_builder
+trt = load_builder("rtx").module
 logger = trt.Logger(trt.Logger.ERROR)
 builder = trt.Builder(logger)
 builder.get_plugin_registry().load_library(sys.argv[1])
@@ -98,7 +98,7 @@ def test_rtx_imported_before_us_has_a_cure(environment: dict[str, str]) -> None:
     assert found.origin is not None
     if (Path(found.origin).parent / "libtensorrt_rtx.so").exists():
         pytest.skip("this TensorRT-RTX has the library without version")
-    code = "import tensorrt_rtx_bindings\nfrom algm_trt.engines.bindings import load_tensorrt\nload_tensorrt('rtx')"
+    code = "import tensorrt_rtx_bindings\nfrom algm_trt.engines.bindings import load_builder\nload_builder('rtx')"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert "imported before algm_trt" in done.stderr
     assert "ln -s libtensorrt_rtx.so.1" in done.stderr

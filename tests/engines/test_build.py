@@ -16,7 +16,7 @@ from helpers.engines import LINEAR, MERGE, model_that_float16_ruins, tiny_model
 from helpers.models import VIT_SMALL
 
 from algm_trt.engines import BatchRange, BuildOptions, build_engine
-from algm_trt.engines.bindings import load_tensorrt
+from algm_trt.engines.bindings import load_builder
 from algm_trt.engines.network import BuildError, build_plan, configure, open_session, parse
 from algm_trt.engines.progress import BuildProgress
 from algm_trt.engines.source import read_model, with_functions_inlined, without_functions
@@ -51,7 +51,7 @@ def test_plan_and_record_with_plugins(model: Path, plugin_library: Path, precisi
     assert record.onnx_sha256 == hashlib.sha256(model.read_bytes()).hexdigest()
     assert record.card == dataclasses.replace(read_model(model).card, precision=precision)
     assert (record.flavour, record.gpu, record.compute_capabilities) == ("rtx", "", ("8.9",))
-    assert record.tensorrt_version == load_tensorrt("rtx").version
+    assert record.tensorrt_version == load_builder("rtx").version
     assert record.profiles == ((1, 2, 3),)
     assert record.plugins is not None
     assert (record.plugins.embedded, record.plugins.layers) == (True, PLUGIN_LAYERS)
@@ -264,7 +264,7 @@ def test_ctrl_c_stops_the_builder(model: Path, plugin_library: Path) -> None:
 
 def test_settings_reach_the_builder(model: Path, plugin_library: Path) -> None:
     # Those of the target tensorrt too: TensorRT-RTX's configuration has the same members and does not build with them.
-    tensorrt = load_tensorrt("rtx")
+    tensorrt = load_builder("rtx")
     trt = tensorrt.module
     session = open_session(tensorrt, plugin_library)
     source = read_model(model)
@@ -272,7 +272,7 @@ def test_settings_reach_the_builder(model: Path, plugin_library: Path) -> None:
     chosen = BuildOptions(
         hardware_compatibility="ampere-plus", version_compatible=True, workspace_mib=64, optimization_level=1
     )
-    config = configure(session, network, source.card, chosen)
+    config = configure(session, source.card, chosen)
     assert config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     assert not config.get_flag(trt.BuilderFlag.TF32)
     assert config.builder_optimization_level == 1
@@ -289,7 +289,7 @@ def test_parser_error_names_the_node_and_what_the_plugin_said(plugin_library: Pa
     del node.attribute[:]
     node.attribute.extend([*kept, onnx.helper.make_attribute("window", [3, 3])])
     with pytest.raises(BuildError) as caught:
-        parse(open_session(load_tensorrt("rtx"), plugin_library), model.SerializeToString(), 10)
+        parse(open_session(load_builder("rtx"), plugin_library), model.SerializeToString(), 10)
     message = str(caught.value)
     assert "'encoder.blocks.0/local_merge' (AlgmLocalMerge)" in message
     assert "the window 3x3 does not divide the grid 8x8" in message
@@ -297,18 +297,18 @@ def test_parser_error_names_the_node_and_what_the_plugin_said(plugin_library: Pa
 
 
 def test_missing_plugins_fail_loudly(plugin_library: Path) -> None:
-    session = open_session(load_tensorrt("rtx"), plugin_library)
+    session = open_session(load_builder("rtx"), plugin_library)
     inlined = with_functions_inlined(tiny_model())
     with pytest.raises(BuildError, match="0 plugin layers of 10 nodes"):
         parse(session, inlined.SerializeToString(), 10)
 
 
 def test_builder_error_is_reported(model: Path, plugin_library: Path) -> None:
-    session = open_session(load_tensorrt("rtx"), plugin_library)
+    session = open_session(load_builder("rtx"), plugin_library)
     source = read_model(model)
     network = parse(session, without_functions(source.proto).SerializeToString(), PLUGIN_LAYERS)
     wrong = dataclasses.replace(source.card, size=(96, 128))
-    config = configure(session, network, wrong, options())
+    config = configure(session, wrong, options())
     with pytest.raises(BuildError, match=r"cannot build the engine: .*images") as caught:
         build_plan(session, network, config, BuildProgress(visible=False))
     assert "\n" not in str(caught.value)

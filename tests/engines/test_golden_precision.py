@@ -11,8 +11,9 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers.engines import compare_precisions
 
-from algm_trt.engines.agreement import compare_precisions, fit_float16
+from algm_trt.engines.agreement import fit_float16
 from algm_trt.engines.source import read_model
 from algm_trt.exporter import ExportOptions, export_onnx
 from algm_trt.plugins.errors import UsageError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +12,12 @@ import numpy as np
 import onnx
 from helpers.models import TINY, random_segmenter
 
+from algm_trt.engines.agreement import Agreement, Reference
 from algm_trt.exporter.config import NORMALIZATIONS, SegmenterConfig
 from algm_trt.exporter.graph import build_graph
 from algm_trt.runtime.card import METADATA_KEY, MergeSettings, ModelCard
-from algm_trt.runtime.datasets import numbered_classes
+from algm_trt.runtime.check_pictures import Picture
+from algm_trt.runtime.class_lists import numbered_classes
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 COMMAND = (sys.executable, "-c", "import sys; from algm_trt.engines.cli import main; sys.exit(main())")
@@ -78,3 +80,10 @@ def with_initializer(model: onnx.ModelProto, name: str, scale: float = 1, shift:
 def model_that_float16_ruins() -> onnx.ModelProto:
     """Positions around 32768, where float16 has steps of 16 to 32: what tells patches apart is lost."""
     return with_initializer(tiny_model(LINEAR), "encoder.extra_and_pos_embed", shift=32768)
+
+
+def compare_precisions(
+    full: onnx.ModelProto, half: onnx.ModelProto, card: ModelCard, pictures: Sequence[Picture]
+) -> Agreement:
+    """A float32 model and its float16 twin on pictures, without the roundings of an engine."""
+    return Reference.of(full, card, pictures).compare(half.SerializeToString())

@@ -1,6 +1,6 @@
 """A stand-in of TensorRT's run time that runs another engine of ours on the buffers it is given, and checks its caller.
 
-It has the names of `algm_trt.engines.api` and no others; a plan is the name of a model and some bytes.
+It has the names of `helpers.tensorrt_api` and no others; a plan is the name of a model and some bytes.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,6 +110,12 @@ def test_the_smallest_card() -> None:
 def test_json_that_is_no_card(change: dict[str, Any]) -> None:
     with pytest.raises(ModelCardError, match=r"cannot be read \(.+\): export the model again"):
         ModelCard.from_json(json.dumps({**json.loads(FULL.to_json()), **change}))
+
+
+def test_model_without_a_card_is_named() -> None:
+    assert ModelCard.from_metadata(Path("model.onnx"), FULL.to_json()) == FULL
+    with pytest.raises(ModelCardError, match=r"^model\.onnx: not a model of algm-export \("):
+        ModelCard.from_metadata(Path("model.onnx"), None)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "1", "{", "{}", '"card"'])

@@ -24,7 +24,7 @@ from PIL import Image
 from algm_trt.exporter.graph import build_graph
 from algm_trt.runtime import load
 from algm_trt.runtime.card import METADATA_KEY, MergeSettings, ModelCard
-from algm_trt.runtime.datasets import numbered_classes
+from algm_trt.runtime.class_lists import numbered_classes
 
 COMMAND = [sys.executable, "-c", "import sys; from algm_trt.runtime.cli import main; sys.exit(main())"]
 

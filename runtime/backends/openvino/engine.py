@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from algm_trt.plugins.cache_folder import cache_folder
 from algm_trt.plugins.errors import MissingDependencyError, UsageError
-from algm_trt.runtime.backends import onnx_scores
+from algm_trt.runtime.backends import onnx_scores, protobuf
 from algm_trt.runtime.backends.forked import keep_in_children
-from algm_trt.runtime.backends.onnx_model import SCORES, card_of, first_line
+from algm_trt.runtime.backends.onnx_model import SCORES, card_of
 from algm_trt.runtime.backends.openvino import model as openvino_model
 from algm_trt.runtime.backends.openvino import operators as openvino_operators
+from algm_trt.runtime.backends.openvino.errors import telling_line
 from algm_trt.runtime.backends.openvino.signal_stack import signal_stack_kept
 from algm_trt.runtime.backends.streams import Streams, shared_threads
-from algm_trt.runtime.cache_folder import cache_folder
 from algm_trt.runtime.card import METADATA_KEY, ModelCard
 from algm_trt.runtime.engine import EngineError, EngineOutput, checked_images, checked_threshold, joined
 from algm_trt.runtime.field import labels_of
@@ -147,7 +148,7 @@ class OpenVinoEngine:
                 outputs = request.infer(feed)
                 return [outputs[name] for name in SCORES]
         except Exception as error:  # OpenVINO raises classes of its own that share no base but Exception
-            raise EngineError(f"OpenVINO failed on a picture: {_cause(error)}") from error
+            raise EngineError(f"OpenVINO failed on a picture: {telling_line(error)}") from error
 
 
 @contextlib.contextmanager
@@ -188,16 +189,10 @@ def _compile(
     try:
         compiled = core.compile_model(model, "CPU", dict(options))
     except Exception as error:  # see OpenVinoEngine._run
-        raise EngineError(f"{path}: OpenVINO cannot compile the model ({_cause(error)})") from error
+        raise EngineError(f"{path}: OpenVINO cannot compile the model ({telling_line(error)})") from error
     with contextlib.suppress(OSError):
         _store(compiled, card, cached)
     return compiled, card
-
-
-def _cause(error: Exception) -> str:
-    """What OpenVINO says, without the places in its sources that it begins with."""
-    lines = [line.strip() for line in str(error).splitlines() if not line.startswith(("Exception from", "Check '"))]
-    return next(filter(None, lines), first_line(error))
 
 
 def _card(model: openvino.Model, path: Path) -> ModelCard:
@@ -219,7 +214,7 @@ def _cache_file(core: openvino.Core, path: Path, version: str, precision: str, o
         raise EngineError(f"{path}: cannot be read ({error.strerror})") from error
     cpu = [str(core.get_property("CPU", name)) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
     digest.update(repr((version, cpu, precision, sorted(options.items()))).encode())
-    for module in (onnx_scores, openvino_model, openvino_operators):
+    for module in (protobuf, onnx_scores, openvino_model, openvino_operators):
         digest.update(inspect.getsource(module).encode())
     return cache_folder() / "openvino" / f"{digest.hexdigest()[:32]}.blob"
 

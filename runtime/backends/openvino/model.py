@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from algm_trt.plugins import spec
 from algm_trt.runtime.backends.onnx_scores import without_labels
+from algm_trt.runtime.backends.openvino.errors import telling_line
 from algm_trt.runtime.backends.openvino.operators import CONVERTERS
 from algm_trt.runtime.engine import EngineError
 
@@ -54,7 +55,7 @@ def read_model(path: Path, *, bf16: bool) -> openvino.Model:
         _one_picture(source)
         return frontend.convert(source)
     except Exception as error:  # OpenVINO raises classes of its own that share no base but Exception
-        raise EngineError(f"{path}: not a model that OpenVINO can open ({_reason(error)})") from error
+        raise EngineError(f"{path}: not a model that OpenVINO can open ({telling_line(error)})") from error
 
 
 class _Lowering:
@@ -172,9 +173,3 @@ def _one_picture(source: Any) -> None:
         if "images" in place.get_names():
             _, *rest = source.get_partial_shape(place)
             source.set_partial_shape(place, PartialShape([1, *rest]))
-
-
-def _reason(error: Exception) -> str:
-    """The telling line of OpenVINO's long messages."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return next((line for line in lines if "algm" in line), lines[-1])

@@ -209,8 +209,7 @@ def _every_second(x: Any, first: int) -> Any:
     """0, 1, 2, ...: one number for every second row of x, from row `first` on."""
     from openvino import opset15 as op
 
-    rows = op.gather(op.shape_of(x, "i32"), _long(0), _long(0))
-    return op.range(_int(0), op.divide(op.add(rows, _int(1 - first)), _int(2)), _int(1), "i32")
+    return op.range(_int(0), op.divide(op.add(_count(x), _int(1 - first)), _int(2)), _int(1), "i32")
 
 
 def _where(condition: Any) -> Any:

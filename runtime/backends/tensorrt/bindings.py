@@ -1,7 +1,7 @@
 """TensorRT and TensorRT-RTX behind one name: which module to import, and what has to be there first.
 
-Both have the same Python interface apart from what `algm_trt.engines.api` lists, so one builder and one runtime serve
-both.
+Both have the same Python interface apart from what `tests/helpers/tensorrt_api.py` lists, so one builder and one
+runtime serve both.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from algm_trt.plugins.cache_folder import cache_folder
 from algm_trt.plugins.errors import MissingDependencyError
-from algm_trt.runtime.cache_folder import cache_folder
 
 Target = Literal["tensorrt", "rtx"]
 

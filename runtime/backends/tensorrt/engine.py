@@ -13,7 +13,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.backends.tensorrt.kernels import load_kernels
 from algm_trt.runtime.backends.tensorrt.lane import Lane
 from algm_trt.runtime.backends.tensorrt.lanes import Lanes
@@ -35,7 +34,7 @@ from algm_trt.runtime.backends.tensorrt.windows import (
 )
 from algm_trt.runtime.cuda import Device
 from algm_trt.runtime.device_array import DeviceArray, as_array, stream_handle
-from algm_trt.runtime.engine import EngineOutput, checked_images, checked_threshold, joined
+from algm_trt.runtime.engine import EngineOutput, check_batch, checked_images, checked_threshold, joined
 from algm_trt.runtime.window_runner import WindowRunner
 
 LANES: Final = 2
@@ -107,7 +106,7 @@ class TensorRTEngine:
             if stream is not None:
                 lane.stream.wait_for(stream_handle(stream))
             if isinstance(array, DeviceArray):
-                self._check(array)
+                check_batch(array.dtype, array.shape, self.card)
             else:
                 array = checked_images(array, self.card)
             batch = array.shape[0]
@@ -146,9 +145,3 @@ class TensorRTEngine:
         logits, labels = (lane.download(name, piece.count) for name in ("logits", "labels"))
         counts, token_map = tokens(lane, piece.count)
         return logits.copy(), labels.copy(), counts, token_map
-
-    def _check(self, images: DeviceArray) -> None:
-        if images.dtype != "uint8" or len(images.shape) != 4 or images.shape[1:] != (*self.card.size, 3):
-            raise UsageError(f"images must be uint8 (B, {self.card.size[0]}, {self.card.size[1]}, 3) RGB, got {images}")
-        if not images.shape[0]:
-            raise UsageError("the batch is empty")

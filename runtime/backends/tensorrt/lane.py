@@ -7,7 +7,7 @@ threads fill each other's gaps.
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,7 +163,7 @@ class Lane:
         self.stream.synchronize()
         return context
 
-    def _raise_failure(self, what: str) -> None:
+    def _raise_failure(self, what: str) -> NoReturn:
         """Say why TensorRT refused: no memory, a lost device, or its own words."""
         messages = self._plan.messages
         said = messages.summary() or "it does not say why"

@@ -1,4 +1,4 @@
-"""What TensorRT says, kept for the one line that a reader gets, and what it says when nothing can be made with it."""
+"""TensorRT's messages, collected for our one-line errors, and what it says when nothing can be made with it."""
 
 from __future__ import annotations
 

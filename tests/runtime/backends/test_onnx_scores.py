@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,26 @@ def test_scores_are_those_of_the_whole_file_and_labels_too(model: Path) -> None:
     differs = found.labels != expected.labels
     assert margins[differs].max(initial=0) < LABEL_MARGIN
     assert found.labels is found.labels, "they are made once"
+
+
+def test_what_only_a_branch_reads_is_kept(tmp_path: Path) -> None:
+    node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    vector = partial(value, elem_type=onnx.TensorProto.FLOAT, shape=[2])
+    inner = onnx.helper.make_graph([node("Neg", ["outer"], ["negative"])], "inner", [], [vector("negative")])
+    nested = node("If", ["flag"], ["deep"], then_branch=inner, else_branch=inner)
+    branch = onnx.helper.make_graph([nested], "branch", [], [vector("deep")])
+    nodes = [
+        node("Abs", ["x"], ["outer"], name="read in the inner branch"),
+        node("Exp", ["x"], ["grown"], name="read by the labels"),
+        node("Round", ["grown"], ["labels"], name="labels"),
+        node("If", ["flag"], ["logits"], name="if", then_branch=branch, else_branch=branch),
+    ]
+    flag = value("flag", onnx.TensorProto.BOOL, [])
+    graph = onnx.helper.make_graph(nodes, "g", [vector("x"), flag], [vector("logits"), vector("labels")])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "model.onnx")
+    left = onnx.load_model_from_string(without_labels(tmp_path / "model.onnx") or b"")
+    onnx.checker.check_model(left, full_check=True)
+    assert [node.name for node in left.graph.node] == ["read in the inner branch", "if"]
 
 
 def spoilt(content: bytes, random: np.random.Generator) -> bytes:

@@ -11,7 +11,7 @@ from helpers.fake_engine import make_card
 from PIL import Image
 
 from algm_trt.plugins.errors import UsageError
-from algm_trt.runtime.datasets import dataset_classes
+from algm_trt.runtime.class_lists import dataset_classes
 from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.evaluation.label_files import LabelError
 from algm_trt.runtime.evaluation.layouts import LAYOUTS

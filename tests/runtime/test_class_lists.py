@@ -9,7 +9,7 @@ import pytest
 
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.plugins.spec import MAX_CLASSES
-from algm_trt.runtime.datasets import (
+from algm_trt.runtime.class_lists import (
     ClassListError,
     DatasetClasses,
     UnknownDatasetError,

@@ -1,9 +1,7 @@
-"""Files that several builds change at once, and the timing cache that is one of them."""
+"""The timing cache: a file that several builds share, of one version and kind of GPU."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,50 +9,10 @@ from typing import Any
 
 import pytest
 
-from algm_trt.engines.bindings import load_tensorrt
-from algm_trt.engines.cache import update_file
+from algm_trt.engines.bindings import load_builder
 from algm_trt.engines.gpu import Gpu
 from algm_trt.engines.timing_cache import TimingCache, default_timing_cache
 from algm_trt.runtime.backends.tensorrt.bindings import TensorRT
-from algm_trt.runtime.cache_folder import cache_folder
-
-ADD = """
-import sys, time
-from pathlib import Path
-from algm_trt.engines.cache import update_file
-def change(content):
-    time.sleep(0.002)
-    return content + sys.argv[2].encode()
-for _ in range(20):
-    update_file(Path(sys.argv[1]), change)
-"""
-
-
-def test_updates_of_several_processes_all_count(tmp_path: Path) -> None:
-    path = tmp_path / "folder" / "file.cache"
-    children = [subprocess.Popen([sys.executable, "-c", ADD, str(path), letter]) for letter in "abc"]
-    assert [child.wait() for child in children] == [0, 0, 0]
-    content = path.read_text()
-    assert {letter: content.count(letter) for letter in "abc"} == {"a": 20, "b": 20, "c": 20}
-    assert [file.name for file in path.parent.iterdir()] == ["file.cache"]
-
-
-def test_update_that_fails_leaves_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "file.cache"
-    path.write_bytes(b"before")
-
-    def fail(content: bytes) -> bytes:
-        raise ValueError("no")
-
-    with pytest.raises(ValueError, match="no"):
-        update_file(path, fail)
-    assert path.read_bytes() == b"before"
-    assert [file.name for file in tmp_path.iterdir()] == ["file.cache"]
-
-
-def test_cache_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "algm-trt"
 
 
 def test_timing_caches_differ_by_version_and_gpu() -> None:
@@ -137,7 +95,7 @@ def test_timing_cache_that_cannot_be_read_is_a_note(tmp_path: Path, monkeypatch:
 @pytest.fixture
 def config() -> Iterator[Any]:
     """A real builder's configuration. TensorRT-RTX has the calls, with nothing behind them, and says so."""
-    trt = load_tensorrt("rtx").module
+    trt = load_builder("rtx").module
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         builder = trt.Builder(trt.Logger(trt.Logger.ERROR))

@@ -1,6 +1,6 @@
 """Class names and colours: of the data sets known by name, of a file of the user, or numbered.
 
-The lists lie in class_lists/*.json. ADE20K, Cityscapes and Pascal Context have the names, ids and colours of the
+The lists lie beside this file, *.json. ADE20K, Cityscapes and Pascal Context have the names, ids and colours of the
 official ALGM code; COCO-Stuff has the 171 classes in the order and colours of mmsegmentation, where eight colours stand
 for two or three classes each; CamVid has the 11 classes of SegNet.
 """
@@ -130,7 +130,7 @@ def read_class_file(path: str | Path) -> DatasetClasses:
 
 @cache
 def _packaged(name: str) -> DatasetClasses:
-    file = resources.files("algm_trt.runtime") / "class_lists" / f"{name}.json"
+    file = resources.files(__name__) / f"{name}.json"
     return _from_json(file.read_text(encoding="utf-8"))
 
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from helpers.tensorrt_api import BOTH, INSPECTOR, REGISTRY, RTX, RUNTIME, TENSORRT, Names
 
-from algm_trt.engines import api
-from algm_trt.engines.api import BOTH, INSPECTOR, REGISTRY, RTX, RUNTIME, TENSORRT, Names
-from algm_trt.engines.bindings import load_tensorrt
+from algm_trt.engines import network
+from algm_trt.engines.bindings import load_builder
 from algm_trt.runtime.backends.tensorrt import log as tensorrt_log
 
 RECORDED: dict[str, dict[str, list[str]]] = json.loads(Path(__file__).with_name("tensorrt_names.json").read_text())
@@ -43,7 +43,7 @@ RUNTIME_CLASSES = {
     "context": "IExecutionContext",
     "severity": "ILogger.Severity",
 }
-ENGINES, BACKEND = (Path(file).parent for file in (api.__file__, tensorrt_log.__file__))
+ENGINES, BACKEND = (Path(file).parent for file in (network.__file__, tensorrt_log.__file__))
 RUNTIME_PACKAGE = BACKEND.parents[1]
 CALLING = {
     **{ENGINES / name: CLASSES for name in ("network.py", "progress.py", "timing_cache.py")},
@@ -76,7 +76,7 @@ def test_both_majors_and_the_oldest_version_are_recorded() -> None:
 @pytest.mark.rtx
 @pytest.mark.parametrize("table", [BOTH, RUNTIME, INSPECTOR, REGISTRY, RTX])
 def test_names_exist_in_tensorrt_rtx(table: Names) -> None:
-    module = load_tensorrt("rtx").module
+    module = load_builder("rtx").module
 
     def holder(name: str) -> object:
         found: object = module
