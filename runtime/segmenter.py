@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import Any, TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.result import SegmentationResult
 
 Picture: TypeAlias = str | os.PathLike[str] | NDArray[Any] | Image.Image
+P = TypeVar("P", bound=Picture)
 
 
 def load(path: str | os.PathLike[str], **options: Any) -> Segmenter:
@@ -59,16 +60,16 @@ class Segmenter:
     @overload
     def __call__(
         self, pictures: Picture, *, logits: bool = ..., max_pixels: int = ..., **options: Any
-    ) -> SegmentationResult: ...  # type: ignore[overload-overlap]  # a string is a sequence of strings too
+    ) -> SegmentationResult: ...
 
     @overload
     def __call__(
-        self, pictures: Sequence[Picture], *, logits: bool = ..., max_pixels: int = ..., **options: Any
+        self, pictures: list[P] | tuple[P, ...], *, logits: bool = ..., max_pixels: int = ..., **options: Any
     ) -> list[SegmentationResult]: ...
 
     def __call__(
         self,
-        pictures: Picture | Sequence[Picture],
+        pictures: Picture | list[P] | tuple[P, ...],
         *,
         logits: bool = False,
         max_pixels: int = DEFAULT_MAX_PIXELS,
