@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
     sources = find_sources([str(arguments.photographs)], recursive=True)
-    sources = [source for source in sources if source.kind == "image"][: arguments.limit]
+    sources = [source for source in sources if source.medium == "image"][: arguments.limit]
     results: dict[str, Any] = {
         "what": "from picture files to labels and overlays on disk, sliding windows",
         "files": len(sources),

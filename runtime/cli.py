@@ -105,7 +105,7 @@ def _infer(arguments: argparse.Namespace) -> int:
 
 def _closing_lines(report: JobReport, kinds: Sequence[str], folder: Path) -> list[str]:
     """What a run says at its end."""
-    from algm_trt.runtime.sources import printable
+    from algm_trt.runtime.paths import printable
 
     summary = report.summary
     done = f"{summary['ok']} of {summary['inputs']} inputs done"

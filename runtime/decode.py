@@ -33,7 +33,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageCms, ImageFile, TiffImagePlugin
 
 from algm_trt.plugins.errors import AlgmError
-from algm_trt.runtime.sources import printable
+from algm_trt.runtime.paths import printable
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -23,10 +23,11 @@ from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.decode import DEFAULT_MAX_PIXELS, DecodeError
 from algm_trt.runtime.manifest import Manifest, Record, Tally, input_state
+from algm_trt.runtime.paths import printable, real_path
 from algm_trt.runtime.pipeline import EngineFailedError, Inferred, Work, run_pipeline
 from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.segmenter import Segmenter, make_result, picture_item
-from algm_trt.runtime.sources import Source, printable, real_path
+from algm_trt.runtime.sources import Source
 from algm_trt.runtime.video import segment_video, video_target
 from algm_trt.runtime.window_runner import lanes_of
 from algm_trt.runtime.writers import KINDS, WrittenFile, output_path, parse_kinds, save_result
@@ -149,7 +150,7 @@ def check_overwriting(sources: Sequence[Source], folder: Path, kinds: Sequence[s
     if any(folder.glob("results*.jsonl")):
         return
     for source in sources:
-        target_of = video_target if source.kind == "video" else output_path
+        target_of = video_target if source.medium == "video" else output_path
         for kind in kinds:
             target = folder / target_of(kind, source.name)
             if target.exists():
@@ -227,8 +228,8 @@ class _Job:
 
     def _records(self, sources: Iterable[Source]) -> Generator[Record, None, None]:
         """One line per source, in order."""
-        for kind, group in groupby(sources, lambda source: source.kind):
-            if kind == "video":
+        for medium, group in groupby(sources, lambda source: source.medium):
+            if medium == "video":
                 yield from map(self._video, group)
             else:
                 yield from self._pictures(group)

@@ -15,7 +15,7 @@ from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluation.evaluate import Evaluation
 from algm_trt.runtime.evaluation.sets import Places
 from algm_trt.runtime.job import JobOptions
-from algm_trt.runtime.sources import printable
+from algm_trt.runtime.paths import printable
 
 FORMAT_VERSION: Final = 1
 USUAL_PICTURES: Final = 16

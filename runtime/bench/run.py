@@ -30,7 +30,8 @@ from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.evaluation.evaluate import Evaluation, EvaluationOptions, evaluate
 from algm_trt.runtime.evaluation.multiscale import Protocol
 from algm_trt.runtime.evaluation.sets import EvaluationSet, open_set
-from algm_trt.runtime.sources import Source, printable
+from algm_trt.runtime.paths import printable
+from algm_trt.runtime.sources import Source
 from algm_trt.runtime.timing import Call, take_turns
 
 

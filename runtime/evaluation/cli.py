@@ -14,7 +14,7 @@ from algm_trt.plugins.errors import PartialFailureError
 from algm_trt.runtime.command import VersionAction, numbers, positive_int, run_command, say
 from algm_trt.runtime.engine_arguments import add_engine_arguments, engine_options
 from algm_trt.runtime.evaluation.layouts import LAYOUTS
-from algm_trt.runtime.sources import printable
+from algm_trt.runtime.paths import printable
 
 if TYPE_CHECKING:
     from algm_trt.runtime.evaluation.job import Report, Run
