@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _infer(arguments: argparse.Namespace) -> int:
     # Imported here: --help and usage errors need none of it.
     from algm_trt.runtime.engine import open_engine
-    from algm_trt.runtime.job import JobOptions, check_overwriting, prepare_folder, run_job, without_outputs
+    from algm_trt.runtime.job import JobOptions, run_job
+    from algm_trt.runtime.output_folder import check_overwriting, prepare_folder, without_outputs
     from algm_trt.runtime.pipeline_options import PipelineOptions
     from algm_trt.runtime.segmenter import Segmenter
     from algm_trt.runtime.sources import find_sources, parse_shard, shard
