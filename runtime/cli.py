@@ -78,8 +78,7 @@ def _infer(arguments: argparse.Namespace) -> int:
         part=None if arguments.shard is None else parse_shard(arguments.shard),
         max_pixels=arguments.max_pixels,
         quiet=arguments.quiet,
-        cpu_precision=engine.cpu_precision,
-        threads=engine.threads,
+        engine=engine,
     )
 
     def tell(text: str) -> None:

@@ -18,13 +18,15 @@ from tqdm import tqdm
 
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime.decode import DEFAULT_MAX_PIXELS, DecodeError
+from algm_trt.runtime.engine_options import EngineOptions
+from algm_trt.runtime.machine import versions
 from algm_trt.runtime.manifest import Manifest, Record, Tally, input_state
 from algm_trt.runtime.paths import printable
 from algm_trt.runtime.pipeline import EngineFailedError, Inferred, Work, run_pipeline
 from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.segmenter import Segmenter, make_result, picture_item
 from algm_trt.runtime.sources import Source
-from algm_trt.runtime.summary import course, model_facts, settings, versions, work_done
+from algm_trt.runtime.summary import course, model_facts, settings, work_done
 from algm_trt.runtime.video import segment_video
 from algm_trt.runtime.window_runner import lanes_of
 from algm_trt.runtime.writers import WrittenFile, parse_kinds, save_result
@@ -48,8 +50,7 @@ class JobOptions:
         part: index and number of the shard that the sources are; None for all.
         max_pixels: larger pictures are refused.
         quiet: no progress bar.
-        cpu_precision: that the engine was opened with, for the record.
-        threads: likewise; None left them to the backend.
+        engine: what the model was opened with, for the record.
     """
 
     pipeline: PipelineOptions = field(default_factory=PipelineOptions)
@@ -59,8 +60,7 @@ class JobOptions:
     part: tuple[int, int] | None = None
     max_pixels: int = DEFAULT_MAX_PIXELS
     quiet: bool = False
-    cpu_precision: str = "fp32"
-    threads: int | None = None
+    engine: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
         parse_kinds(self.kinds)
@@ -145,7 +145,7 @@ class _Job:
         self.sources = sources
         self.folder = folder
         self.options = options
-        self.settings = settings(segmenter.card, options.pipeline, options.kinds, options.cpu_precision)
+        self.settings = settings(segmenter.card, options.pipeline, options.kinds, options.engine)
         self.model = model_facts(segmenter.card, model)
         self.fingerprint = _digest(segmenter.card.to_json(), self.model["sha256"], json.dumps(self.settings))
         self.failures = 0
@@ -299,7 +299,7 @@ class _Job:
             stages=self.stages,
         )
         return done | {
-            "options": self.settings | course(options.pipeline, options.part, lanes_of(engine), options.threads),
+            "options": self.settings | course(options.pipeline, options.part, options.engine, lanes_of(engine)),
             "model": self.model,
             "backend": engine.description,
             "versions": versions(),

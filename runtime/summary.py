@@ -1,20 +1,17 @@
-"""Content of summary.json, part by part: what a run did, with which options, which model and which versions."""
+"""Content of summary.json, part by part: what a run did, with which options and which model."""
 
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from algm_trt.runtime.card import ModelCard
+from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.manifest import Tally, Totals
 from algm_trt.runtime.pipeline_options import PipelineOptions
-
-_PACKAGES = ("algm-trt", "numpy", "onnxruntime", "opencv-python-headless", "pillow")
 
 
 def work_done(
@@ -60,14 +57,14 @@ def work_done(
     }
 
 
-def settings(card: ModelCard, pipeline: PipelineOptions, kinds: Sequence[str], cpu_precision: str) -> dict[str, Any]:
+def settings(card: ModelCard, pipeline: PipelineOptions, kinds: Sequence[str], engine: EngineOptions) -> dict[str, Any]:
     """The options that results depend on, with defaults filled in, for JSON.
 
     Args:
         card: of the model.
         pipeline: how pictures go through it.
         kinds: of files that are written.
-        cpu_precision: that the engine was opened with.
+        engine: what the model was opened with.
     """
     threshold = card.merge.threshold if pipeline.threshold is None and card.merge else pipeline.threshold
     return {
@@ -76,22 +73,22 @@ def settings(card: ModelCard, pipeline: PipelineOptions, kinds: Sequence[str], c
         "short_side": pipeline.short_side,
         "threshold": threshold,
         "save": sorted(kinds),
-        "cpu_precision": cpu_precision,
+        "cpu_precision": engine.cpu_precision,
     }
 
 
 def course(
-    pipeline: PipelineOptions, part: tuple[int, int] | None, streams: int, threads: int | None
+    pipeline: PipelineOptions, part: tuple[int, int] | None, engine: EngineOptions, streams: int
 ) -> dict[str, Any]:
     """The options that decide how long a run takes, for JSON; results depend on them by rounding at most.
 
     Args:
         pipeline: how pictures go through the model.
         part: index and number of the shard; None for all.
-        streams: windows that the engine computes side by side.
-        threads: that the engine was opened with; None left them to the backend.
+        engine: what the model was opened with.
+        streams: windows that the open engine computes side by side.
     """
-    return {"batch_size": pipeline.batch_size, "part": part, "streams": streams, "threads": threads}
+    return {"batch_size": pipeline.batch_size, "part": part, "streams": streams, "threads": engine.threads}
 
 
 def model_facts(card: ModelCard, model: Path) -> dict[str, Any]:
@@ -121,11 +118,6 @@ def model_facts(card: ModelCard, model: Path) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str | None]:
-    """Versions of Python and of the packages that results depend on, for JSON; None where one is not installed."""
-    return {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()}
-
-
 def _token_summary(tally: Tally) -> dict[str, float] | None:
     """Mean tokens per window on the way through the model, and the share that is left at the end."""
     means = tally.token_means()
@@ -143,10 +135,3 @@ def _class_summary(tally: Tally, card: ModelCard) -> list[dict[str, Any]]:
         {"id": int(class_id), "name": card.classes[int(class_id)], "pixels": pixels, "share": round(pixels / total, 6)}
         for class_id, pixels in ranked
     ]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -56,11 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _bench(arguments: argparse.Namespace) -> int:
     # Imported here: --help and usage errors need none of it.
-    from algm_trt.runtime.bench.machine import busy_warning, load_average
     from algm_trt.runtime.bench.plot import check_plot, draw_plot
     from algm_trt.runtime.bench.run import run_bench
     from algm_trt.runtime.bench.table import report_lines
     from algm_trt.runtime.files import check_writable
+    from algm_trt.runtime.machine import busy_warning, load_average
 
     options = _options(arguments)
     if arguments.plot:

@@ -40,7 +40,7 @@ class BenchOptions:
         warmup: turns of each before, which are not timed.
         seed: of the order within the rounds.
         whole_job: also measure from files to files.
-        job: how the whole job runs; batch size and threshold come from the variant.
+        job: how the whole job runs; batch size, threshold and engine come from the variant.
         engine: what runs models without a prefix.
         quiet: no progress bar.
     """

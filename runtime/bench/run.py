@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from algm_trt.plugins.errors import AlgmError
-from algm_trt.runtime.bench.machine import environment, load_average, peak_memory_mib
 from algm_trt.runtime.bench.models import Contender, open_contenders
 from algm_trt.runtime.bench.pictures import Pictures, drawn_pictures, folder_pictures, listed_pictures
 from algm_trt.runtime.bench.report import BenchOptions, BenchReport, BenchResult
@@ -30,6 +29,7 @@ from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.evaluation.evaluate import Evaluation, EvaluationOptions, evaluate
 from algm_trt.runtime.evaluation.multiscale import Protocol
 from algm_trt.runtime.evaluation.sets import EvaluationSet, open_set
+from algm_trt.runtime.machine import environment, load_average, peak_memory_mib
 from algm_trt.runtime.paths import printable
 from algm_trt.runtime.sources import Source
 from algm_trt.runtime.timing import Call, take_turns

@@ -102,7 +102,7 @@ class JobTurn:
         self._sources = sources
         self._folder = folder
         pipeline = replace(options.pipeline, threshold=variant.threshold, batch_size=variant.batch)
-        self._options = replace(options, pipeline=pipeline, quiet=True)
+        self._options = replace(options, pipeline=pipeline, engine=contender.argument.options, quiet=True)
         self._sizes: tuple[int, ...] = ()
         self._last: JobReport | None = None
         self._seconds: list[float] = []

@@ -53,12 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     # Imported here: --help and usage errors need none of it.
-    from algm_trt.runtime.bench.machine import environment
     from algm_trt.runtime.evaluation.evaluate import WINDOWS_COUPLED, EvaluationOptions
     from algm_trt.runtime.evaluation.job import EvaluationJob, run_evaluation
     from algm_trt.runtime.evaluation.multiscale import Protocol
     from algm_trt.runtime.evaluation.sets import Places
     from algm_trt.runtime.files import check_writable, renamed_together
+    from algm_trt.runtime.machine import environment
     from algm_trt.runtime.pipeline_options import PipelineOptions
 
     coupled = arguments.window_batch_coupled
