@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from tqdm import tqdm
 
 from algm_trt.plugins.errors import AlgmError
-from algm_trt.runtime.decode import DEFAULT_MAX_PIXELS, DecodeError
+from algm_trt.runtime.decode import DecodeError
 from algm_trt.runtime.engine_options import EngineOptions
+from algm_trt.runtime.limits import DEFAULT_MAX_PIXELS
 from algm_trt.runtime.machine import versions
 from algm_trt.runtime.manifest import Manifest, Record, Tally, input_state
 from algm_trt.runtime.paths import printable

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import AlgmError, UsageError
+from algm_trt.runtime.limits import MAX_CANVAS_PIXELS
 
-MAX_CANVAS_PIXELS = 2**28
 _BAND_VALUES = 2**20  # float32 values that canvas_image handles at a time: they stay in the cache
 
 

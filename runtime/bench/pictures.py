@@ -14,7 +14,8 @@ from PIL import Image
 
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import ModelCard
-from algm_trt.runtime.decode import DEFAULT_MAX_PIXELS, decode_image
+from algm_trt.runtime.decode import decode_image
+from algm_trt.runtime.limits import DEFAULT_MAX_PIXELS
 from algm_trt.runtime.paths import printable
 from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.scenes import MINIMUM_SIDE, draw_scene

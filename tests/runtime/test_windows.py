@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import AlgmError, UsageError
-from algm_trt.runtime import windows
+from algm_trt.runtime.limits import MAX_CANVAS_PIXELS
 from algm_trt.runtime.windows import WindowPlan, bilinear_taps, canvas_image, crops, plan_slide, plan_whole
 
 AWKWARD = [1, 2, 3, 16, 97, 223, 224, 225, 331, 448, 509, 640, 1021]
@@ -81,7 +81,7 @@ def test_elongated_picture_is_refused_with_the_cure() -> None:
     with pytest.raises(AlgmError, match="--mode whole"):
         plan_slide((1, 10000), (512, 512), 480)
     assert plan_whole((1, 10000), (512, 512)).canvas == (512, 512)
-    assert windows.MAX_CANVAS_PIXELS > 512 * 512 * 1000
+    assert MAX_CANVAS_PIXELS > 512 * 512 * 1000
     assert len(plan_slide((1, 1000), (512, 512), 480)) == 1067
 
 

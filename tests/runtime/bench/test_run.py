@@ -154,7 +154,7 @@ def test_mean_iou_is_that_of_algm_eval(opened: Opened, labelled: Path) -> None:
 
 
 def test_mean_iou_in_mode_whole_and_with_a_limit(opened: Opened, labelled: Path) -> None:
-    whole = JobOptions(PipelineOptions("whole"))
+    whole = JobOptions(PipelineOptions(mode="whole"))
     report = quiet("merged.onnx", data=labelled, dataset="folder", limit=2, rounds=1, job=whole)
     assert report.results[0].quality is not None
     assert report.results[0].quality.pictures == 2
