@@ -20,6 +20,7 @@ from algm_trt.runtime.job import STAGES, JobOptions, JobReport, run_job
 from algm_trt.runtime.segmenter import Segmenter
 from algm_trt.runtime.sources import Source
 from algm_trt.runtime.timing import Call, Samples
+from algm_trt.runtime.titles import model_title
 from algm_trt.runtime.watched_engine import WatchedEngine
 
 
@@ -40,7 +41,7 @@ class Variant:
     @property
     def title(self) -> str:
         """Model and threshold."""
-        return self.model if self.threshold is None else f"{self.model} @ {self.threshold:g}"
+        return model_title(self.model, self.threshold)
 
 
 class ModelTurn:
