@@ -18,7 +18,7 @@ from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.evaluation.label_files import plain_coding, read_truth
 from algm_trt.runtime.evaluation.sets import open_set
-from algm_trt.runtime.windows import canvas_image, crops, plan_slide
+from algm_trt.runtime.windows import canvas_image, crop, plan_slide
 
 CLASSES: Final = 11
 VOID: Final = 11
@@ -70,7 +70,8 @@ def frames(data: Path, card: ModelCard, count: int) -> list[Frame]:
 def windows_of(image: NDArray[np.uint8], card: ModelCard) -> Frame:
     """A picture's windows as algm-infer cuts them."""
     plan = plan_slide((image.shape[0], image.shape[1]), card.size, card.stride)
-    return np.stack(list(crops(canvas_image(image, plan), plan)))
+    canvas = canvas_image(image, plan)
+    return np.stack([crop(canvas, plan, index) for index in range(len(plan))])
 
 
 class Augmentation:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from algm_trt.runtime.bench.machine import environment, load_average
+from algm_trt.runtime.machine import environment, load_average
 
 
 def write_record(path: Path, results: dict[str, Any]) -> None:

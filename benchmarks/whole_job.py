@@ -34,7 +34,6 @@ from algm_trt.runtime.decode import DecodeError, decode_image
 from algm_trt.runtime.engine import Engine, open_engine
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.job import JobOptions, JobReport, run_job
-from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.segmenter import Segmenter
 from algm_trt.runtime.sources import Source, find_sources
 from algm_trt.runtime.timing import Samples, alternate
@@ -95,14 +94,14 @@ def jobs(
     not_run: dict[str, str],
 ) -> Iterator[tuple[Key, Job]]:
     """A job for every backend, kind of model and number of streams that works here; why others do not is `not_run`."""
-    options = JobOptions(pipeline=PipelineOptions(), quiet=True)
     for backend in backends:
         way = BACKENDS[backend]
         for kind in KINDS:
             model = models[kind, way.export]
             for streams in sorted({1, shared_threads(None, threads)[0]}):
                 try:
-                    engine = open_engine(model, way.options(threads, streams))
+                    options = JobOptions(engine=way.options(threads, streams), quiet=True)
+                    engine = open_engine(model, options.engine)
                 except (AlgmError, ImportError) as error:
                     not_run[f"{backend}, {kind}"] = str(error)
                     continue
@@ -168,7 +167,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
     sources = find_sources([str(arguments.photographs)], recursive=True)
-    sources = [source for source in sources if source.kind == "image"][: arguments.limit]
+    sources = [source for source in sources if source.medium == "image"][: arguments.limit]
     results: dict[str, Any] = {
         "what": "from picture files to labels and overlays on disk, sliding windows",
         "files": len(sources),

@@ -37,7 +37,7 @@ def check_pictures(folder: str | Path | None, card: ModelCard) -> list[Picture]:
     found: list[Picture] = []
     for source in find_sources([str(folder)], recursive=True):
         try:
-            picture = decode_image(source.path) if source.kind == "image" else None
+            picture = decode_image(source.path) if source.medium == "image" else None
         except AlgmError:
             continue
         if picture is not None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from algm_trt.plugins.errors import PartialFailureError, UsageError
 from algm_trt.runtime.command import VersionAction, positive_int, run_command, say
 from algm_trt.runtime.engine_arguments import add_engine_arguments, engine_options
+from algm_trt.runtime.limits import MAX_WORKERS
+from algm_trt.runtime.pipeline_arguments import add_reading_arguments, add_window_arguments, pipeline_options
 
 if TYPE_CHECKING:
     from algm_trt.runtime.job import JobReport
@@ -54,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _infer(arguments: argparse.Namespace) -> int:
     # Imported here: --help and usage errors need none of it.
     from algm_trt.runtime.engine import open_engine
-    from algm_trt.runtime.job import JobOptions, check_overwriting, prepare_folder, run_job, without_outputs
-    from algm_trt.runtime.pipeline_options import PipelineOptions
+    from algm_trt.runtime.job import JobOptions, run_job
+    from algm_trt.runtime.output_folder import check_overwriting, prepare_folder, without_outputs
     from algm_trt.runtime.segmenter import Segmenter
     from algm_trt.runtime.sources import find_sources, parse_shard, shard
     from algm_trt.runtime.window_runner import usual_batch
@@ -63,13 +65,11 @@ def _infer(arguments: argparse.Namespace) -> int:
 
     engine = engine_options(arguments)
     options = JobOptions(
-        pipeline=PipelineOptions(
-            arguments.mode,
-            arguments.stride,
-            arguments.threshold,
-            arguments.batch_size or 1,
-            arguments.workers,
-            arguments.short_side,
+        pipeline=pipeline_options(
+            arguments,
+            threshold=arguments.threshold,
+            batch_size=arguments.batch_size or 1,
+            short_side=arguments.short_side,
         ),
         kinds=parse_kinds(arguments.save),
         resume=arguments.resume,
@@ -77,8 +77,7 @@ def _infer(arguments: argparse.Namespace) -> int:
         part=None if arguments.shard is None else parse_shard(arguments.shard),
         max_pixels=arguments.max_pixels,
         quiet=arguments.quiet,
-        cpu_precision=engine.cpu_precision,
-        threads=engine.threads,
+        engine=engine,
     )
 
     def tell(text: str) -> None:
@@ -105,7 +104,7 @@ def _infer(arguments: argparse.Namespace) -> int:
 
 def _closing_lines(report: JobReport, kinds: Sequence[str], folder: Path) -> list[str]:
     """What a run says at its end."""
-    from algm_trt.runtime.sources import printable
+    from algm_trt.runtime.paths import printable
 
     summary = report.summary
     done = f"{summary['ok']} of {summary['inputs']} inputs done"
@@ -138,8 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--engine", type=Path, required=True, metavar="MODEL", help="model.onnx, or model.plan of algm-build-engine")
     add("-o", "--output", type=Path, default=Path("masks"), metavar="OUT", help="output folder (default: masks)")
     add("--save", default="labels,overlay", metavar="KINDS", help="files to write (default: labels,overlay); see below")
-    add("--mode", choices=("slide", "whole"), default="slide", help="windows over the picture, or the picture resized")
-    add("--stride", type=positive_int, metavar="N", help="step of the windows in pixels (default: the model's)")
+    add_window_arguments(parser)
     add(
         "--short-side",
         type=positive_int,
@@ -154,23 +152,12 @@ def _parser() -> argparse.ArgumentParser:
         help="windows per run of the model; CPUs take them one by one (default: what a plan was optimised for, else 1)",
     )
     add_engine_arguments(parser)
-    add(
-        "--workers",
-        type=positive_int,
-        metavar="N",
-        help="threads to read, and as many to write (default: one per core, at most 8)",
-    )
+    workers = f"threads to read, and as many to write (default: one per core, at most {MAX_WORKERS})"
+    add_reading_arguments(parser, workers=workers)
     add("--recursive", action="store_true", help="read subfolders too, but not what earlier runs wrote")
     add("--resume", action="store_true", help="skip what an earlier run with the same model, options and part finished")
     add("--shard", metavar="I/N", help="take part I of N of the inputs, so that N runs share the work")
     add("--fail-fast", action="store_true", help="stop at the first input that fails")
-    add(
-        "--max-pixels",
-        type=positive_int,
-        default=100_000_000,
-        metavar="N",
-        help="refuse larger pictures (default: 100 million); windows are cut from up to 268,435,456 pixels",
-    )
     add("-q", "--quiet", action="store_true", help="print errors only")
     add("--version", action=VersionAction, nargs=0, help="print the version")
     return parser

@@ -33,11 +33,10 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageCms, ImageFile, TiffImagePlugin
 
 from algm_trt.plugins.errors import AlgmError
-from algm_trt.runtime.sources import printable
+from algm_trt.runtime.limits import DEFAULT_MAX_PIXELS
+from algm_trt.runtime.paths import printable
 
 Pixels = npt.NDArray[np.uint8]
-
-DEFAULT_MAX_PIXELS: Final = 100_000_000
 
 # Formats with a signature and a decoder inside Pillow. Others would run programs (EPS) or claim any bytes (TGA).
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "PPM", "AVIF")

@@ -144,8 +144,7 @@ class LogitField:
 
     def labels(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
         """Winning class of each source pixel, the lower id on ties: (H0, W0), uint8 up to 256 classes, else uint16."""
-        dtype = np.uint8 if self._mosaic.shape[2] <= 256 else np.uint16
-        winners = self._mosaic.argmax(axis=2).astype(dtype)
+        winners = self._mosaic.argmax(axis=2).astype(label_dtype(self._mosaic.shape[2]))
         low, high = self._y.extremes(winners)
         lowest, highest = self._x.extremes(low.T)[0].T, self._x.extremes(high.T)[1].T
         labels = np.repeat(np.repeat(lowest, np.diff(self._x.starts), axis=1), np.diff(self._y.starts), axis=0)
@@ -214,6 +213,11 @@ class LogitField:
                 won = _winners(scores, rows.shares[top], columns.shares[left])
                 where = (rows.positions[top] * labels.shape[1])[:, None, :] + columns.positions[left][:, :, None]
                 places[where] = np.take_along_axis(candidates, won, axis=1).reshape(where.shape)
+
+
+def label_dtype(classes: int) -> type[np.uint8] | type[np.uint16]:
+    """The type of the labels of a picture: uint8 up to 256 classes, else uint16."""
+    return np.uint8 if classes <= 256 else np.uint16
 
 
 def labels_of(logits: NDArray[np.float32], card: ModelCard) -> NDArray[np.integer]:

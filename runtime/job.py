@@ -4,39 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import sys
 import time
 from array import array
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from tqdm import tqdm
 
-from algm_trt.plugins.errors import AlgmError, UsageError
-from algm_trt.runtime.card import ModelCard
-from algm_trt.runtime.decode import DEFAULT_MAX_PIXELS, DecodeError
+from algm_trt.plugins.errors import AlgmError
+from algm_trt.runtime.decode import DecodeError
+from algm_trt.runtime.engine_options import EngineOptions
+from algm_trt.runtime.limits import DEFAULT_MAX_PIXELS
+from algm_trt.runtime.machine import versions
 from algm_trt.runtime.manifest import Manifest, Record, Tally, input_state
+from algm_trt.runtime.paths import printable
 from algm_trt.runtime.pipeline import EngineFailedError, Inferred, Work, run_pipeline
 from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.segmenter import Segmenter, make_result, picture_item
-from algm_trt.runtime.sources import Source, printable, real_path
-from algm_trt.runtime.video import segment_video, video_target
+from algm_trt.runtime.sources import Source
+from algm_trt.runtime.summary import course, model_facts, settings, work_done
+from algm_trt.runtime.video import segment_video
 from algm_trt.runtime.window_runner import lanes_of
-from algm_trt.runtime.writers import KINDS, WrittenFile, output_path, parse_kinds, save_result
+from algm_trt.runtime.writers import WrittenFile, parse_kinds, save_result
 
 if TYPE_CHECKING:
     Bar: TypeAlias = "tqdm[Any]"
 
 STAGES: Final = ("decode", "cut", "model", "labels", "write")
 _WHOLE_VIDEO = 0.9  # of the frames announced: headers are often wrong by a few
-_PACKAGES = ("algm-trt", "numpy", "onnxruntime", "opencv-python-headless", "pillow")
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,7 @@ class JobOptions:
         part: index and number of the shard that the sources are; None for all.
         max_pixels: larger pictures are refused.
         quiet: no progress bar.
-        cpu_precision: that the engine was opened with, for the record.
-        threads: likewise; None left them to the backend.
+        engine: what the model was opened with, for the record.
     """
 
     pipeline: PipelineOptions = field(default_factory=PipelineOptions)
@@ -62,8 +61,7 @@ class JobOptions:
     part: tuple[int, int] | None = None
     max_pixels: int = DEFAULT_MAX_PIXELS
     quiet: bool = False
-    cpu_precision: str = "fp32"
-    threads: int | None = None
+    engine: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
         parse_kinds(self.kinds)
@@ -118,47 +116,6 @@ class _Saved:
     latency: float = 0.0
 
 
-def prepare_folder(folder: Path) -> None:
-    """Make the output folder and try it, so that a run does not fail at its first picture.
-
-    Raises:
-        AlgmError: it cannot be made or written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise AlgmError(f"cannot write to {printable(folder)}: {error.strerror or error}") from error
-
-
-def without_outputs(sources: Sequence[Source], folder: Path) -> list[Source]:
-    """Leave out what earlier runs wrote, where the output folder lies within an input folder, whatever leads there."""
-    outputs = [real_path(folder / kind) for kind in KINDS]
-    real = {parent: real_path(parent) for parent in {source.path.parent for source in sources}}
-    written = {parent for parent, path in real.items() if any(path.is_relative_to(output) for output in outputs)}
-    return [source for source in sources if source.path.parent not in written]
-
-
-def check_overwriting(sources: Sequence[Source], folder: Path, kinds: Sequence[str]) -> None:
-    """Refuse to replace files that no run wrote: the labels of a data set often lie in a folder called labels.
-
-    Raises:
-        UsageError: a file of this run exists in a folder without a results file.
-    """
-    if any(folder.glob("results*.jsonl")):
-        return
-    for source in sources:
-        target_of = video_target if source.kind == "video" else output_path
-        for kind in kinds:
-            target = folder / target_of(kind, source.name)
-            if target.exists():
-                raise UsageError(
-                    f"{printable(target)} exists, and not from a run: there is no results.jsonl in "
-                    f"{printable(folder)}. Name another --output, or move that file away"
-                )
-
-
 def run_job(
     segmenter: Segmenter, model: Path, sources: Sequence[Source], folder: Path, options: JobOptions
 ) -> JobReport:
@@ -189,8 +146,8 @@ class _Job:
         self.sources = sources
         self.folder = folder
         self.options = options
-        self.settings = _settings(segmenter.card, options)
-        self.model = _model_facts(segmenter.card, model)
+        self.settings = settings(segmenter.card, options.pipeline, options.kinds, options.engine)
+        self.model = model_facts(segmenter.card, model)
         self.fingerprint = _digest(segmenter.card.to_json(), self.model["sha256"], json.dumps(self.settings))
         self.failures = 0
         self.pictures = 0  # of this run, frames included
@@ -227,8 +184,8 @@ class _Job:
 
     def _records(self, sources: Iterable[Source]) -> Generator[Record, None, None]:
         """One line per source, in order."""
-        for kind, group in groupby(sources, lambda source: source.kind):
-            if kind == "video":
+        for medium, group in groupby(sources, lambda source: source.medium):
+            if medium == "video":
                 yield from map(self._video, group)
             else:
                 yield from self._pictures(group)
@@ -330,95 +287,28 @@ class _Job:
         )
 
     def _summary(self, manifest: Manifest, ending: str, seconds: float) -> dict[str, Any]:
-        """Content of summary.json.
-
-        Inputs, windows, tokens and classes are of all lines of the results file, those that resuming kept included;
-        seconds (wall time), work_seconds (of all threads together) and images_per_second are of this run alone. In the
-        last, each frame of a video counts.
-        """
-        totals = manifest.totals
-        return {
-            "ending": ending,
-            "inputs": len(self.sources) + manifest.others,
-            "ok": totals.ok,
-            "failed": totals.failed,
-            "done_before": len(manifest.done),
-            "video_frames": totals.frames,
-            "windows": totals.tally.windows,
-            "seconds": round(seconds, 3),
-            "images_per_second": round(self.pictures / seconds, 3),
-            "work_seconds": {stage: round(value, 3) for stage, value in self.stages.items()},
-            "tokens": _token_summary(totals.tally),
-            "classes": _class_summary(totals.tally, self.segmenter.card),
-            "options": self.settings | self._course(),
+        """Content of summary.json."""
+        engine, options = self.segmenter.engine, self.options
+        done = work_done(
+            manifest.totals,
+            self.segmenter.card,
+            ending=ending,
+            inputs=len(self.sources) + manifest.others,
+            done_before=len(manifest.done),
+            pictures=self.pictures,
+            seconds=seconds,
+            stages=self.stages,
+        )
+        return done | {
+            "options": self.settings | course(options.pipeline, options.part, options.engine, lanes_of(engine)),
             "model": self.model,
-            "backend": self.segmenter.engine.description,
-            "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+            "backend": engine.description,
+            "versions": versions(),
         }
-
-    def _course(self) -> dict[str, Any]:
-        """The options that decide how long a run takes; results depend on them by rounding at most."""
-        return {
-            "batch_size": self.options.pipeline.batch_size,
-            "part": self.options.part,
-            "streams": lanes_of(self.segmenter.engine),
-            "threads": self.options.threads,
-        }
-
-
-def _settings(card: ModelCard, options: JobOptions) -> dict[str, Any]:
-    """The options that results depend on, with defaults filled in."""
-    pipeline = options.pipeline
-    threshold = card.merge.threshold if pipeline.threshold is None and card.merge else pipeline.threshold
-    return {
-        "mode": pipeline.mode,
-        "stride": (pipeline.stride or card.stride) if pipeline.mode == "slide" else None,
-        "short_side": pipeline.short_side,
-        "threshold": threshold,
-        "save": sorted(options.kinds),
-        "cpu_precision": options.cpu_precision,
-    }
-
-
-def _model_facts(card: ModelCard, model: Path) -> dict[str, Any]:
-    with model.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {
-        "file": str(model),
-        "sha256": digest,
-        "architecture": card.architecture,
-        "precision": card.precision,
-        "size": card.size,
-        "classes": len(card.classes),
-        "dataset": card.dataset,
-        "merge": card.merge and asdict(card.merge),
-        "checkpoint_sha256": card.checkpoint_sha256,
-        "exported_by": card.tool_version,
-        "licence": card.licence,
-    }
 
 
 def _digest(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
-
-
-def _token_summary(tally: Tally) -> dict[str, float] | None:
-    """Mean tokens per window on the way through the model, and the share that is left at the end."""
-    means = tally.token_means()
-    if means is None:
-        return None
-    grid, local, final = means
-    return {"grid": grid, "after_local": local, "after_global": final, "share_kept": round(final / grid, 4)}
-
-
-def _class_summary(tally: Tally, card: ModelCard) -> list[dict[str, Any]]:
-    """Classes that were seen, the most frequent first."""
-    total = sum(tally.class_pixels.values())
-    ranked = sorted(tally.class_pixels.items(), key=lambda entry: (-entry[1], int(entry[0])))
-    return [
-        {"id": int(class_id), "name": card.classes[int(class_id)], "pixels": pixels, "share": round(pixels / total, 6)}
-        for class_id, pixels in ranked
-    ]
 
 
 def _most_telling(folder: Path, files: Sequence[WrittenFile]) -> Path:
@@ -431,10 +321,3 @@ def _one_line(error: object) -> str:
     """A failure for people; the path stands beside it already."""
     text = error.cause if isinstance(error, DecodeError) else " ".join(str(error).split())
     return text if isinstance(error, AlgmError) else f"{type(error).__name__}: {text}"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -23,7 +23,8 @@ import numpy as np
 
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime.files import draft_of, renamed_together
-from algm_trt.runtime.sources import Source, printable
+from algm_trt.runtime.paths import printable
+from algm_trt.runtime.sources import Source
 from algm_trt.runtime.writers import WrittenFile
 
 if TYPE_CHECKING:

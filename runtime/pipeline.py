@@ -391,7 +391,7 @@ class _Run(Generic[K, T]):
         image = item.load()
         decoded = time.perf_counter()
         plan = self.options.plan((image.shape[0], image.shape[1]), self.engine.card)
-        canvas = self.runner.place(canvas_image(image, plan), plan)
+        canvas = self.runner.place(canvas_image(image, plan))
         work = Work(decoding=decoded - begin, cutting=time.perf_counter() - decoded)
         return _Loaded(image, canvas, plan, self.runner.room(plan), work)
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.cores import usable_cores
+from algm_trt.runtime.limits import MAX_WORKERS, MODES
 from algm_trt.runtime.windows import WindowPlan, plan_slide, plan_whole
-
-MODES: Final = ("slide", "whole")
-MAX_WORKERS: Final = 8
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from algm_trt.runtime.card import ModelCard
-from algm_trt.runtime.decode import DEFAULT_MAX_PIXELS, decode_image, picture_size, to_rgb
+from algm_trt.runtime.decode import decode_image, picture_size, to_rgb
 from algm_trt.runtime.engine import Engine, open_engine
 from algm_trt.runtime.engine_options import EngineOptions
+from algm_trt.runtime.limits import DEFAULT_MAX_PIXELS
 from algm_trt.runtime.pipeline import Inferred, Item, run_pipeline
 from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.result import SegmentationResult

@@ -8,7 +8,6 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -17,9 +16,11 @@ from pathlib import Path
 from typing import Final, Literal
 
 from algm_trt.plugins.errors import UsageError
+from algm_trt.runtime.output_names import FoundFile, distinct_names
+from algm_trt.runtime.paths import absolute_path, natural_key, printable, real_path
 from algm_trt.runtime.writers import KINDS
 
-Kind = Literal["image", "video"]
+Medium = Literal["image", "video"]
 
 PICTURE_SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".ppm", ".pgm", ".avif"}
@@ -38,28 +39,16 @@ class Source:
         path: the file.
         name: where its outputs go below the output folder: relative, with `/`, without the file's suffix. No two
             sources of a list have names that differ in case only.
-        kind: "image" or "video".
+        medium: "image" or "video".
     """
 
     path: Path
     name: str
-    kind: Kind
+    medium: Medium
 
     def __post_init__(self) -> None:
         if not self.name or any(part in ("", ".", "..") for part in self.name.split("/")):
             raise ValueError(f"not a relative output name: {self.name!r}")
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A file and its path below the folder that was named, suffix included."""
-
-    path: Path
-    relative: tuple[str, ...]
-
-    @property
-    def kind(self) -> Kind:
-        return "video" if self.path.suffix.lower() in VIDEO_SUFFIXES else "image"
 
 
 def find_sources(
@@ -87,7 +76,10 @@ def find_sources(
         raise UsageError("no input: name pictures, videos, folders, patterns or list files")
     found = [file for text in inputs for file in _expand(text, recursive, tell)]
     kept = _without_repeats(found)
-    return [Source(file.path, name, file.kind) for file, name in zip(kept, _distinct_names(kept), strict=True)]
+    return [
+        Source(file.path, name, "video" if file.is_video else "image")
+        for file, name in zip(kept, distinct_names(kept), strict=True)
+    ]
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -117,29 +109,12 @@ def shard(sources: Sequence[Source], index: int, count: int) -> list[Source]:
     return list(sources[index - 1 :: count])
 
 
-def printable(path: str | os.PathLike[str]) -> str:
-    """A path for messages and logs, always on one line and valid UTF-8: other bytes and control characters escaped."""
-    text = os.fspath(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
-def real_path(path: Path) -> Path:
-    """Where a path leads when all links are followed; of links that lead to themselves what can be told."""
-    return Path(os.path.realpath(path))  # resolve() raises at links that lead to themselves
-
-
-def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
-    """Sort key that counts: "b2" before "b10", capitals beside small letters. Equal for equal texts only."""
-    parts = re.split(r"([0-9]+)", text.casefold())
-    return tuple(int(part) if index % 2 else part for index, part in enumerate(parts)), text
-
-
 def _check_shard(index: int, count: int) -> None:
     if not 1 <= index <= count:
         raise UsageError(f"shard {index}/{count} does not exist: I/N needs 1 <= I <= N")
 
 
-def _expand(text: str, recursive: bool, tell: Callable[[str], None]) -> list[_Found]:
+def _expand(text: str, recursive: bool, tell: Callable[[str], None]) -> list[FoundFile]:
     path = Path(text)
     if not text:
         raise UsageError("an input is empty")
@@ -151,7 +126,7 @@ def _expand(text: str, recursive: bool, tell: Callable[[str], None]) -> list[_Fo
         if path.is_file() and path.suffix.lower() in LIST_SUFFIXES:
             return _in_list(path)
         if path.exists() or path.is_symlink():
-            return [_Found(path, (path.name,))]
+            return [_found(path, (path.name,))]
         if _is_pattern(text):
             return _in_pattern(path)
     except (OSError, ValueError) as error:
@@ -160,11 +135,15 @@ def _expand(text: str, recursive: bool, tell: Callable[[str], None]) -> list[_Fo
     raise UsageError(f"{printable(text)}: no such file or folder")
 
 
-def _in_folder(folder: Path, recursive: bool, tell: Callable[[str], None]) -> list[_Found]:
+def _found(path: Path, relative: tuple[str, ...]) -> FoundFile:
+    return FoundFile(path, relative, is_video=path.suffix.lower() in VIDEO_SUFFIXES)
+
+
+def _in_folder(folder: Path, recursive: bool, tell: Callable[[str], None]) -> list[FoundFile]:
     files, others = [], Counter[str]()
     for parts in _walk(folder, recursive):
         if _has_known_suffix(parts[-1]):
-            files.append(_Found(folder.joinpath(*parts), parts))
+            files.append(_found(folder.joinpath(*parts), parts))
         else:
             others[Path(parts[-1]).suffix or parts[-1]] += 1
     kinds = ", ".join(f"{count} {printable(suffix)}" for suffix, count in others.most_common(_SUFFIXES_TOLD))
@@ -178,7 +157,7 @@ def _in_folder(folder: Path, recursive: bool, tell: Callable[[str], None]) -> li
     return _sorted(files)
 
 
-def _in_list(path: Path) -> list[_Found]:
+def _in_list(path: Path) -> list[FoundFile]:
     folder = path.parent
     files = []
     text = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
@@ -187,7 +166,7 @@ def _in_list(path: Path) -> list[_Found]:
     for raw in text.splitlines():
         line = os.fsdecode(raw.strip())
         if line and not line.startswith("#"):
-            files.append(_Found(folder / line, _below(folder, line)))
+            files.append(_found(folder / line, _below(folder, line)))
     if not files:
         raise UsageError(f"{printable(path)}: the list names no file")
     return files
@@ -195,20 +174,20 @@ def _in_list(path: Path) -> list[_Found]:
 
 def _below(folder: Path, line: str) -> tuple[str, ...]:
     """Path of a list's line below the list's folder; for a file elsewhere as much of the path as has a name."""
-    root, target = _absolute(folder), _absolute(folder / line)
+    root, target = absolute_path(folder), absolute_path(folder / line)
     if target.is_relative_to(root):
         return target.relative_to(root).parts or (target.name or "_",)
     return tuple(part for part in Path(os.path.normpath(line)).parts if part.strip("/") not in ("", "..")) or ("_",)
 
 
-def _in_pattern(pattern: Path) -> list[_Found]:
+def _in_pattern(pattern: Path) -> list[FoundFile]:
     fixed = next(index for index, part in enumerate(pattern.parts) if _is_pattern(part))
     root = Path(*pattern.parts[:fixed])
     any_suffix = bool(pattern.suffix) and not _is_pattern(pattern.suffix)
     matches = {parts for parts in _matches(root, pattern.parts[fixed:]) if any_suffix or _has_known_suffix(parts[-1])}
     if not matches:
         raise UsageError(f"{printable(pattern)}: no such file, and no picture or video matches this pattern")
-    return _sorted([_Found(root.joinpath(*parts), parts) for parts in matches])
+    return _sorted([_found(root.joinpath(*parts), parts) for parts in matches])
 
 
 def _matches(folder: Path, patterns: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -277,7 +256,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _sorted(files: list[_Found]) -> list[_Found]:
+def _sorted(files: list[FoundFile]) -> list[FoundFile]:
     return sorted(files, key=lambda file: [natural_key(part) for part in file.relative])
 
 
@@ -290,90 +269,13 @@ def _is_pattern(text: str) -> bool:
     return any(char in text for char in "*?[")
 
 
-def _absolute(path: Path) -> Path:
-    """Without `..`, by the text alone: links stay what the user called them."""
-    return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
-
-
-def _without_repeats(files: Sequence[_Found]) -> list[_Found]:
+def _without_repeats(files: Sequence[FoundFile]) -> list[FoundFile]:
     """The first of all ways to name each file. A link to a file is a file of its own: it has its own name."""
     real_folders: dict[Path, Path] = {}
-    kept: dict[Path, _Found] = {}
+    kept: dict[Path, FoundFile] = {}
     for file in files:
         folder = file.path.parent
         if folder not in real_folders:
             real_folders[folder] = real_path(folder)
         kept.setdefault(real_folders[folder] / file.path.name, file)
     return list(kept.values())
-
-
-def _distinct_names(files: Sequence[_Found]) -> list[str]:
-    """An output name for each file.
-
-    All files of a collision move on together to their next longer name until no two collide, so that no name depends on
-    the order of the files. Files that even their whole paths do not tell apart (in case only) are numbered by path.
-    """
-    names = [_plain_name(file) for file in files]
-    longer: dict[int, list[str]] = {}
-    while True:
-        colliding = _colliding(files, names)
-        for index in colliding:
-            if index not in longer:
-                longer[index] = _longer_names(files[index])
-        movable = [index for index in colliding if longer[index]]
-        if not movable:
-            return _numbered(files, names, colliding)
-        for index in movable:
-            names[index] = longer[index].pop(0)
-
-
-def _plain_name(file: _Found) -> str:
-    stem = Path(file.relative[-1]).stem
-    return "/".join((*file.relative[:-1], stem if stem.strip(".") else file.relative[-1]))
-
-
-def _longer_names(file: _Found) -> list[str]:
-    """Further names, shortest first: with the suffix, then without and with it below each folder above the file."""
-    full = "/".join(file.relative)
-    above = _absolute(file.path).parts[1 : -len(file.relative)]
-    prefixes = ["/".join(above[start:]) for start in range(len(above) - 1, -1, -1)]
-    return [full, *(f"{prefix}/{name}" for prefix in prefixes for name in (_plain_name(file), full))]
-
-
-def _colliding(files: Sequence[_Found], names: Sequence[str]) -> list[int]:
-    """Indices of files whose outputs could meet.
-
-    Names collide that are equal but for case; that lie below the name of a video, where its frames go; and that lie
-    below a folder called like another name with a suffix, as that name's output files are.
-    """
-    keys = [_key(name) for name in names]
-    counts = Counter(keys)
-    videos = {key for key, file in zip(keys, files, strict=True) if file.kind == "video"}
-    bad = {key for key, count in counts.items() if count > 1}
-    for key in counts:
-        parts = key.split("/")
-        for end in range(1, len(parts)):
-            folder = "/".join(parts[:end])
-            stem, dot, _ = folder.rpartition(".")
-            if folder in videos:
-                bad |= {key, folder}
-            if dot and stem in counts:
-                bad |= {key, stem}
-    return [index for index, key in enumerate(keys) if key in bad]
-
-
-def _numbered(files: Sequence[_Found], names: Sequence[str], colliding: Sequence[int]) -> list[str]:
-    result = list(names)
-    taken = {_key(name) for name in names}
-    for index in sorted(colliding, key=lambda index: str(files[index].path)):
-        base, number = "/".join(files[index].relative), 1
-        while _key(f"{base}~{number}") in taken:
-            number += 1
-        result[index] = f"{base}~{number}"
-        taken.add(_key(result[index]))
-    return result
-
-
-def _key(name: str) -> str:
-    """Equal for names that a file system may take for one: case and composed letters do not count."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

@@ -54,8 +54,8 @@ class _WatchedRunner:
         self._watch = watch
         self.lanes = runner.lanes
 
-    def place(self, canvas: NDArray[np.uint8], plan: WindowPlan) -> Any:
-        return self._runner.place(canvas, plan)
+    def place(self, canvas: NDArray[np.uint8]) -> Any:
+        return self._runner.place(canvas)
 
     def room(self, plan: WindowPlan) -> PictureScores:
         return self._runner.room(plan)

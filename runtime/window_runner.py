@@ -82,7 +82,7 @@ class WindowRunner(Protocol):
 
     lanes: int
 
-    def place(self, canvas: NDArray[np.uint8], plan: WindowPlan) -> Any:
+    def place(self, canvas: NDArray[np.uint8]) -> Any:
         """Take the (H, W, 3) canvas of a picture to where windows are cut from; any thread may call it."""
         ...
 
@@ -200,7 +200,7 @@ class HostWindowRunner:
         except (MemoryError, ValueError) as error:
             raise UsageError(f"{batch_size} windows do not fit in memory: take a smaller batch size") from error
 
-    def place(self, canvas: NDArray[np.uint8], plan: WindowPlan) -> NDArray[np.uint8]:
+    def place(self, canvas: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The canvas itself."""
         return canvas
 

@@ -8,7 +8,6 @@ way back, from the windows' logits to the source.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import AlgmError, UsageError
+from algm_trt.runtime.limits import MAX_CANVAS_PIXELS
 
-MAX_CANVAS_PIXELS = 2**28
 _BAND_VALUES = 2**20  # float32 values that canvas_image handles at a time: they stay in the cache
 
 
@@ -164,12 +163,6 @@ def canvas_image(image: NDArray[np.uint8], plan: WindowPlan) -> NDArray[np.uint8
         np.rint(below, out=below)
         canvas[rows] = below.reshape(count, width, 3)
     return canvas
-
-
-def crops(canvas: NDArray[np.uint8], plan: WindowPlan) -> Iterator[NDArray[np.uint8]]:
-    """Yield the windows of a canvas as (wh, ww, 3) views, row by row."""
-    for index in range(len(plan)):
-        yield crop(canvas, plan, index)
 
 
 def crop(canvas: NDArray[np.uint8], plan: WindowPlan, index: int) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ from algm_trt.plugins.stopping import exit_code
 from algm_trt.runtime.command import VersionAction, numbers, positive_int, run_command, say
 from algm_trt.runtime.engine_arguments import add_engine_arguments, engine_options
 from algm_trt.runtime.evaluation.layouts import LAYOUTS
+from algm_trt.runtime.pipeline_arguments import add_reading_arguments, add_window_arguments, pipeline_options
 
 if TYPE_CHECKING:
     from algm_trt.runtime.bench.report import BenchOptions, BenchReport
@@ -56,11 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _bench(arguments: argparse.Namespace) -> int:
     # Imported here: --help and usage errors need none of it.
-    from algm_trt.runtime.bench.machine import busy_warning, load_average
     from algm_trt.runtime.bench.plot import check_plot, draw_plot
     from algm_trt.runtime.bench.run import run_bench
     from algm_trt.runtime.bench.table import report_lines
     from algm_trt.runtime.files import check_writable
+    from algm_trt.runtime.machine import busy_warning, load_average
 
     options = _options(arguments)
     if arguments.plot:
@@ -94,7 +95,6 @@ def _options(arguments: argparse.Namespace) -> BenchOptions:
     from algm_trt.runtime.bench.report import BenchOptions
     from algm_trt.runtime.evaluation.sets import Places
     from algm_trt.runtime.job import JobOptions
-    from algm_trt.runtime.pipeline_options import PipelineOptions
     from algm_trt.runtime.writers import parse_kinds
 
     if arguments.synthetic and arguments.data:
@@ -120,7 +120,7 @@ def _options(arguments: argparse.Namespace) -> BenchOptions:
         seed=arguments.seed,
         whole_job=not arguments.no_job,
         job=JobOptions(
-            pipeline=PipelineOptions(arguments.mode, arguments.stride, workers=arguments.workers),
+            pipeline=pipeline_options(arguments),
             kinds=parse_kinds(arguments.save),
             max_pixels=arguments.max_pixels,
             quiet=True,
@@ -159,14 +159,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, metavar="N", help="seed of the order within the rounds (default: 0)")
     add("--no-job", action="store_true", help="measure the model alone, not the whole job")
     add("--save", default="labels,overlay", metavar="KINDS", help="files of the whole job (default: labels,overlay)")
-    add("--mode", choices=("slide", "whole"), default="slide", help="windows over the picture, or the picture resized")
-    add("--stride", type=positive_int, metavar="N", help="step of the windows in pixels (default: the model's)")
-    add(
-        "--workers",
-        type=positive_int,
-        metavar="N",
-        help="threads to read, and as many to write (default: as algm-infer)",
-    )
+    add_window_arguments(parser)
+    workers = "threads to read, and as many to write (default: as algm-infer)"
+    add_reading_arguments(parser, workers=workers, larger="leave out")
     add_engine_arguments(parser)
     add("--json", type=Path, metavar="FILE", help="write all figures and raw times as JSON")
     add("--plot", type=Path, metavar="FILE", help="draw the trade-off as .png, .svg or .pdf; needs matplotlib")
@@ -184,11 +179,4 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
     add("--split", metavar="NAME", help="part of the data set")
     add("--limit", type=positive_int, metavar="N", help="mean IoU over the first N pictures only")
     add("--pictures", type=positive_int, metavar="N", help="pictures of a job (default: 16, or the largest batch)")
-    add(
-        "--max-pixels",
-        type=positive_int,
-        default=100_000_000,
-        metavar="N",
-        help="leave out larger pictures (default: 100 million)",
-    )
     add("--repeat-one", action="store_true", help="one picture stands for all: the official way of measuring")

@@ -14,10 +14,12 @@ from PIL import Image
 
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import ModelCard
-from algm_trt.runtime.decode import DEFAULT_MAX_PIXELS, decode_image
+from algm_trt.runtime.decode import decode_image
+from algm_trt.runtime.limits import DEFAULT_MAX_PIXELS
+from algm_trt.runtime.paths import printable
 from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.scenes import MINIMUM_SIDE, draw_scene
-from algm_trt.runtime.sources import Source, find_sources, printable
+from algm_trt.runtime.sources import Source, find_sources
 from algm_trt.runtime.windows import canvas_image, crop
 
 UNLIKE: Final = "unlike pictures"
@@ -99,7 +101,7 @@ def folder_pictures(folder: Path, count: int, *, repeated: bool, max_pixels: int
     Raises:
         UsageError: there is none.
     """
-    paths = [source.path for source in find_sources([str(folder)], recursive=True) if source.kind == "image"]
+    paths = [source.path for source in find_sources([str(folder)], recursive=True) if source.medium == "image"]
     return listed_pictures(paths, count, printable(folder.resolve().name), repeated=repeated, max_pixels=max_pixels)
 
 

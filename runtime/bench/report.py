@@ -15,7 +15,7 @@ from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluation.evaluate import Evaluation
 from algm_trt.runtime.evaluation.sets import Places
 from algm_trt.runtime.job import JobOptions
-from algm_trt.runtime.sources import printable
+from algm_trt.runtime.paths import printable
 
 FORMAT_VERSION: Final = 1
 USUAL_PICTURES: Final = 16
@@ -40,7 +40,7 @@ class BenchOptions:
         warmup: turns of each before, which are not timed.
         seed: of the order within the rounds.
         whole_job: also measure from files to files.
-        job: how the whole job runs; batch size and threshold come from the variant.
+        job: how the whole job runs; batch size, threshold and engine come from the variant.
         engine: what runs models without a prefix.
         quiet: no progress bar.
     """

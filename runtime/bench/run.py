@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from algm_trt.plugins.errors import AlgmError
-from algm_trt.runtime.bench.machine import environment, load_average, peak_memory_mib
 from algm_trt.runtime.bench.models import Contender, open_contenders
 from algm_trt.runtime.bench.pictures import Pictures, drawn_pictures, folder_pictures, listed_pictures
 from algm_trt.runtime.bench.report import BenchOptions, BenchReport, BenchResult
@@ -30,8 +29,11 @@ from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.evaluation.evaluate import Evaluation, EvaluationOptions, evaluate
 from algm_trt.runtime.evaluation.multiscale import Protocol
 from algm_trt.runtime.evaluation.sets import EvaluationSet, open_set
-from algm_trt.runtime.sources import Source, printable
+from algm_trt.runtime.machine import environment, load_average, peak_memory_mib
+from algm_trt.runtime.paths import printable
+from algm_trt.runtime.sources import Source
 from algm_trt.runtime.timing import Call, take_turns
+from algm_trt.runtime.titles import model_title
 
 
 def run_bench(options: BenchOptions) -> BenchReport:
@@ -200,8 +202,7 @@ class _Run:
         options = EvaluationOptions(
             protocol, pipeline, max_pixels=self.options.job.max_pixels, quiet=self.options.quiet
         )
-        title = contender.name if threshold is None else f"{contender.name} @ {threshold:g}"
-        return evaluate(contender.job_engine, data, options, title=title)
+        return evaluate(contender.job_engine, data, options, title=model_title(contender.name, threshold))
 
     def _notes(self) -> list[str]:
         dense = [contender.name for contender in self.contenders.values() if contender.is_dense]

@@ -20,6 +20,7 @@ from algm_trt.runtime.job import STAGES, JobOptions, JobReport, run_job
 from algm_trt.runtime.segmenter import Segmenter
 from algm_trt.runtime.sources import Source
 from algm_trt.runtime.timing import Call, Samples
+from algm_trt.runtime.titles import model_title
 from algm_trt.runtime.watched_engine import WatchedEngine
 
 
@@ -40,7 +41,7 @@ class Variant:
     @property
     def title(self) -> str:
         """Model and threshold."""
-        return self.model if self.threshold is None else f"{self.model} @ {self.threshold:g}"
+        return model_title(self.model, self.threshold)
 
 
 class ModelTurn:
@@ -102,7 +103,7 @@ class JobTurn:
         self._sources = sources
         self._folder = folder
         pipeline = replace(options.pipeline, threshold=variant.threshold, batch_size=variant.batch)
-        self._options = replace(options, pipeline=pipeline, quiet=True)
+        self._options = replace(options, pipeline=pipeline, engine=contender.argument.options, quiet=True)
         self._sizes: tuple[int, ...] = ()
         self._last: JobReport | None = None
         self._seconds: list[float] = []

@@ -14,7 +14,9 @@ from algm_trt.plugins.errors import PartialFailureError
 from algm_trt.runtime.command import VersionAction, numbers, positive_int, run_command, say
 from algm_trt.runtime.engine_arguments import add_engine_arguments, engine_options
 from algm_trt.runtime.evaluation.layouts import LAYOUTS
-from algm_trt.runtime.sources import printable
+from algm_trt.runtime.limits import MAX_WORKERS
+from algm_trt.runtime.paths import printable
+from algm_trt.runtime.pipeline_arguments import add_reading_arguments, add_window_arguments, pipeline_options
 
 if TYPE_CHECKING:
     from algm_trt.runtime.evaluation.job import Report, Run
@@ -53,13 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     # Imported here: --help and usage errors need none of it.
-    from algm_trt.runtime.bench.machine import environment
     from algm_trt.runtime.evaluation.evaluate import WINDOWS_COUPLED, EvaluationOptions
     from algm_trt.runtime.evaluation.job import EvaluationJob, run_evaluation
     from algm_trt.runtime.evaluation.multiscale import Protocol
     from algm_trt.runtime.evaluation.sets import Places
     from algm_trt.runtime.files import check_writable, renamed_together
-    from algm_trt.runtime.pipeline_options import PipelineOptions
+    from algm_trt.runtime.machine import environment
 
     coupled = arguments.window_batch_coupled
     batch_size = arguments.batch_size or (WINDOWS_COUPLED if coupled else 1)
@@ -78,9 +79,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         ),
         options=EvaluationOptions(
             protocol=Protocol(scales=arguments.scales, flip=arguments.flip),
-            pipeline=PipelineOptions(
-                arguments.mode, arguments.stride, batch_size=batch_size, workers=arguments.workers
-            ),
+            pipeline=pipeline_options(arguments, batch_size=batch_size),
             window_batch_coupled=coupled,
             max_pixels=arguments.max_pixels,
             quiet=arguments.quiet,
@@ -196,9 +195,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_data(parser)
     add = parser.add_argument
-    add("--mode", choices=("slide", "whole"), default="slide", help="windows over the picture, or the picture resized")
+    add_window_arguments(parser)
     add("--short-side", type=_short_side, metavar="N", help="pixels, or native (default: the data set's official one)")
-    add("--stride", type=positive_int, metavar="N", help="step of the windows in pixels (default: the model's)")
     add("--scales", type=numbers, default=(1.0,), metavar="S,...", help="averaged; official: 0.5,0.75,1,1.25,1.5,1.75")
     add("--flip", action="store_true", help="average each scale with its mirror image")
     add("--thresholds", type=numbers, default=(), metavar="T,...", help="merging similarities (default: the model's)")
@@ -214,14 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         help="windows per run of the model (default: what a plan was optimised for, else 1)",
     )
     add_engine_arguments(parser)
-    add("--workers", type=positive_int, metavar="N", help="threads that read and score (default: cores, at most 8)")
-    add(
-        "--max-pixels",
-        type=positive_int,
-        default=100_000_000,
-        metavar="N",
-        help="refuse larger pictures (default: 100 million)",
-    )
+    add_reading_arguments(parser, workers=f"threads that read and score (default: cores, at most {MAX_WORKERS})")
     add("--json", type=Path, metavar="FILE", help="write all figures as JSON")
     add("--drift", type=Path, metavar="DIR", help="draw the ten pictures of each run that drifted most from the first")
     add("-q", "--quiet", action="store_true", help="print errors only")

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import ModelCard
-from algm_trt.runtime.decode import DEFAULT_MAX_PIXELS, decode_image, picture_size
+from algm_trt.runtime.decode import decode_image, picture_size
 from algm_trt.runtime.engine import Engine
 from algm_trt.runtime.evaluation.boundary import BoundaryScores, boundary_counts
 from algm_trt.runtime.evaluation.drift import Labels
@@ -27,6 +27,7 @@ from algm_trt.runtime.evaluation.metrics import Scores, confusion
 from algm_trt.runtime.evaluation.multiscale import Protocol, View, field_at, labels_of
 from algm_trt.runtime.evaluation.sets import EvaluationSet, Sample
 from algm_trt.runtime.field import LogitField
+from algm_trt.runtime.limits import DEFAULT_MAX_PIXELS
 from algm_trt.runtime.pipeline import Inferred, Item, Outcome, run_pipeline
 from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.watched_engine import WatchedEngine

@@ -29,6 +29,7 @@ from algm_trt.runtime.evaluation.evaluate import (
 )
 from algm_trt.runtime.evaluation.sets import EvaluationSet, Places, open_set
 from algm_trt.runtime.files import check_writable, renamed_together
+from algm_trt.runtime.titles import model_title
 from algm_trt.runtime.window_runner import usual_batch
 
 
@@ -98,7 +99,7 @@ class Run:
     @property
     def title(self) -> str:
         """Name of the model, and the threshold."""
-        return self.name if self.threshold is None else f"{self.name} @ {self.threshold:g}"
+        return model_title(self.name, self.threshold)
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,7 +280,7 @@ def _run(
     pipeline = options.pipeline
     threshold, batch_size = pipeline.threshold, pipeline.batch_size
     stride = (pipeline.stride or engine.card.stride) if pipeline.mode == "slide" else None
-    evaluation = evaluate(engine, data, options, on_labels, name if threshold is None else f"{name} @ {threshold:g}")
+    evaluation = evaluate(engine, data, options, on_labels, model_title(name, threshold))
     return Run(model, name, engine.description, threshold, stride, batch_size, evaluation, drift)
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.evaluation.metrics import IGNORED, MOST_CLASSES
-from algm_trt.runtime.sources import printable
+from algm_trt.runtime.paths import printable
 
 Truth = NDArray[np.uint16]
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import UsageError
-from algm_trt.runtime.field import LogitField
+from algm_trt.runtime.field import LogitField, label_dtype
 from algm_trt.runtime.pipeline import Inferred
 from algm_trt.runtime.windows import resized_image, scaled
 
@@ -108,7 +109,7 @@ def labels_of(views: Sequence[View], fields: Sequence[LogitField]) -> NDArray[np
         return fields[0].labels()
     height, width = fields[0].plan.source
     classes = fields[0].rows(0, 0).shape[2]
-    labels = np.empty((height, width), np.uint8 if classes <= 256 else np.uint16)
+    labels: NDArray[Any] = np.empty((height, width), label_dtype(classes))
     step = max(1, _BAND_VALUES // (width * classes))
     for start in range(0, height, step):
         stop = min(height, start + step)

@@ -23,7 +23,8 @@ from algm_trt.runtime.evaluation.label_files import (
     read_panoptic,
     read_truth,
 )
-from algm_trt.runtime.sources import PICTURE_SUFFIXES, natural_key, printable
+from algm_trt.runtime.paths import natural_key, printable
+from algm_trt.runtime.sources import PICTURE_SUFFIXES
 
 LABEL_SUFFIXES: Final = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")
 

@@ -22,6 +22,7 @@ from algm_trt.plugins.errors import MissingDependencyError
 from algm_trt.runtime import engine as engine_module
 from algm_trt.runtime import writers
 from algm_trt.runtime.cli import main
+from algm_trt.runtime.machine import versions
 from algm_trt.runtime.segmenter import Segmenter
 from algm_trt.runtime.window_runner import HostWindowRunner
 
@@ -131,6 +132,7 @@ def test_the_summary_adds_up(infer: Infer, folder: Path, tmp_path: Path) -> None
     assert list(content["work_seconds"]) == ["decode", "cut", "model", "labels", "write"]
     assert all(0 <= seconds <= 60 for seconds in content["work_seconds"].values())
     assert content["versions"]["numpy"] == np.__version__
+    assert content["versions"] == versions()
 
 
 def test_every_kind_is_written(infer: Infer, tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from PIL import Image, ImageCms, ImageOps
 
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime import decode as decode_module
-from algm_trt.runtime.decode import DEFAULT_MAX_PIXELS, DecodeError, decode_image, picture_size, to_rgb
+from algm_trt.runtime.decode import DecodeError, decode_image, picture_size, to_rgb
+from algm_trt.runtime.limits import DEFAULT_MAX_PIXELS
 
 
 def saved(folder: Path, picture: Image.Image, name: str, **options: object) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from algm_trt.plugins.errors import UsageError
-from algm_trt.runtime.sources import Source, find_sources, natural_key, parse_shard, printable, shard
+from algm_trt.runtime.sources import Source, find_sources, parse_shard, shard
 
 Touch = Callable[..., Path]
 
@@ -36,7 +36,7 @@ def test_a_folder_gives_its_pictures_and_videos_in_natural_order(touch: Touch) -
     root = touch("b10.jpg", "b2.PNG", "A1.webp", "notes.md", "run.sh", ".hidden.jpg", "clip.MP4", "sub/c.jpg")
     found = find_sources([str(root)], recursive=False)
     assert [source.name for source in found] == ["A1", "b2", "b10", "clip"]
-    assert [source.kind for source in found] == ["image", "image", "image", "video"]
+    assert [source.medium for source in found] == ["image", "image", "image", "video"]
     assert found[1].path == root / "b2.PNG"
 
 
@@ -68,7 +68,7 @@ def test_named_files_are_taken_whatever_their_suffix(touch: Touch) -> None:
         [str(root / name) for name in ("film.mkv", "one.dat", "two", ".three.jpg", "..jpg")], recursive=False
     )
     assert [source.name for source in found] == ["film", "one", "two", ".three", "..jpg"]
-    assert [source.kind for source in found] == ["video", "image", "image", "image", "image"]
+    assert [source.medium for source in found] == ["video", "image", "image", "image", "image"]
 
 
 def test_relative_inputs(touch: Touch, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +129,7 @@ def test_a_list_file_names_paths_beside_it(touch: Touch, tmp_path: Path) -> None
     found = find_sources([str(root / "lists" / "all.lst")], recursive=False)
     far = str(tmp_path / "far" / "c").lstrip("/")
     assert [source.name for source in found] == ["in/a", "other/b", far, "in/missing"]
-    assert found[2].kind == "video"
+    assert found[2].medium == "video"
     assert found[1].path.samefile(root / "other" / "b.jpg")
 
 
@@ -288,19 +288,6 @@ def test_a_shard_is_i_of_n() -> None:
     for text in ("0/8", "9/8", "1/0"):
         with pytest.raises(UsageError, match=f"shard {text} does not exist"):
             parse_shard(text)
-
-
-def test_natural_key_counts_and_ignores_case() -> None:
-    ordered = ["1", "a", "a01", "a1", "A1b", "a2", "a10", "B", "c²"]
-    shuffled = ordered[:]
-    random.Random(1).shuffle(shuffled)
-    assert sorted(shuffled, key=natural_key) == ordered
-
-
-def test_printable_escapes_what_a_terminal_cannot_show() -> None:
-    assert printable("pics/été 1.jpg") == "pics/été 1.jpg"
-    assert printable(os.fsdecode(b"caf\xe9")) == r"caf\xe9"
-    assert printable(Path("a\nb\x1b")) == r"a\nb\x1b"
 
 
 def test_source_names_stay_below_the_output_folder() -> None:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import AlgmError, UsageError
-from algm_trt.runtime import windows
-from algm_trt.runtime.windows import WindowPlan, bilinear_taps, canvas_image, crops, plan_slide, plan_whole
+from algm_trt.runtime.limits import MAX_CANVAS_PIXELS
+from algm_trt.runtime.windows import WindowPlan, bilinear_taps, canvas_image, crop, plan_slide, plan_whole
 
 AWKWARD = [1, 2, 3, 16, 97, 223, 224, 225, 331, 448, 509, 640, 1021]
 
@@ -59,7 +59,7 @@ def test_anchors_and_crops_run_row_by_row() -> None:
     assert plan.anchors == [(0, 0), (0, 48), (0, 59), (36, 0), (36, 48), (36, 59)]
     assert len(plan) == 6
     canvas = random_image(100, 131)
-    views = list(crops(canvas, plan))
+    views = [crop(canvas, plan, index) for index in range(len(plan))]
     assert len(views) == len(plan)
     for (top, left), view in zip(plan.anchors, views, strict=True):
         assert np.shares_memory(view, canvas)
@@ -81,7 +81,7 @@ def test_elongated_picture_is_refused_with_the_cure() -> None:
     with pytest.raises(AlgmError, match="--mode whole"):
         plan_slide((1, 10000), (512, 512), 480)
     assert plan_whole((1, 10000), (512, 512)).canvas == (512, 512)
-    assert windows.MAX_CANVAS_PIXELS > 512 * 512 * 1000
+    assert MAX_CANVAS_PIXELS > 512 * 512 * 1000
     assert len(plan_slide((1, 1000), (512, 512), 480)) == 1067
 
 

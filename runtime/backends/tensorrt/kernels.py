@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from algm_trt.plugins import interface
 from algm_trt.plugins.library import PluginLibraryError, load_ctypes
 from algm_trt.runtime.backends.tensorrt.transfers import Link
+from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.cuda import CudaError, Device
-from algm_trt.runtime.field import axis_operators
+from algm_trt.runtime.field import axis_operators, label_dtype
 from algm_trt.runtime.window_runner import NotFiniteError
 from algm_trt.runtime.windows import WindowPlan
 
@@ -65,7 +66,7 @@ class SlideKernels:
         self._check(status, "cutting windows")
 
     def labels(
-        self, device: Device, link: Link, plan: WindowPlan, logits: int, classes: int, patch_size: int
+        self, device: Device, link: Link, plan: WindowPlan, logits: int, card: ModelCard
     ) -> NDArray[np.uint8] | NDArray[np.uint16] | None:
         """Labels of one picture, as `LogitField.labels`.
 
@@ -74,8 +75,7 @@ class SlideKernels:
             link: to copy and run on.
             plan: the picture's windows.
             logits: address of (n, K, gh, gw) float32.
-            classes: K.
-            patch_size: side of a patch in pixels.
+            card: of the model: K classes on a grid of (gh, gw) patches.
 
         Returns:
             (H0, W0) uint8 up to 256 classes, else uint16; None if the kernel does not take this plan.
@@ -84,16 +84,16 @@ class SlideKernels:
             NotFiniteError: some logits are not finite numbers.
             CudaError: the kernel cannot be run.
         """
-        rows, columns = axis_operators(plan, patch_size)
-        grid = (-(-plan.window[0] // patch_size), -(-plan.window[1] // patch_size))
+        rows, columns = axis_operators(plan, card.patch_size)
+        classes = len(card.classes)
         params = interface.AlgmSlideLabelsParams(
-            *(interface.FLOAT32, len(plan.rows), len(plan.columns), classes, *grid, *plan.source),
+            *(interface.FLOAT32, len(plan.rows), len(plan.columns), classes, *card.grid, *plan.source),
             *(len(rows.supports), len(columns.supports), rows.nodes.shape[1], columns.nodes.shape[1]),
         )
         workspace_bytes = self._library.algm_slide_labels_workspace(ctypes.byref(params))
         axes = [array for axis in (rows, columns) for array in (axis.starts, axis.supports, axis.nodes, axis.shares)]
         packed, offsets = _packed(axes)
-        labels: NDArray[Any] = np.empty(plan.source, np.uint8 if classes <= 256 else np.uint16)
+        labels: NDArray[Any] = np.empty(plan.source, label_dtype(classes))
         finite = np.zeros((), np.int32)
         size = packed.nbytes + _padded(finite.nbytes) + _padded(labels.nbytes)
         buffer = device.allocate(size + workspace_bytes, "labels")

@@ -72,9 +72,7 @@ class DeviceScores:
         """See `PictureScores.labels`."""
         parts = self._parts
         with parts.device.current(), parts.transfers.link() as link:
-            labels = parts.kernels.labels(
-                parts.device, link, self._plan, self.address(0), self._shape[1], parts.card.patch_size
-            )
+            labels = parts.kernels.labels(parts.device, link, self._plan, self.address(0), parts.card)
         return self.field().labels() if labels is None else labels
 
     def logits(self) -> NDArray[np.float32]:
@@ -118,7 +116,7 @@ class DeviceWindowRunner:
         self._lanes = lanes
         self._capacity = lanes.capacity(batch_size)
 
-    def place(self, canvas: NDArray[np.uint8], plan: WindowPlan) -> DeviceCanvas:
+    def place(self, canvas: NDArray[np.uint8]) -> DeviceCanvas:
         """See `WindowRunner.place`.
 
         Raises:
@@ -188,7 +186,7 @@ class HostCutWindowRunner:
         self._lanes = lanes
         self._capacity = lanes.capacity(batch_size)
 
-    def place(self, canvas: NDArray[np.uint8], plan: WindowPlan) -> NDArray[np.uint8]:
+    def place(self, canvas: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The canvas itself."""
         return canvas
 

@@ -414,7 +414,7 @@ def test_pictures_go_up_once_and_logits_stay(make: Make) -> None:
     runner = world.engine.window_runner(4)
     picture = color_picture(70, 70)
     plan = plan_slide((70, 70), CARD.size, 24)
-    canvas, scores = runner.place(canvas_image(picture, plan), plan), runner.room(plan)
+    canvas, scores = runner.place(canvas_image(picture, plan)), runner.room(plan)
     before = len(world.cuda.calls)
     requests = [WindowRequest(canvas, plan, index, scores) for index in range(4)]
     counts, maps = runner.run(requests, None)
@@ -632,7 +632,7 @@ def test_memory_of_a_failed_picture_goes_when_the_device_is_done_with_it(make: M
     world = make(lanes=1)
     world.engine.run(images(2))
     runner, plan = world.engine.window_runner(2), plan_slide((32, 56), CARD.size, 24)
-    canvas, scores = runner.place(color_picture(32, 56), plan), runner.room(plan)
+    canvas, scores = runner.place(color_picture(32, 56)), runner.room(plan)
     world.cuda.fail("cudaStreamSynchronize", "cudaErrorInvalidValue")
     with pytest.raises(CudaError, match="work failed"):
         runner.run([WindowRequest(canvas, plan, index, scores) for index in range(2)], None)

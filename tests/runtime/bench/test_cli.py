@@ -13,18 +13,18 @@ from helpers.fake_engine import color_picture
 from PIL import Image
 
 from algm_trt.plugins.stopping import Terminated
-from algm_trt.runtime.bench import machine as bench_machine
+from algm_trt.runtime import machine as machine_module
 from algm_trt.runtime.bench import run as bench
 from algm_trt.runtime.bench.cli import main
-from algm_trt.runtime.bench.machine import busy_warning
 from algm_trt.runtime.cores import usable_cores
+from algm_trt.runtime.machine import busy_warning
 
 FAST = ("--rounds", "1", "--pictures", "2")
 
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Opened:
-    monkeypatch.setattr(bench_machine, "load_average", lambda: 0.0)
+    monkeypatch.setattr(machine_module, "load_average", lambda: 0.0)
     return install(monkeypatch, tmp_path)
 
 
@@ -200,7 +200,7 @@ def test_a_busy_machine_is_warned_about(
     warning = busy_warning(usable_cores())
     assert warning is not None
     assert "something else is running" in warning
-    monkeypatch.setattr(bench_machine, "load_average", lambda: 100.0)
+    monkeypatch.setattr(machine_module, "load_average", lambda: 100.0)
     assert main(["merged.onnx", *FAST, "--no-job"]) == 0
     assert "the load is 100 on" in capsys.readouterr().err
 

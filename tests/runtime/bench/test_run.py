@@ -15,14 +15,17 @@ from PIL import Image
 
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.bench import run as bench
+from algm_trt.runtime.bench import turns
 from algm_trt.runtime.bench.report import BenchOptions, BenchReport
 from algm_trt.runtime.bench.run import run_bench
 from algm_trt.runtime.engine import EngineOutput
+from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluation.evaluate import EvaluationOptions
 from algm_trt.runtime.evaluation.job import EvaluationJob, run_evaluation
 from algm_trt.runtime.evaluation.sets import Places
-from algm_trt.runtime.job import JobOptions
+from algm_trt.runtime.job import JobOptions, JobReport, run_job
 from algm_trt.runtime.pipeline_options import PipelineOptions
+from algm_trt.runtime.segmenter import Segmenter
 
 
 @pytest.fixture
@@ -82,6 +85,18 @@ def test_every_variant_is_measured_in_every_round(opened: Opened) -> None:
     assert dense.closed
 
 
+def test_whole_jobs_record_what_the_model_was_opened_with(monkeypatch: pytest.MonkeyPatch, opened: Opened) -> None:
+    recorded: list[tuple[str, int | None]] = []
+
+    def noted(segmenter: Segmenter, model: Path, sources: Any, folder: Path, options: JobOptions) -> JobReport:
+        recorded.append((options.engine.cpu_precision, options.engine.threads))
+        return run_job(segmenter, model, sources, folder, options)
+
+    monkeypatch.setattr(turns, "run_job", noted)
+    quiet("merged.onnx openvino-bf16:dense.onnx", engine=EngineOptions(threads=3), rounds=1, pictures=2)
+    assert set(recorded) == {("fp32", 3), ("bf16", 3)}
+
+
 def test_variants_take_turns(monkeypatch: pytest.MonkeyPatch, opened: Opened) -> None:
     order: list[bool] = []
     run = FakeEngine.run
@@ -139,7 +154,7 @@ def test_mean_iou_is_that_of_algm_eval(opened: Opened, labelled: Path) -> None:
 
 
 def test_mean_iou_in_mode_whole_and_with_a_limit(opened: Opened, labelled: Path) -> None:
-    whole = JobOptions(PipelineOptions("whole"))
+    whole = JobOptions(PipelineOptions(mode="whole"))
     report = quiet("merged.onnx", data=labelled, dataset="folder", limit=2, rounds=1, job=whole)
     assert report.results[0].quality is not None
     assert report.results[0].quality.pictures == 2

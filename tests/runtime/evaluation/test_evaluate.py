@@ -161,10 +161,10 @@ def test_model_that_does_not_work_or_fit(root: Path) -> None:
 
 def test_whole_mode_takes_no_scales() -> None:
     with pytest.raises(UsageError, match="whole"):
-        EvaluationOptions(Protocol(scales=(0.5,)), PipelineOptions("whole"))
+        EvaluationOptions(Protocol(scales=(0.5,)), PipelineOptions(mode="whole"))
     with pytest.raises(UsageError, match="whole"):
-        EvaluationOptions(Protocol(short_side=5), PipelineOptions("whole"))
-    EvaluationOptions(Protocol(flip=True), PipelineOptions("whole"))
+        EvaluationOptions(Protocol(short_side=5), PipelineOptions(mode="whole"))
+    EvaluationOptions(Protocol(flip=True), PipelineOptions(mode="whole"))
 
 
 def test_flip_of_a_mirrored_picture_gives_mirrored_scores(root: Path, tmp_path: Path) -> None:

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from algm_trt.runtime.bench import machine as bench_machine
-from algm_trt.runtime.bench.machine import (
+from algm_trt.runtime import machine as machine_module
+from algm_trt.runtime.cores import usable_cores
+from algm_trt.runtime.machine import (
     load_average,
     machine,
     peak_memory_mib,
     processor,
     versions,
 )
-from algm_trt.runtime.cores import usable_cores
 
 
 def fake_nvidia_smi(folder: Path, script: str) -> None:
@@ -41,7 +41,7 @@ def test_facts_of_this_machine_are_plausible_json() -> None:
 
 def test_processors_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     info = {"model name": ["AMD EPYC"] * 2, "cpu family": ["26"] * 2, "model": ["2"] * 2}
-    monkeypatch.setattr(bench_machine, "_lines", lambda _, key: info[key])
+    monkeypatch.setattr(machine_module, "_lines", lambda _, key: info[key])
     assert processor() == "AMD EPYC (family 26, model 2)"
     info["cpu family"] = []  # as on ARM
     assert processor() == "AMD EPYC"
@@ -50,7 +50,7 @@ def test_processors_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) 
 def test_peak_memory_is_that_of_the_program_alone() -> None:
     """A program starts with the peak of what it was forked from, as far as getrusage goes."""
     ballast = np.ones(100 * 2**20, np.uint8)
-    program = "from algm_trt.runtime.bench.machine import peak_memory_mib; print(peak_memory_mib())"
+    program = "from algm_trt.runtime.machine import peak_memory_mib; print(peak_memory_mib())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert 5 < float(done.stdout) < ballast.nbytes / 2**20
 
@@ -63,7 +63,7 @@ def test_gpus_are_those_of_nvidia_smi(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 @pytest.mark.parametrize("script", ["exit 9", "exec sleep 60"])
 def test_no_gpu_where_nvidia_smi_fails_or_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str) -> None:
-    monkeypatch.setattr(bench_machine, "_PATIENCE", 0.5)
+    monkeypatch.setattr(machine_module, "_PATIENCE", 0.5)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     fake_nvidia_smi(tmp_path, script)
     assert machine()["gpus"] == []
@@ -72,7 +72,7 @@ def test_no_gpu_where_nvidia_smi_fails_or_hangs(monkeypatch: pytest.MonkeyPatch,
 def test_a_system_that_tells_little(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.delattr(os, "getloadavg")
-    monkeypatch.setattr(bench_machine, "_lines", lambda *_: [])
+    monkeypatch.setattr(machine_module, "_lines", lambda *_: [])
     monkeypatch.setenv("PATH", "")
     found = machine()
     assert (found["memory_gib"], found["gpus"]) == (None, [])

@@ -1,0 +1,15 @@
+"""How pictures can go through a model, and how far: what options and --help name. Standard library only."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MODES: Final = ("slide", "whole")
+MAX_WORKERS: Final = 8
+"""Threads that read, and as many that finish, unless more are asked for."""
+
+DEFAULT_MAX_PIXELS: Final = 100_000_000
+"""Larger pictures are refused before they are decoded, unless they are asked for."""
+
+MAX_CANVAS_PIXELS: Final = 2**28
+"""The largest canvas that windows are cut from."""

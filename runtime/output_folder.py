@@ -1,0 +1,54 @@
+"""The output folder before a run: it can be written, is no input, and loses no file that is not a run's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from algm_trt.plugins.errors import AlgmError, UsageError
+from algm_trt.runtime.paths import printable, real_path
+from algm_trt.runtime.sources import Source
+from algm_trt.runtime.video import video_target
+from algm_trt.runtime.writers import KINDS, output_path
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the output folder and try it, so that a run does not fail at its first picture.
+
+    Raises:
+        AlgmError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise AlgmError(f"cannot write to {printable(folder)}: {error.strerror or error}") from error
+
+
+def without_outputs(sources: Sequence[Source], folder: Path) -> list[Source]:
+    """Leave out what earlier runs wrote, where the output folder lies within an input folder, whatever leads there."""
+    outputs = [real_path(folder / kind) for kind in KINDS]
+    real = {parent: real_path(parent) for parent in {source.path.parent for source in sources}}
+    written = {parent for parent, path in real.items() if any(path.is_relative_to(output) for output in outputs)}
+    return [source for source in sources if source.path.parent not in written]
+
+
+def check_overwriting(sources: Sequence[Source], folder: Path, kinds: Sequence[str]) -> None:
+    """Refuse to replace files that no run wrote: the labels of a data set often lie in a folder called labels.
+
+    Raises:
+        UsageError: a file of this run exists in a folder without a results file.
+    """
+    if any(folder.glob("results*.jsonl")):
+        return
+    for source in sources:
+        target_of = video_target if source.medium == "video" else output_path
+        for kind in kinds:
+            target = folder / target_of(kind, source.name)
+            if target.exists():
+                raise UsageError(
+                    f"{printable(target)} exists, and not from a run: there is no results.jsonl in "
+                    f"{printable(folder)}. Name another --output, or move that file away"
+                )
