@@ -237,9 +237,10 @@ sanitizer() {
 
 # Unpack carried TensorRT libraries; they are a tenth of their size in transit.
 unpacked() {
-  local file libraries=""
+  local file files libraries=""
   mkdir -p "$work/tensorrt"
-  for file in ${packed//:/ }; do
+  IFS=: read -ra files <<<"$packed"
+  for file in "${files[@]}"; do
     if [ "${file%.xz}" != "$file" ]; then
       "$python" -c 'import lzma, shutil, sys; shutil.copyfileobj(lzma.open(sys.argv[1]), open(sys.argv[2], "wb"))' \
         "$file" "$work/tensorrt/$(basename "${file%.xz}")" || continue
@@ -299,12 +300,12 @@ experiments() {
 }
 
 model() {
-  local arguments=(--json "$out/gpu_model.json") folder
+  local arguments=(--json "$out/gpu_model.json") folders folder
   [ "$twin" = yes ] && arguments+=(--cpu --backbones tiny --batch 3 --size 128 --rounds 1 --calls 1 --checked 1)
   [ -n "$pictures" ] && arguments+=(--pictures "$pictures")
   [ -n "$official" ] && arguments+=(--official "$official")
-  local IFS=:
-  for folder in $checkpoints; do arguments+=(--checkpoint "$folder"); done
+  IFS=: read -ra folders <<<"$checkpoints"
+  for folder in "${folders[@]}"; do arguments+=(--checkpoint "$folder"); done
   attempt model model "$python" benchmarks/gpu_model.py "${arguments[@]}"
 }
 
