@@ -103,6 +103,19 @@ def test_global_merge_of_a_long_image(kernels: Kernels, rng: np.random.Generator
 
 
 @dtypes
+@pytest.mark.parametrize("length", [2305, 4301])
+def test_global_merge_finds_destinations_in_every_tile(
+    twin_library: Path, rng: np.random.Generator, length: int, dtype: Any
+) -> None:
+    """Tiles of 128 or 64 destinations, for at most 16 splits: 9 or 18 tiles, and 17 or 34."""
+    kernels = Kernels(twin_library, HostMemory())
+    kernels.library.algm_twin_set_seed(2)
+    x = cases.tokens_of_every_tile(rng, length, dtype)
+    assert set(x[2::2].argmax(axis=1)) == set(x[1::2].argmax(axis=1)) == set(range(-(-(length // 2) // 64)))
+    cases.check_global_merge(kernels, x, cases.global_inputs(rng, [length], 50), 5, 1)
+
+
+@dtypes
 def test_global_merge_of_equal_tokens_merges_all_into_the_first_destination(kernels: Kernels, dtype: Any) -> None:
     lengths = [9, 6]
     x = np.zeros((15, 8), dtype)

@@ -27,7 +27,10 @@
 namespace algm {
 namespace {
 
-constexpr int kMaxSplits = 8;  // of an image's destinations among blocks
+constexpr int kMaxImageTokens = 1 << 20;
+constexpr int kMaxSplits = 16;  // of an image's destinations among blocks: a tile each in images of up to 4096 tokens
+// Pieces of work of pass 1 are counted in 32 bits, with room for a last round of the grid.
+static_assert((uint64_t(kMaxImageTokens / 2 / kHalfTile) * kMaxSplits + 1) * kMaxBatch < uint64_t(1) << 32);
 constexpr int kDecideThreads = 512;
 constexpr int kCachedMatches = 2048;  // in shared memory of the deciding block; of longer images the others in scratch
 constexpr int kWarps = 8;
@@ -97,11 +100,12 @@ __global__ void __launch_bounds__(kDecideThreads, 1)
     const int usedSplits = tiles < splits ? tiles : splits;
     float sum = 0.0f;
     for (int s = thread; s < pairing.sources; s += kDecideThreads) {
-      // Without a condition, so that all are under way at once: the first one again where there are fewer splits.
+      // Without branches, so that they are under way at once, and none is loaded in vain.
       Match found[kMaxSplits];
 #pragma unroll
       for (int split = 0; split < kMaxSplits; ++split) {
-        found[split] = candidates[int64_t(split < usedSplits ? split : 0) * tokens + Pairing::sourceToken(s)];
+        found[split] = noMatch();
+        if (split < usedSplits) found[split] = candidates[int64_t(split) * tokens + Pairing::sourceToken(s)];
       }
       Match best = found[0];
 #pragma unroll
@@ -299,7 +303,7 @@ __global__ void __launch_bounds__(kWarps * 32, kRowBlocks)
 bool isValid(const AlgmGlobalMergeParams* p) {
   return p != nullptr && isDtype(p->dtype) && inRange(p->batch, 1, kMaxBatch) && inRange(p->tokens, 1, kMaxRows) &&
          inRange(p->channels, 1, 1 << 20) && inRange(p->patches, 1, kMaxRows) && inRange(p->layer, 1, 1024) &&
-         inRange(p->extra_tokens, 1, 2) && inRange(p->max_tokens, 1, 1 << 20);
+         inRange(p->extra_tokens, 1, 2) && inRange(p->max_tokens, 1, kMaxImageTokens);
 }
 
 // Sources, and destinations, that an image can have at most.
