@@ -71,6 +71,9 @@ const unsigned char* exchange(const void* value, size_t bytes, int kind);
 
 unsigned char* dynamicShared();
 
+// What the kernels' launchers take for the device's.
+extern int sharedBytesOfMultiprocessor;
+
 // Whether asynchronous copies happen as early as the hardware may do them, or as late.
 bool copiesAreEager();
 

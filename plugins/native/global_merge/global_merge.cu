@@ -329,16 +329,31 @@ GlobalScratch scratchOf(const AlgmGlobalMergeParams& p, void* workspace) {
   return scratch;
 }
 
-// Multiprocessors of the current device. The CPU twin has few, so that a block finds several pieces of work.
-AlgmStatus countMultiprocessors(int& count) {
+struct Device {
+  int multiprocessors;
+  int sharedBytes;  // of each
+};
+
+// The current device. The CPU twin has few multiprocessors, so that a block finds several pieces of work.
+AlgmStatus describeDevice(Device& device) {
 #ifdef ALGM_CPU_TWIN
-  count = 2;
+  device = {2, twin::sharedBytesOfMultiprocessor};
   return ALGM_OK;
 #else
-  int device;
-  ALGM_RETURN_IF_ERROR(checkCuda(cudaGetDevice(&device)));
-  return checkCuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  int number;
+  ALGM_RETURN_IF_ERROR(checkCuda(cudaGetDevice(&number)));
+  ALGM_RETURN_IF_ERROR(
+      checkCuda(cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, number)));
+  return checkCuda(
+      cudaDeviceGetAttribute(&device.sharedBytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, number));
 #endif
+}
+
+// Whether a multiprocessor has room for two blocks with stages of `kDepth` channels.
+template <int kDepth>
+bool hasRoom(const Device& device) {
+  constexpr int kReserved = 1024;  // CUDA's own part of the shared memory of every block
+  return kHalfBlocks * (int(sizeof(HalfTiles<kDepth>)) + kReserved) <= device.sharedBytes;
 }
 
 template <typename T, int V>
@@ -346,12 +361,16 @@ AlgmStatus launchSimilarity(const AlgmGlobalMergeParams& p, const T* x, const in
                             const GlobalScratch& scratch, cudaStream_t stream) {
   const int splits = splitsOf(p), tiles = ceilDiv(maxSources(p), tileOf(p)) * splits;
   if constexpr (V == 8) {
-    int multiprocessors;
-    ALGM_RETURN_IF_ERROR(countMultiprocessors(multiprocessors));
-    const int64_t pieces = int64_t(tiles) * p.batch, atOnce = int64_t(kHalfBlocks) * multiprocessors;
+    Device device;
+    ALGM_RETURN_IF_ERROR(describeDevice(device));
+    const int64_t pieces = int64_t(tiles) * p.batch, atOnce = int64_t(kHalfBlocks) * device.multiprocessors;
     const dim3 grid(unsigned(pieces < atOnce ? pieces : atOnce));
-    return launch(similarityHalfKernel, grid, dim3(kHalfThreads), sizeof(HalfTiles), stream, x, cuSeqlens, p.batch,
-                  p.tokens, p.max_tokens, p.channels, p.extra_tokens, splits, scratch.matches);
+    const auto launchHalf = [&](auto kernel, size_t sharedBytes) {
+      return launch(kernel, grid, dim3(kHalfThreads), sharedBytes, stream, x, cuSeqlens, p.batch, p.tokens,
+                    p.max_tokens, p.channels, p.extra_tokens, splits, scratch.matches);
+    };
+    return hasRoom<64>(device) ? launchHalf(similarityHalfKernel<64>, sizeof(HalfTiles<64>))
+                               : launchHalf(similarityHalfKernel<32>, sizeof(HalfTiles<32>));
   } else {
     return launch(similarityFloatKernel<T>, dim3(tiles, p.batch), dim3(kFloatThreads), 0, stream, x, cuSeqlens,
                   p.tokens, p.max_tokens, p.channels, p.extra_tokens, splits, scratch.matches);

@@ -1,9 +1,14 @@
 // Best destination of every source, FP16 on tensor cores: a running arg-max over tiles of the similarity product.
 //
 // A block takes 128 sources of an image and every `splits`-th tile of its 128 destinations. Products of raw tokens are
-// summed in FP32 by mma.sync; the squared lengths come from the fragments in registers, where the multiplications leave
-// issue slots free, and scale the finished sums. The similarity matrix never leaves registers. Tokens come through two
-// stages of shared memory filled by cp.async; rows are padded to 144 bytes, so that ldmatrix meets no bank conflict.
+// summed in FP32 by mma.sync; the squared lengths come from the fragments in registers and scale the finished sums. The
+// compiler puts most of the squares behind a stage's last multiplication, where the other block of the multiprocessor
+// keeps the tensor cores busy. The similarity matrix never leaves registers. Tokens come through two stages of shared
+// memory filled by cp.async; rows are padded by 16 bytes, so that ldmatrix meets no bank conflict.
+//
+// A multiprocessor is to hold two blocks, which hide each other's barriers and epilogues. Stages are of kDepth channels:
+// 64 where there is shared memory for two such blocks, 32 elsewhere (8.6, 8.9, 12.0), with twice the barriers. Products
+// are summed in the same order, and results have the same bits.
 //
 // The grid is as large as the device takes at once, and each block goes through every gridDim.x-th piece of work:
 // blocks without work would have to wait for this much shared memory all the same.
@@ -24,11 +29,11 @@ constexpr int kHalfTile = 128;     // sources and destinations of a tile
 constexpr int kWarpTile = 64;      // of these, a warp's
 constexpr int kHalfThreads = 128;  // four warps
 constexpr int kHalfBlocks = 2;     // of a multiprocessor
-constexpr int kDepth = 64;         // channels of a stage
-constexpr int kStride = kDepth + 8;
 
 // Shared memory of one block.
+template <int kDepth>
 struct HalfTiles {
+  static constexpr int kStride = kDepth + 8;  // an odd number of 16-byte units
   alignas(16) __half rows[2][2 * kHalfTile * kStride];  // stage: source rows, then destination rows
   float inverse[2 * kHalfTile];
   Match best[kHalfTile];  // among the right half of the destinations
@@ -96,7 +101,10 @@ struct WorkList {
 };
 
 // Which tokens a block works on.
+template <int kDepth>
 struct TileTask {
+  static constexpr int kStride = HalfTiles<kDepth>::kStride;
+
   const __half* image;  // first token
   Pairing pairing;
   int channels;
@@ -113,7 +121,7 @@ struct TileTask {
     const auto copy = [&](int row, int token) {
       copyAsync16(target + row * kStride, from + int64_t(token) * (2 * channels), inside);
     };
-    // Not unrolled as a whole: the compiler would keep the addresses of all sources from stage to stage.
+    // Not all eight of a long stage: the compiler would keep the addresses of all sources from stage to stage.
 #pragma unroll 4
     for (int i = 0; i < kHalfTile; i += kStep) {
       copy(i, Pairing::sourceToken(smaller(firstSource + first + i, pairing.sources - 1)));
@@ -126,7 +134,10 @@ struct TileTask {
 
 // What a warp computes: 64 sources times 64 destinations. The two warps that share rows each sum half of their squares:
 // of a fragment's 16 rows, the warps of the left and upper half take the first eight.
+template <int kDepth>
 struct WarpProduct {
+  static constexpr int kStride = HalfTiles<kDepth>::kStride;
+
   int lane, down, across;  // which half of the sources, of the destinations
   float sums[4][8][4];     // fragment of 16 sources, of 8 destinations, element
   float squares[8];     // of this lane's columns: a row of each of 4 source fragments, of each of 4 destination pairs
@@ -223,11 +234,12 @@ struct WarpProduct {
 };
 
 // matches[split][row of the source's token] = best destination among the tiles of that split.
+template <int kDepth>
 __global__ void __launch_bounds__(kHalfThreads, kHalfBlocks)
     similarityHalfKernel(const __half* __restrict__ x, const int32_t* __restrict__ cuSeqlens, int batch, int tokens,
                          int maxTokens, int channels, int extraTokens, int splits, Match* __restrict__ matches) {
   ALGM_DYNAMIC_SHARED(sharedBytes);
-  HalfTiles& shared = *reinterpret_cast<HalfTiles*>(sharedBytes);
+  HalfTiles<kDepth>& shared = *reinterpret_cast<HalfTiles<kDepth>*>(sharedBytes);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int depthSteps = ceilDiv(channels, kDepth);
   WorkList work{cuSeqlens, batch, tokens, maxTokens, extraTokens, splits};
@@ -240,10 +252,11 @@ __global__ void __launch_bounds__(kHalfThreads, kHalfBlocks)
     const int tiles = ceilDiv(pairing.destinations, kHalfTile);
     const int usedSplits = tiles < splits ? tiles : splits;
     const int split = int(number) % usedSplits;
-    const TileTask task{x + uint64_t(begin) * channels, pairing, channels, int(number) / usedSplits * kHalfTile};
+    const TileTask<kDepth> task{x + uint64_t(begin) * channels, pairing, channels,
+                                int(number) / usedSplits * kHalfTile};
     const int steps = ceilDiv(tiles - split, usedSplits) * depthSteps;
 
-    WarpProduct product(lane, warp);
+    WarpProduct<kDepth> product(lane, warp);
     int tile = split, depth = 0;  // of the stage that is used
     task.startStage(shared.rows[0], tile * kHalfTile, 0);
     commitCopies();
