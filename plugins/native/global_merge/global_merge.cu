@@ -20,6 +20,7 @@
 #include "common/images.cuh"
 #include "common/launch.cuh"
 #include "common/rows.cuh"
+#include "common/validity.h"
 #include "global_merge/pairing.h"
 #include "global_merge/similarity_float.cuh"
 #include "global_merge/similarity_half.cuh"
@@ -300,12 +301,6 @@ __global__ void __launch_bounds__(kWarps * 32, kRowBlocks)
   }
 }
 
-bool isValid(const AlgmGlobalMergeParams* p) {
-  return p != nullptr && isDtype(p->dtype) && inRange(p->batch, 1, kMaxBatch) && inRange(p->tokens, 1, kMaxRows) &&
-         inRange(p->channels, 1, 1 << 20) && inRange(p->patches, 1, kMaxRows) && inRange(p->layer, 1, 1024) &&
-         inRange(p->extra_tokens, 1, 2) && inRange(p->max_tokens, 1, kMaxImageTokens);
-}
-
 // Sources, and destinations, that an image can have at most.
 int maxSources(const AlgmGlobalMergeParams& p) { return ceilDiv(p.max_tokens < p.tokens ? p.max_tokens : p.tokens, 2); }
 
@@ -378,6 +373,13 @@ AlgmStatus launchSimilarity(const AlgmGlobalMergeParams& p, const T* x, const in
 }
 
 }  // namespace
+
+bool isValid(const AlgmGlobalMergeParams* p) {
+  return p != nullptr && isDtype(p->dtype) && inRange(p->batch, 1, kMaxBatch) && inRange(p->tokens, 1, kMaxRows) &&
+         inRange(p->channels, 1, 1 << 20) && inRange(p->patches, 1, kMaxRows) && inRange(p->layer, 1, 1024) &&
+         inRange(p->extra_tokens, 1, 2) && inRange(p->max_tokens, 1, kMaxImageTokens);
+}
+
 }  // namespace algm
 
 extern "C" size_t algm_global_merge_workspace(const AlgmGlobalMergeParams* params) {
