@@ -6,7 +6,7 @@
 // keeps the tensor cores busy. The similarity matrix never leaves registers. Tokens come through two stages of shared
 // memory filled by cp.async; rows are padded by 16 bytes, so that ldmatrix meets no bank conflict.
 //
-// A multiprocessor is to hold two blocks, which hide each other's barriers and epilogues. Stages are of kDepth channels:
+// A multiprocessor is to hold two blocks, which hide each other's barriers and epilogues. A stage has kDepth channels:
 // 64 where there is shared memory for two such blocks, 32 elsewhere (8.6, 8.9, 12.0), with twice the barriers. Products
 // are summed in the same order, and results have the same bits.
 //
@@ -18,9 +18,9 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#include "common/images.cuh"
 #include "common/launch.cuh"
 #include "common/ptx.cuh"
+#include "global_merge/global_shape.cuh"
 #include "global_merge/pairing.h"
 
 namespace algm {
@@ -33,7 +33,7 @@ constexpr int kHalfBlocks = 2;     // of a multiprocessor
 // Shared memory of one block.
 template <int kDepth>
 struct HalfTiles {
-  static constexpr int kStride = kDepth + 8;  // an odd number of 16-byte units
+  static constexpr int kStride = kDepth + 8;            // an odd number of 16-byte units
   alignas(16) __half rows[2][2 * kHalfTile * kStride];  // stage: source rows, then destination rows
   float inverse[2 * kHalfTile];
   Match best[kHalfTile];  // among the right half of the destinations
@@ -64,14 +64,15 @@ __device__ __forceinline__ void reduceOverQuad(T (&values)[8], int lane, Combine
 
 // Goes through the pieces of work of all images in order: (tile of sources, split), fewer in short images.
 struct WorkList {
+  GlobalShape shape;
   const int32_t* cuSeqlens;
-  int batch, tokens, maxTokens, extraTokens, splits;
+  int splits;
   int group = 0;        // of 32 images: those before it have no more work for this block
   unsigned before = 0;  // pieces of work of the groups before it
 
   __device__ __forceinline__ unsigned piecesOf(int image) const {
-    if (image >= batch) return 0;
-    const Pairing pairing = makePairing(imageRange(cuSeqlens, image, tokens, maxTokens).count, extraTokens);
+    if (image >= shape.batch) return 0;
+    const Pairing pairing = shape.pairing(shape.range(cuSeqlens, image));
     const int tiles = ceilDiv(pairing.destinations, kHalfTile);
     return pairing.canMerge() ? unsigned(ceilDiv(pairing.sources, kHalfTile) * (tiles < splits ? tiles : splits)) : 0;
   }
@@ -79,7 +80,7 @@ struct WorkList {
   // Finds the image of a piece and the piece's number in it; false when there are no more. Called by whole warps with
   // rising numbers.
   __device__ __forceinline__ bool find(unsigned piece, int lane, int& image, unsigned& number) {
-    for (; group * 32 < batch; ++group) {
+    for (; group * 32 < shape.batch; ++group) {
       const unsigned pieces = piecesOf(group * 32 + lane);
       unsigned sum = pieces;  // of this and all lower lanes
 #pragma unroll
@@ -236,23 +237,23 @@ struct WarpProduct {
 // matches[split][row of the source's token] = best destination among the tiles of that split.
 template <int kDepth>
 __global__ void __launch_bounds__(kHalfThreads, kHalfBlocks)
-    similarityHalfKernel(const __half* __restrict__ x, const int32_t* __restrict__ cuSeqlens, int batch, int tokens,
-                         int maxTokens, int channels, int extraTokens, int splits, Match* __restrict__ matches) {
+    similarityHalfKernel(GlobalShape shape, const __half* __restrict__ x, const int32_t* __restrict__ cuSeqlens,
+                         int splits, Match* __restrict__ matches) {
   ALGM_DYNAMIC_SHARED(sharedBytes);
   HalfTiles<kDepth>& shared = *reinterpret_cast<HalfTiles<kDepth>*>(sharedBytes);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int depthSteps = ceilDiv(channels, kDepth);
-  WorkList work{cuSeqlens, batch, tokens, maxTokens, extraTokens, splits};
+  const int depthSteps = ceilDiv(shape.channels, kDepth);
+  WorkList work{shape, cuSeqlens, splits};
   int image;
   unsigned number;
   for (unsigned piece = blockIdx.x; work.find(piece, lane, image, number); piece += gridDim.x) {
-    const ImageRange range = imageRange(cuSeqlens, image, tokens, maxTokens);
+    const ImageRange range = shape.range(cuSeqlens, image);
     const unsigned begin = range.begin;  // a sign would take a register more in 64 bits
-    const Pairing pairing = makePairing(range.count, extraTokens);
+    const Pairing pairing = shape.pairing(range);
     const int tiles = ceilDiv(pairing.destinations, kHalfTile);
     const int usedSplits = tiles < splits ? tiles : splits;
     const int split = int(number) % usedSplits;
-    const TileTask<kDepth> task{x + uint64_t(begin) * channels, pairing, channels,
+    const TileTask<kDepth> task{x + uint64_t(begin) * shape.channels, pairing, shape.channels,
                                 int(number) / usedSplits * kHalfTile};
     const int steps = ceilDiv(tiles - split, usedSplits) * depthSteps;
 
@@ -293,7 +294,7 @@ __global__ void __launch_bounds__(kHalfThreads, kHalfBlocks)
       const int source = task.firstSource + product.rowOf(i);
       if (source >= pairing.sources) continue;
       const Match other = shared.best[product.rowOf(i)];
-      matches[int64_t(split) * tokens + begin + Pairing::sourceToken(source)] =
+      matches[int64_t(split) * shape.tokens + begin + Pairing::sourceToken(source)] =
           isBetter(other, product.best[i]) ? other : product.best[i];
     }
   }

@@ -15,7 +15,6 @@
 #include <type_traits>
 
 #include "algm.h"
-#include "common/images.cuh"
 #include "common/launch.cuh"
 #include "common/rows.cuh"
 #include "common/validity.h"

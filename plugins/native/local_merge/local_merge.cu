@@ -20,6 +20,7 @@
 #include "common/launch.cuh"
 #include "common/rows.cuh"
 #include "common/validity.h"
+#include "common/warp.cuh"
 #include "local_merge/window_order.h"
 
 namespace algm {

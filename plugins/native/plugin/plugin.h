@@ -261,7 +261,7 @@ class Plugin final : public IPluginV3, public IPluginV3OneCore, public IPluginV3
     return Op::accepts(mAttributes, in);
   }
 
-  // Whether the kernels can take inputs of the profile's largest shapes. Their workspace would be 0 bytes otherwise, and
+  // Whether the kernels can take inputs of the profile's largest shapes. If not, their workspace would be 0 bytes, and
   // only the first run would fail.
   bool inRange(DataType activation, Dims const* largest) const noexcept {
     typename Op::Params const params = Op::params(mAttributes, dtypeOf(activation), largest);

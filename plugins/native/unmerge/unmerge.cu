@@ -6,7 +6,6 @@
 #include <cuda_runtime.h>
 
 #include "algm.h"
-#include "common/images.cuh"
 #include "common/launch.cuh"
 #include "common/rows.cuh"
 #include "common/validity.h"
