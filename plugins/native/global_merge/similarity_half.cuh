@@ -2,13 +2,13 @@
 //
 // A block takes 128 sources of an image and every `splits`-th tile of its 128 destinations. Products of raw tokens are
 // summed in FP32 by mma.sync; the squared lengths come from the fragments in registers and scale the finished sums. The
-// compiler puts most of the squares behind a stage's last multiplication, where the other block of the multiprocessor
-// keeps the tensor cores busy. The similarity matrix never leaves registers. Tokens come through two stages of shared
-// memory filled by cp.async; rows are padded by 16 bytes, so that ldmatrix meets no bank conflict.
+// similarity matrix never leaves registers. Tokens come through two stages of shared memory filled by cp.async; rows
+// are padded by 16 bytes, so that ldmatrix meets no bank conflict.
 //
 // A multiprocessor is to hold two blocks, which hide each other's barriers and epilogues. A stage has kDepth channels:
 // 64 where there is shared memory for two such blocks, 32 elsewhere (8.6, 8.9, 12.0), with twice the barriers. Products
-// are summed in the same order, and results have the same bits.
+// are summed in the same order, and results have the same bits. Of 64 channels the compiler puts half of the squares or
+// more behind the last multiplication, where the other block keeps the tensor cores busy; of 32, most lie in between.
 //
 // The grid is as large as the device takes at once, and each block goes through every gridDim.x-th piece of work:
 // blocks without work would have to wait for this much shared memory all the same.
