@@ -100,6 +100,16 @@ def exact_tokens(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -
     return x
 
 
+def tokens_of_every_tile(rng: np.random.Generator, length: int, dtype: Any) -> Array:
+    """Tokens (T, C) of an image: each 64 destinations lie on an axis of their own, a source on any of these."""
+    axis = np.arange(length) // 128
+    axes = int(axis[1::2].max()) + 1
+    axis[::2] = rng.integers(0, axes, len(axis[::2]))
+    x = np.zeros((length, -(-axes // 8) * 8), dtype)
+    x[np.arange(length), axis] = 2.0 ** rng.integers(-2, 3, length)
+    return x
+
+
 def generic_grid(rng: np.random.Generator, case: LocalCase, dtype: Any) -> Array:
     """Tokens (B, E+N0, C) whose windows are more or less uniform, no two of an image alike."""
     count = case.grid[0] * case.grid[1]

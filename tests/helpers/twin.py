@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 _NATIVE = Path(__file__).resolve().parents[2] / "plugins" / "native"
@@ -34,6 +36,21 @@ def compile_race_twin(folder: Path, kernels: Sequence[Path] = tuple(_NATIVE.glob
             _compile(["-g", "-fno-gnu-unique", *options, "-c", "-o", objects[-1], "-x", "c++", source])
     _compile(["-shared", "-o", library, *objects])
     return library
+
+
+@contextmanager
+def multiprocessors_with(kib: int, library: ctypes.CDLL) -> Iterator[None]:
+    """A twin whose kernels are chosen for multiprocessors of so much shared memory.
+
+    Raises:
+        AssertionError: two blocks of what ran would not have fitted, with the 1 KB that CUDA takes for each.
+    """
+    library.algm_twin_set_shared_memory(kib * 1024)
+    try:
+        yield
+        assert 2 * (library.algm_twin_most_shared_memory() + 1024) <= kib * 1024
+    finally:
+        library.algm_twin_set_shared_memory(228 * 1024)
 
 
 def _compile(arguments: Iterable[str | Path]) -> None:

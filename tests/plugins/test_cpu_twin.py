@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import kernel_cases as cases
-from helpers.kernels import HostMemory, KernelError, Kernels
+from helpers.kernels import Array, Buffer, HostMemory, KernelError, Kernels
+from helpers.twin import multiprocessors_with
 
 from algm_trt.plugins import interface
 
@@ -100,6 +101,59 @@ def test_global_merge_of_a_long_image(kernels: Kernels, rng: np.random.Generator
     lengths, extra, channels, patches = cases.LONG_GLOBAL_CASE
     x = cases.exact_tokens(rng, (sum(lengths), channels), dtype)
     cases.check_global_merge(kernels, x, cases.global_inputs(rng, lengths, patches), 5, extra)
+
+
+@dtypes
+@pytest.mark.parametrize("length", [2305, 4301])
+def test_global_merge_finds_destinations_in_every_tile(
+    twin_library: Path, rng: np.random.Generator, length: int, dtype: Any
+) -> None:
+    """Tiles of 128 or 64 destinations, for at most 16 splits: 9 or 18 tiles, and 17 or 34."""
+    kernels = Kernels(twin_library, HostMemory())
+    kernels.library.algm_twin_set_seed(2)
+    x = cases.tokens_of_every_tile(rng, length, dtype)
+    assert set(x[2::2].argmax(axis=1)) == set(x[1::2].argmax(axis=1)) == set(range(-(-(length // 2) // 64)))
+    cases.check_global_merge(kernels, x, cases.global_inputs(rng, [length], 50), 5, 1)
+
+
+class KeptMemory(HostMemory):
+    """Host memory that keeps the workspace of the last call."""
+
+    workspace: Buffer
+
+    def put(self, array: Array) -> Buffer:
+        buffer = super().put(array)
+        if array.dtype == np.uint8:
+            self.workspace = buffer
+        return buffer
+
+
+@pytest.mark.parametrize(
+    ("lengths", "extra", "channels", "patches"),
+    [*(case for case in cases.GLOBAL_CASES if case[2] % 8 == 0), ([300, 9, 515], 1, 264, 20)],
+)
+@pytest.mark.parametrize("seed", [2, 7])
+def test_global_merge_has_the_same_bits_where_shared_memory_is_short(
+    twin_library: Path, rng: np.random.Generator, lengths: list[int], extra: int, channels: int, patches: int, seed: int
+) -> None:
+    """The best similarities, which lie in the workspace, and all outputs: of short stages as of long ones."""
+    memory = KeptMemory()
+    kernels = Kernels(twin_library, memory)
+    kernels.library.algm_twin_set_seed(seed)
+    inputs = cases.global_inputs(rng, lengths, patches)
+    x = cases.generic_images(rng, lengths, channels, extra, 9, np.float16)
+    strange = x.copy()
+    strange[rng.integers(0, len(x), 3), rng.integers(0, channels, 3)] = [np.nan, np.inf, -0.0]
+    for tokens in (x, strange):
+        found = []
+        for kib in (228, 100):
+            with multiprocessors_with(kib, kernels.library), np.errstate(all="ignore"):
+                merged = kernels.global_merge(tokens, *inputs, layer=9, extra_tokens=extra, checked=False)
+            arrays = [merged.y, merged.sizes, merged.cu_seqlens, merged.token_map, memory.workspace.array()]
+            found.append([array.tobytes() for array in arrays])
+        assert found[0] == found[1]
+    with multiprocessors_with(100, kernels.library):
+        cases.check_global_merge(kernels, x, inputs, 9, extra)
 
 
 @dtypes

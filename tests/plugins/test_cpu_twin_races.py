@@ -16,7 +16,7 @@ from helpers import kernel_cases as cases
 from helpers import slide_cases
 from helpers.kernels import Array, Buffer, HostMemory, Kernels
 from helpers.slide_cases import SlideCase
-from helpers.twin import compile_race_twin
+from helpers.twin import compile_race_twin, multiprocessors_with
 
 FAULTY = """
 #include "cuda_on_cpu.h"
@@ -127,6 +127,15 @@ def test_global_merge_has_no_races(
 ) -> None:
     x = cases.exact_tokens(rng, (sum(lengths), channels), dtype)
     cases.check_global_merge(kernels, x, cases.global_inputs(rng, lengths, 9), 3, 1)
+
+
+@pytest.mark.parametrize(("lengths", "channels"), [([9, 264], 8), ([6, 131], 72)])
+def test_global_merge_has_no_races_where_shared_memory_is_short(
+    kernels: Kernels, rng: np.random.Generator, lengths: list[int], channels: int
+) -> None:
+    x = cases.exact_tokens(rng, (sum(lengths), channels), np.float16)
+    with multiprocessors_with(100, kernels.library):
+        cases.check_global_merge(kernels, x, cases.global_inputs(rng, lengths, 9), 3, 1)
 
 
 @dtypes

@@ -82,6 +82,13 @@ def test_global_merge_of_a_long_image(kernels: Kernels, rng: np.random.Generator
 
 
 @dtypes
+@pytest.mark.parametrize("length", [2305, 4301])
+def test_global_merge_in_every_tile(kernels: Kernels, rng: np.random.Generator, length: int, dtype: Any) -> None:
+    x = cases.tokens_of_every_tile(rng, length, dtype)
+    cases.check_global_merge(kernels, x, cases.global_inputs(rng, [length], 50), 5, 1)
+
+
+@dtypes
 @pytest.mark.parametrize("depth", cases.HEAD_DIMENSIONS)
 @pytest.mark.parametrize(("lengths", "heads"), [*cases.ATTENTION_CASES, ([1025, 613, 7], 3), ([2305], 2)])
 def test_attention(

@@ -326,6 +326,31 @@ def test_workspace_for_the_largest_shapes_serves_smaller_ones(op: str, probe: Pr
             assert plugin.workspace(smaller, types) <= reserved
 
 
+@pytest.mark.parametrize(
+    ("op", "inputs", "found"),
+    [
+        ("AlgmLocalMerge", [(65536, 26, 64), ()], "x=65536x26x64"),
+        ("AlgmGlobalMerge", [(2**30, 64), (2**30,), (4,), (3, 24)], f"x={2**30}x64 sizes={2**30} cu_seqlens=4 "),
+        ("AlgmGlobalMerge", [(2**33, 64), (2**33,), (4,), (3, 24)], f"x={2**33}x64 sizes={2**33} cu_seqlens=4 "),
+        ("AlgmPackedAttention", [(2**30, 576), (4,)], f"qkv={2**30}x576 cu_seqlens=4"),
+        ("AlgmAppendTokens", [(70, 64), (4,), (65536, 64)], "x=70x64 cu_seqlens=4 tokens=65536x64"),
+        ("AlgmUnmerge", [(88, 64), (65537,), (65536, 24)], "x=88x64 cu_seqlens=65537 token_map=65536x24"),
+        ("AlgmLabels", [(3, 4, 6, 65536)], "logits=3x4x6x65536"),
+    ],
+)
+@pytest.mark.parametrize("activation", [FLOAT, HALF])
+def test_profiles_beyond_the_kernels_are_refused(
+    op: str, inputs: list[Shape], found: str, activation: int, probe: Probe, plugin_library: Path
+) -> None:
+    """Else the workspace would be 0 bytes, and the first run of the engine would fail."""
+    plugin, types = make(probe, op), input_types(OPS[op], activation)
+    assert plugin.workspace(inputs, types) == 0
+    assert not plugin.configure(inputs, types)
+    reason = f"{op}: the kernels do not take the largest shapes of the profile: {found}"
+    assert last_error(plugin_library).startswith(reason)
+    assert plugin.configure(positive(SHAPES[op][0]), types)
+
+
 @pytest.mark.parametrize("op", OPS)
 def test_enqueue_reports_a_failure_of_the_kernel(
     op: str, probe: Probe, plugin_library: Path, capfd: pytest.CaptureFixture[str]

@@ -9,6 +9,7 @@
 #include "common/images.cuh"
 #include "common/launch.cuh"
 #include "common/rows.cuh"
+#include "common/validity.h"
 
 namespace algm {
 namespace {
@@ -53,6 +54,8 @@ __global__ void __launch_bounds__(kWarps * 32)
   copyByWarp<T, V>(y + int64_t(row) * shape.channels, source, shape.channels, lane);
 }
 
+}  // namespace
+
 bool isValid(const AlgmAppendTokensParams* p) {
   if (p == nullptr || !isDtype(p->dtype) || !inRange(p->batch, 1, kMaxBatch)) return false;
   if (!inRange(p->tokens, 1, kMaxRows)) return false;
@@ -60,7 +63,6 @@ bool isValid(const AlgmAppendTokensParams* p) {
   return inRange(p->tokens + int64_t(p->batch) * (p->appended - p->drop), 1, kMaxRows);
 }
 
-}  // namespace
 }  // namespace algm
 
 extern "C" size_t algm_append_tokens_workspace(const AlgmAppendTokensParams*) { return 0; }

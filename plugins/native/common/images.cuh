@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "common/host_device.h"
+#include "common/warp.cuh"
 
 namespace algm {
 
@@ -21,18 +22,6 @@ ALGM_HD ImageRange imageRange(const int32_t* cuSeqlens, int b, int tokens, int m
   const int begin = clampIndex(cuSeqlens[b], 0, tokens);
   const int end = clampIndex(cuSeqlens[b + 1], begin, tokens);
   return {begin, end - begin < maxTokens ? end - begin : maxTokens};
-}
-
-__device__ __forceinline__ int warpSum(int value) {
-#pragma unroll
-  for (int mask = 16; mask > 0; mask >>= 1) value += __shfl_xor_sync(~0u, value, mask);
-  return value;
-}
-
-__device__ __forceinline__ float warpSum(float value) {
-#pragma unroll
-  for (int mask = 16; mask > 0; mask >>= 1) value += __shfl_xor_sync(~0u, value, mask);
-  return value;
 }
 
 // Sum of length(i) over the images before b, the same in all lanes. Called by whole warps: with up to 32 images it is

@@ -52,6 +52,7 @@ Block block;
 jmp_buf scheduler;
 Fibre* running = nullptr;
 uint32_t seed = 0;
+uint32_t mostSharedBytes = 0;  // of a launch
 unsigned char* stacks = nullptr;
 
 void yieldToScheduler() {
@@ -150,6 +151,7 @@ void prepareBlock(dim3 grid, dim3 shape, dim3 position) {
 }  // namespace
 
 Thread* current = nullptr;
+int sharedBytesOfMultiprocessor = 228 * 1024;
 
 void fail(const char* what) {
   std::fprintf(stderr, "CPU twin: %s (block %u,%u,%u thread %u)\n", what, blockIdx.x, blockIdx.y, blockIdx.z,
@@ -212,6 +214,7 @@ void run(dim3 grid, dim3 shape, size_t sharedBytes, const std::function<void()>&
   }
   block.kernel = &kernel;
   block.shared.assign(sharedBytes + 16, 0);
+  mostSharedBytes = std::max(mostSharedBytes, uint32_t(sharedBytes));
   races::startLaunch(dynamicShared(), sharedBytes);
   std::mt19937 random(seed);
   const uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z;
@@ -235,3 +238,14 @@ void run(dim3 grid, dim3 shape, size_t sharedBytes, const std::function<void()>&
 // run backwards; 2, a warp runs as far as it can before another one; 4, asynchronous copies happen at once, not at the
 // wait.
 extern "C" __attribute__((visibility("default"))) void algm_twin_set_seed(uint32_t seed) { twin::seed = seed; }
+
+// Kernels that come in several sizes are chosen by this: 228 KB, the H100's, unless set.
+extern "C" __attribute__((visibility("default"))) void algm_twin_set_shared_memory(uint32_t bytes) {
+  twin::sharedBytesOfMultiprocessor = int(bytes);
+  twin::mostSharedBytes = 0;
+}
+
+// The most dynamic shared memory that a block has had since algm_twin_set_shared_memory().
+extern "C" __attribute__((visibility("default"))) uint32_t algm_twin_most_shared_memory() {
+  return twin::mostSharedBytes;
+}

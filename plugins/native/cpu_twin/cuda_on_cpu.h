@@ -28,12 +28,8 @@ struct dim3 {
   unsigned x, y, z;
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
-struct alignas(8) int2 { int x, y; };
 struct alignas(8) float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
-inline float2 make_float2(float x, float y) { return {x, y}; }
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
 namespace twin {
@@ -70,6 +66,9 @@ bool blockAgrees(bool agree);
 const unsigned char* exchange(const void* value, size_t bytes, int kind);
 
 unsigned char* dynamicShared();
+
+// What the kernels' launchers take for the device's.
+extern int sharedBytesOfMultiprocessor;
 
 // Whether asynchronous copies happen as early as the hardware may do them, or as late.
 bool copiesAreEager();
@@ -118,8 +117,6 @@ inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
   return unsigned((uint64_t(high) << 32 | low) >> (shift & 31));
 }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
-template <typename T>
-T __ldg(const T* address) { return *address; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline unsigned __float_as_uint(float value) { unsigned bits; std::memcpy(&bits, &value, 4); return bits; }

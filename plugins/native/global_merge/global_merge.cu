@@ -20,6 +20,8 @@
 #include "common/images.cuh"
 #include "common/launch.cuh"
 #include "common/rows.cuh"
+#include "common/validity.h"
+#include "global_merge/global_shape.cuh"
 #include "global_merge/pairing.h"
 #include "global_merge/similarity_float.cuh"
 #include "global_merge/similarity_half.cuh"
@@ -27,7 +29,10 @@
 namespace algm {
 namespace {
 
-constexpr int kMaxSplits = 8;  // of an image's destinations among blocks
+constexpr int kMaxImageTokens = 1 << 20;
+constexpr int kMaxSplits = 16;  // of an image's destinations among blocks: a tile each in images of up to 4096 tokens
+// Pieces of work of pass 1 are counted in 32 bits, with room for a last round of the grid.
+static_assert((uint64_t(kMaxImageTokens / 2 / kHalfTile) * kMaxSplits + 1) * kMaxBatch < uint64_t(1) << 32);
 constexpr int kDecideThreads = 512;
 constexpr int kCachedMatches = 2048;  // in shared memory of the deciding block; of longer images the others in scratch
 constexpr int kWarps = 8;
@@ -62,8 +67,8 @@ struct MatchStore {
 
 // Pass 2. `tile`: destinations of a tile of pass 1. There are few blocks, an image each: registers are plenty.
 __global__ void __launch_bounds__(kDecideThreads, 1)
-    decideKernel(const int32_t* __restrict__ cuSeqlens, int tokens, int maxTokens, int layer, int extraTokens,
-                 int splits, int tile, GlobalScratch scratch) {
+    decideKernel(GlobalShape shape, const int32_t* __restrict__ cuSeqlens, int layer, int splits, int tile,
+                 GlobalScratch scratch) {
   using Reduce = cub::BlockReduce<float, kDecideThreads>;
   using Scan = cub::BlockScan<int, kDecideThreads>;
   __shared__ union {
@@ -74,8 +79,8 @@ __global__ void __launch_bounds__(kDecideThreads, 1)
   __shared__ Match cached[kCachedMatches];
 
   const int image = blockIdx.x, thread = threadIdx.x;
-  const ImageRange range = imageRange(cuSeqlens, image, tokens, maxTokens);
-  const Pairing pairing = makePairing(range.count, extraTokens);
+  const ImageRange range = shape.range(cuSeqlens, image);
+  const Pairing pairing = shape.pairing(range);
   const Match* candidates = scratch.matches + range.begin;
   const MatchStore matches{cached, scratch.matches + range.begin};
   int32_t* codes = scratch.codes + range.begin;
@@ -97,11 +102,12 @@ __global__ void __launch_bounds__(kDecideThreads, 1)
     const int usedSplits = tiles < splits ? tiles : splits;
     float sum = 0.0f;
     for (int s = thread; s < pairing.sources; s += kDecideThreads) {
-      // Without a condition, so that all are under way at once: the first one again where there are fewer splits.
+      // Without branches, so that they are under way at once, and none is loaded in vain.
       Match found[kMaxSplits];
 #pragma unroll
       for (int split = 0; split < kMaxSplits; ++split) {
-        found[split] = candidates[int64_t(split < usedSplits ? split : 0) * tokens + Pairing::sourceToken(s)];
+        found[split] = noMatch();
+        if (split < usedSplits) found[split] = candidates[int64_t(split) * shape.tokens + Pairing::sourceToken(s)];
       }
       Match best = found[0];
 #pragma unroll
@@ -151,17 +157,27 @@ __device__ __forceinline__ float weightedMean(float sum, float weight, float inv
   return fmaf(-fmaf(weight, quotient, -sum), inverse, quotient);
 }
 
+// An image as pass 3 reads it.
+template <typename T>
+struct ImageTokens {
+  const T* rows;
+  const int32_t* sizes;
+  const int32_t* codes;  // of its sources
+  Pairing pairing;
+};
+
 // A destination with all its sources, weighted by their sizes: one warp, kGroup vectors a lane at a time.
 template <typename T, int V>
-__device__ __forceinline__ void mergeRow(T* target, int32_t* targetSize, const T* image, const int32_t* sizes,
-                                         const int32_t* codes, int sources, int token, int code, int channels,
-                                         int lane) {
+__device__ __forceinline__ void mergeRow(T* target, int32_t* targetSize, const ImageTokens<T>& image, int token,
+                                         int channels, int lane) {
   constexpr int kGroup = 3, kScan = 4;
+  const int32_t* sizes = image.sizes;
+  const int code = Pairing::mergesInto(image.pairing.destinationOf(token));
   for (int start = 0; start < channels; start += kGroup * 32 * V) {
     float sums[kGroup][V];
     const auto add = [&](int addend, bool first) {
       const float size = static_cast<float>(sizes[addend]);
-      const T* row = image + int64_t(addend) * channels;
+      const T* row = image.rows + int64_t(addend) * channels;
       Words<T, V> words[kGroup];  // lanes beyond the row read its begin: without a branch, all loads start at once
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) {
@@ -182,12 +198,12 @@ __device__ __forceinline__ void mergeRow(T* target, int32_t* targetSize, const T
     add(token, true);
     int size = sizes[token];
     float weight = static_cast<float>(size);
-    for (int first = 0; first < sources; first += kScan * 32) {
+    for (int first = 0; first < image.pairing.sources; first += kScan * 32) {
       int candidates[kScan];
 #pragma unroll
       for (int i = 0; i < kScan; ++i) {
         const int s = first + i * 32 + lane;
-        candidates[i] = s < sources ? codes[s] : 0;  // which no destination has
+        candidates[i] = s < image.pairing.sources ? image.codes[s] : 0;  // which no destination has
       }
 #pragma unroll
       for (int i = 0; i < kScan; ++i) {
@@ -241,14 +257,14 @@ __device__ __forceinline__ void moveRows(T* y, const T* first, const int (&place
 // Pass 3. Grid: 32 tokens each, images.
 template <typename T, int V>
 __global__ void __launch_bounds__(kWarps * 32, kRowBlocks)
-    mergeRowsKernel(const T* __restrict__ x, const int32_t* __restrict__ sizes, const int32_t* __restrict__ cuSeqlens,
-                    const int32_t* __restrict__ tokenMap, int batch, int tokens, int maxTokens, int channels,
-                    int patches, int extraTokens, GlobalScratch scratch, T* __restrict__ y,
-                    int32_t* __restrict__ newSizes, int32_t* __restrict__ newCuSeqlens,
+    mergeRowsKernel(GlobalShape shape, const T* __restrict__ x, const int32_t* __restrict__ sizes,
+                    const int32_t* __restrict__ cuSeqlens, const int32_t* __restrict__ tokenMap, GlobalScratch scratch,
+                    T* __restrict__ y, int32_t* __restrict__ newSizes, int32_t* __restrict__ newCuSeqlens,
                     int32_t* __restrict__ newTokenMap, int32_t* __restrict__ count) {
   const int lane = threadIdx.x % 32, image = blockIdx.y;
-  const ImageRange range = imageRange(cuSeqlens, image, tokens, maxTokens);
-  const Pairing pairing = makePairing(range.count, extraTokens);
+  const int tokens = shape.tokens, channels = shape.channels, patches = shape.patches;
+  const ImageRange range = shape.range(cuSeqlens, image);
+  const Pairing pairing = shape.pairing(range);
   const int32_t* codes = scratch.codes + range.begin;
   const auto lengthOf = [&](int b) { return scratch.lengths[b]; };
   const int length = lengthOf(image);
@@ -266,7 +282,7 @@ __global__ void __launch_bounds__(kWarps * 32, kRowBlocks)
   const int base = clampIndex(imageOffset(image, lane, lengthOf), 0, tokens);
   if (firstToken == 0 && lane == 0) {
     newCuSeqlens[image] = base;
-    if (image == batch - 1) newCuSeqlens[batch] = *count = clampIndex(base + length, 0, tokens);
+    if (image == shape.batch - 1) newCuSeqlens[shape.batch] = *count = clampIndex(base + length, 0, tokens);
   }
 
   // Where the warp's tokens go, one a lane: sources that merge go nowhere, destinations that receive are summed.
@@ -284,33 +300,26 @@ __global__ void __launch_bounds__(kWarps * 32, kRowBlocks)
   int moved[kRowsPerWarp];
 #pragma unroll
   for (int i = 0; i < kRowsPerWarp; ++i) moved[i] = __shfl_sync(~0u, receives ? -1 : place, i);
-  const T* rows = x + int64_t(range.begin) * channels;
-  moveRows<T, V>(y, rows + int64_t(firstToken) * channels, moved, channels, lane);
+  const ImageTokens<T> input{x + int64_t(range.begin) * channels, sizes + range.begin, codes, pairing};
+  moveRows<T, V>(y, input.rows + int64_t(firstToken) * channels, moved, channels, lane);
 #pragma unroll 1
   for (unsigned left = __ballot_sync(~0u, receives && place >= 0); left != 0; left &= left - 1) {
     const int owner = __ffs(left) - 1;
     const int summed = __shfl_sync(~0u, place, owner);
-    mergeRow<T, V>(y + int64_t(summed) * channels, newSizes + summed, rows, sizes + range.begin, codes,
-                   pairing.sources, firstToken + owner,
-                   Pairing::mergesInto(pairing.destinationOf(firstToken + owner)), channels, lane);
+    mergeRow<T, V>(y + int64_t(summed) * channels, newSizes + summed, input, firstToken + owner, channels, lane);
   }
 }
 
-bool isValid(const AlgmGlobalMergeParams* p) {
-  return p != nullptr && isDtype(p->dtype) && inRange(p->batch, 1, kMaxBatch) && inRange(p->tokens, 1, kMaxRows) &&
-         inRange(p->channels, 1, 1 << 20) && inRange(p->patches, 1, kMaxRows) && inRange(p->layer, 1, 1024) &&
-         inRange(p->extra_tokens, 1, 2) && inRange(p->max_tokens, 1, 1 << 20);
+GlobalShape shapeOf(const AlgmGlobalMergeParams& p) {
+  return {p.batch, p.tokens, p.max_tokens, p.channels, p.patches, p.extra_tokens};
 }
-
-// Sources, and destinations, that an image can have at most.
-int maxSources(const AlgmGlobalMergeParams& p) { return ceilDiv(p.max_tokens < p.tokens ? p.max_tokens : p.tokens, 2); }
 
 bool usesTensorCores(const AlgmGlobalMergeParams& p) { return p.dtype == ALGM_FLOAT16 && p.channels % 8 == 0; }
 
 int tileOf(const AlgmGlobalMergeParams& p) { return usesTensorCores(p) ? kHalfTile : kFloatTile; }
 
 int splitsOf(const AlgmGlobalMergeParams& p) {
-  const int tiles = ceilDiv(maxSources(p), tileOf(p));
+  const int tiles = ceilDiv(shapeOf(p).mostSources(), tileOf(p));
   return tiles < kMaxSplits ? tiles : kMaxSplits;
 }
 
@@ -325,36 +334,62 @@ GlobalScratch scratchOf(const AlgmGlobalMergeParams& p, void* workspace) {
   return scratch;
 }
 
-// Multiprocessors of the current device. The CPU twin has few, so that a block finds several pieces of work.
-AlgmStatus countMultiprocessors(int& count) {
+struct Device {
+  int multiprocessors;
+  int sharedBytes;  // of each
+};
+
+// The current device. The CPU twin has few multiprocessors, so that a block finds several pieces of work.
+AlgmStatus describeDevice(Device& device) {
 #ifdef ALGM_CPU_TWIN
-  count = 2;
+  device = {2, twin::sharedBytesOfMultiprocessor};
   return ALGM_OK;
 #else
-  int device;
-  ALGM_RETURN_IF_ERROR(checkCuda(cudaGetDevice(&device)));
-  return checkCuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  int number;
+  ALGM_RETURN_IF_ERROR(checkCuda(cudaGetDevice(&number)));
+  ALGM_RETURN_IF_ERROR(
+      checkCuda(cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, number)));
+  return checkCuda(cudaDeviceGetAttribute(&device.sharedBytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, number));
 #endif
+}
+
+// Whether a multiprocessor has room for two blocks with stages of `kDepth` channels.
+template <int kDepth>
+bool hasRoom(const Device& device) {
+  constexpr int kReserved = 1024;  // CUDA's own part of the shared memory of every block
+  return kHalfBlocks * (int(sizeof(HalfTiles<kDepth>)) + kReserved) <= device.sharedBytes;
 }
 
 template <typename T, int V>
 AlgmStatus launchSimilarity(const AlgmGlobalMergeParams& p, const T* x, const int32_t* cuSeqlens,
                             const GlobalScratch& scratch, cudaStream_t stream) {
-  const int splits = splitsOf(p), tiles = ceilDiv(maxSources(p), tileOf(p)) * splits;
+  const GlobalShape shape = shapeOf(p);
+  const int splits = splitsOf(p), tiles = ceilDiv(shape.mostSources(), tileOf(p)) * splits;
   if constexpr (V == 8) {
-    int multiprocessors;
-    ALGM_RETURN_IF_ERROR(countMultiprocessors(multiprocessors));
-    const int64_t pieces = int64_t(tiles) * p.batch, atOnce = int64_t(kHalfBlocks) * multiprocessors;
+    Device device;
+    ALGM_RETURN_IF_ERROR(describeDevice(device));
+    const int64_t pieces = int64_t(tiles) * p.batch, atOnce = int64_t(kHalfBlocks) * device.multiprocessors;
     const dim3 grid(unsigned(pieces < atOnce ? pieces : atOnce));
-    return launch(similarityHalfKernel, grid, dim3(kHalfThreads), sizeof(HalfTiles), stream, x, cuSeqlens, p.batch,
-                  p.tokens, p.max_tokens, p.channels, p.extra_tokens, splits, scratch.matches);
+    const auto launchHalf = [&](auto kernel, size_t sharedBytes) {
+      return launch(kernel, grid, dim3(kHalfThreads), sharedBytes, stream, shape, x, cuSeqlens, splits,
+                    scratch.matches);
+    };
+    return hasRoom<64>(device) ? launchHalf(similarityHalfKernel<64>, sizeof(HalfTiles<64>))
+                               : launchHalf(similarityHalfKernel<32>, sizeof(HalfTiles<32>));
   } else {
-    return launch(similarityFloatKernel<T>, dim3(tiles, p.batch), dim3(kFloatThreads), 0, stream, x, cuSeqlens,
-                  p.tokens, p.max_tokens, p.channels, p.extra_tokens, splits, scratch.matches);
+    return launch(similarityFloatKernel<T>, dim3(tiles, p.batch), dim3(kFloatThreads), 0, stream, shape, x, cuSeqlens,
+                  splits, scratch.matches);
   }
 }
 
 }  // namespace
+
+bool isValid(const AlgmGlobalMergeParams* p) {
+  return p != nullptr && isDtype(p->dtype) && inRange(p->batch, 1, kMaxBatch) && inRange(p->tokens, 1, kMaxRows) &&
+         inRange(p->channels, 1, 1 << 20) && inRange(p->patches, 1, kMaxRows) && inRange(p->layer, 1, 1024) &&
+         inRange(p->extra_tokens, 1, 2) && inRange(p->max_tokens, 1, kMaxImageTokens);
+}
+
 }  // namespace algm
 
 extern "C" size_t algm_global_merge_workspace(const AlgmGlobalMergeParams* params) {
@@ -374,18 +409,17 @@ extern "C" AlgmStatus algm_global_merge(const AlgmGlobalMergeParams* params, con
   const AlgmGlobalMergeParams& p = *params;
   const GlobalScratch scratch = scratchOf(p, workspace);
   ALGM_RETURN_IF_ERROR(checkWorkspace(workspace, workspace_bytes, scratch.bytes));
+  const GlobalShape shape = shapeOf(p);
 
   return withRowType(p.dtype, p.channels, [&](auto type) {
     using T = typename decltype(type)::Scalar;
     constexpr int V = decltype(type)::kVector;
     const T* rows = static_cast<const T*>(x);
     ALGM_RETURN_IF_ERROR((launchSimilarity<T, V>(p, rows, cu_seqlens, scratch, stream)));
-    ALGM_RETURN_IF_ERROR(launch(decideKernel, dim3(p.batch), dim3(kDecideThreads), 0, stream, cu_seqlens, p.tokens,
-                                p.max_tokens, p.layer, p.extra_tokens, splitsOf(p), tileOf(p), scratch));
-    const int longest = p.max_tokens < p.tokens ? p.max_tokens : p.tokens;
-    const dim3 grid(ceilDiv(longest, kWarps * kRowsPerWarp), p.batch);
-    return launch(mergeRowsKernel<T, V>, grid, dim3(kWarps * 32), 0, stream, rows, sizes, cu_seqlens, token_map,
-                  p.batch, p.tokens, p.max_tokens, p.channels, p.patches, p.extra_tokens, scratch, static_cast<T*>(y),
-                  new_sizes, new_cu_seqlens, new_token_map, count);
+    ALGM_RETURN_IF_ERROR(launch(decideKernel, dim3(p.batch), dim3(kDecideThreads), 0, stream, shape, cu_seqlens,
+                                p.layer, splitsOf(p), tileOf(p), scratch));
+    const dim3 grid(ceilDiv(shape.longest(), kWarps * kRowsPerWarp), p.batch);
+    return launch(mergeRowsKernel<T, V>, grid, dim3(kWarps * 32), 0, stream, shape, rows, sizes, cu_seqlens, token_map,
+                  scratch, static_cast<T*>(y), new_sizes, new_cu_seqlens, new_token_map, count);
   });
 }

@@ -7,8 +7,8 @@
 
 #include <cuda_runtime.h>
 
-#include "common/images.cuh"
 #include "common/rows.cuh"
+#include "global_merge/global_shape.cuh"
 #include "global_merge/pairing.h"
 
 namespace algm {
@@ -21,12 +21,13 @@ constexpr int kPatch = 4;
 // The same contract as similarityHalfKernel, on a grid of (tiles of sources times splits, images).
 template <typename T>
 __global__ void __launch_bounds__(kFloatThreads)
-    similarityFloatKernel(const T* __restrict__ x, const int32_t* __restrict__ cuSeqlens, int tokens, int maxTokens,
-                          int channels, int extraTokens, int splits, Match* __restrict__ matches) {
+    similarityFloatKernel(GlobalShape shape, const T* __restrict__ x, const int32_t* __restrict__ cuSeqlens, int splits,
+                          Match* __restrict__ matches) {
   __shared__ float sourceTile[kFloatDepth][kFloatTile + 1];
   __shared__ float destinationTile[kFloatDepth][kFloatTile + 1];
-  const ImageRange range = imageRange(cuSeqlens, blockIdx.y, tokens, maxTokens);
-  const Pairing pairing = makePairing(range.count, extraTokens);
+  const ImageRange range = shape.range(cuSeqlens, blockIdx.y);
+  const Pairing pairing = shape.pairing(range);
+  const int channels = shape.channels;
   const int split = blockIdx.x % splits;
   const int firstSource = int(blockIdx.x) / splits * kFloatTile;
   const int tiles = ceilDiv(pairing.destinations, kFloatTile);
@@ -88,7 +89,7 @@ __global__ void __launch_bounds__(kFloatThreads)
     }
     const int source = firstSource + row + i;
     if (column == 0 && source < pairing.sources) {
-      matches[int64_t(split) * tokens + range.begin + Pairing::sourceToken(source)] = running[i];
+      matches[int64_t(split) * shape.tokens + range.begin + Pairing::sourceToken(source)] = running[i];
     }
   }
 }

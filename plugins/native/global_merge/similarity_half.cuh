@@ -1,9 +1,14 @@
 // Best destination of every source, FP16 on tensor cores: a running arg-max over tiles of the similarity product.
 //
 // A block takes 128 sources of an image and every `splits`-th tile of its 128 destinations. Products of raw tokens are
-// summed in FP32 by mma.sync; the squared lengths come from the fragments in registers, where the multiplications leave
-// issue slots free, and scale the finished sums. The similarity matrix never leaves registers. Tokens come through two
-// stages of shared memory filled by cp.async; rows are padded to 144 bytes, so that ldmatrix meets no bank conflict.
+// summed in FP32 by mma.sync; the squared lengths come from the fragments in registers and scale the finished sums. The
+// similarity matrix never leaves registers. Tokens come through two stages of shared memory filled by cp.async; rows
+// are padded by 16 bytes, so that ldmatrix meets no bank conflict.
+//
+// A multiprocessor is to hold two blocks, which hide each other's barriers and epilogues. A stage has kDepth channels:
+// 64 where there is shared memory for two such blocks, 32 elsewhere (8.6, 8.9, 12.0), with twice the barriers. Products
+// are summed in the same order, and results have the same bits. Of 64 channels the compiler puts half of the squares or
+// more behind the last multiplication, where the other block keeps the tensor cores busy; of 32, most lie in between.
 //
 // The grid is as large as the device takes at once, and each block goes through every gridDim.x-th piece of work:
 // blocks without work would have to wait for this much shared memory all the same.
@@ -13,9 +18,9 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#include "common/images.cuh"
 #include "common/launch.cuh"
 #include "common/ptx.cuh"
+#include "global_merge/global_shape.cuh"
 #include "global_merge/pairing.h"
 
 namespace algm {
@@ -24,11 +29,11 @@ constexpr int kHalfTile = 128;     // sources and destinations of a tile
 constexpr int kWarpTile = 64;      // of these, a warp's
 constexpr int kHalfThreads = 128;  // four warps
 constexpr int kHalfBlocks = 2;     // of a multiprocessor
-constexpr int kDepth = 64;         // channels of a stage
-constexpr int kStride = kDepth + 8;
 
 // Shared memory of one block.
+template <int kDepth>
 struct HalfTiles {
+  static constexpr int kStride = kDepth + 8;            // an odd number of 16-byte units
   alignas(16) __half rows[2][2 * kHalfTile * kStride];  // stage: source rows, then destination rows
   float inverse[2 * kHalfTile];
   Match best[kHalfTile];  // among the right half of the destinations
@@ -59,14 +64,15 @@ __device__ __forceinline__ void reduceOverQuad(T (&values)[8], int lane, Combine
 
 // Goes through the pieces of work of all images in order: (tile of sources, split), fewer in short images.
 struct WorkList {
+  GlobalShape shape;
   const int32_t* cuSeqlens;
-  int batch, tokens, maxTokens, extraTokens, splits;
+  int splits;
   int group = 0;        // of 32 images: those before it have no more work for this block
   unsigned before = 0;  // pieces of work of the groups before it
 
   __device__ __forceinline__ unsigned piecesOf(int image) const {
-    if (image >= batch) return 0;
-    const Pairing pairing = makePairing(imageRange(cuSeqlens, image, tokens, maxTokens).count, extraTokens);
+    if (image >= shape.batch) return 0;
+    const Pairing pairing = shape.pairing(shape.range(cuSeqlens, image));
     const int tiles = ceilDiv(pairing.destinations, kHalfTile);
     return pairing.canMerge() ? unsigned(ceilDiv(pairing.sources, kHalfTile) * (tiles < splits ? tiles : splits)) : 0;
   }
@@ -74,7 +80,7 @@ struct WorkList {
   // Finds the image of a piece and the piece's number in it; false when there are no more. Called by whole warps with
   // rising numbers.
   __device__ __forceinline__ bool find(unsigned piece, int lane, int& image, unsigned& number) {
-    for (; group * 32 < batch; ++group) {
+    for (; group * 32 < shape.batch; ++group) {
       const unsigned pieces = piecesOf(group * 32 + lane);
       unsigned sum = pieces;  // of this and all lower lanes
 #pragma unroll
@@ -96,7 +102,10 @@ struct WorkList {
 };
 
 // Which tokens a block works on.
+template <int kDepth>
 struct TileTask {
+  static constexpr int kStride = HalfTiles<kDepth>::kStride;
+
   const __half* image;  // first token
   Pairing pairing;
   int channels;
@@ -113,7 +122,7 @@ struct TileTask {
     const auto copy = [&](int row, int token) {
       copyAsync16(target + row * kStride, from + int64_t(token) * (2 * channels), inside);
     };
-    // Not unrolled as a whole: the compiler would keep the addresses of all sources from stage to stage.
+    // Not all eight of a long stage: the compiler would keep the addresses of all sources from stage to stage.
 #pragma unroll 4
     for (int i = 0; i < kHalfTile; i += kStep) {
       copy(i, Pairing::sourceToken(smaller(firstSource + first + i, pairing.sources - 1)));
@@ -126,7 +135,10 @@ struct TileTask {
 
 // What a warp computes: 64 sources times 64 destinations. The two warps that share rows each sum half of their squares:
 // of a fragment's 16 rows, the warps of the left and upper half take the first eight.
+template <int kDepth>
 struct WarpProduct {
+  static constexpr int kStride = HalfTiles<kDepth>::kStride;
+
   int lane, down, across;  // which half of the sources, of the destinations
   float sums[4][8][4];     // fragment of 16 sources, of 8 destinations, element
   float squares[8];     // of this lane's columns: a row of each of 4 source fragments, of each of 4 destination pairs
@@ -223,27 +235,29 @@ struct WarpProduct {
 };
 
 // matches[split][row of the source's token] = best destination among the tiles of that split.
+template <int kDepth>
 __global__ void __launch_bounds__(kHalfThreads, kHalfBlocks)
-    similarityHalfKernel(const __half* __restrict__ x, const int32_t* __restrict__ cuSeqlens, int batch, int tokens,
-                         int maxTokens, int channels, int extraTokens, int splits, Match* __restrict__ matches) {
+    similarityHalfKernel(GlobalShape shape, const __half* __restrict__ x, const int32_t* __restrict__ cuSeqlens,
+                         int splits, Match* __restrict__ matches) {
   ALGM_DYNAMIC_SHARED(sharedBytes);
-  HalfTiles& shared = *reinterpret_cast<HalfTiles*>(sharedBytes);
+  HalfTiles<kDepth>& shared = *reinterpret_cast<HalfTiles<kDepth>*>(sharedBytes);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int depthSteps = ceilDiv(channels, kDepth);
-  WorkList work{cuSeqlens, batch, tokens, maxTokens, extraTokens, splits};
+  const int depthSteps = ceilDiv(shape.channels, kDepth);
+  WorkList work{shape, cuSeqlens, splits};
   int image;
   unsigned number;
   for (unsigned piece = blockIdx.x; work.find(piece, lane, image, number); piece += gridDim.x) {
-    const ImageRange range = imageRange(cuSeqlens, image, tokens, maxTokens);
+    const ImageRange range = shape.range(cuSeqlens, image);
     const unsigned begin = range.begin;  // a sign would take a register more in 64 bits
-    const Pairing pairing = makePairing(range.count, extraTokens);
+    const Pairing pairing = shape.pairing(range);
     const int tiles = ceilDiv(pairing.destinations, kHalfTile);
     const int usedSplits = tiles < splits ? tiles : splits;
     const int split = int(number) % usedSplits;
-    const TileTask task{x + uint64_t(begin) * channels, pairing, channels, int(number) / usedSplits * kHalfTile};
+    const TileTask<kDepth> task{x + uint64_t(begin) * shape.channels, pairing, shape.channels,
+                                int(number) / usedSplits * kHalfTile};
     const int steps = ceilDiv(tiles - split, usedSplits) * depthSteps;
 
-    WarpProduct product(lane, warp);
+    WarpProduct<kDepth> product(lane, warp);
     int tile = split, depth = 0;  // of the stage that is used
     task.startStage(shared.rows[0], tile * kHalfTile, 0);
     commitCopies();
@@ -280,7 +294,7 @@ __global__ void __launch_bounds__(kHalfThreads, kHalfBlocks)
       const int source = task.firstSource + product.rowOf(i);
       if (source >= pairing.sources) continue;
       const Match other = shared.best[product.rowOf(i)];
-      matches[int64_t(split) * tokens + begin + Pairing::sourceToken(source)] =
+      matches[int64_t(split) * shape.tokens + begin + Pairing::sourceToken(source)] =
           isBetter(other, product.best[i]) ? other : product.best[i];
     }
   }

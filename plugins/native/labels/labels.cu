@@ -15,9 +15,9 @@
 #include <type_traits>
 
 #include "algm.h"
-#include "common/images.cuh"
 #include "common/launch.cuh"
 #include "common/rows.cuh"
+#include "common/validity.h"
 #include "labels/cells.h"
 
 namespace algm {
@@ -221,6 +221,8 @@ LabelsShape shapeOf(const AlgmLabelsParams& p) {
   return {vertical, horizontal, p.batch, p.classes};
 }
 
+}  // namespace
+
 bool isValid(const AlgmLabelsParams* p) {
   if (p == nullptr || !isDtype(p->dtype) || !inRange(p->batch, 1, kMaxBatch)) return false;
   if (!inRange(p->classes, 1, 65535)) return false;
@@ -232,7 +234,6 @@ bool isValid(const AlgmLabelsParams* p) {
          inRange(int64_t(p->height) * p->width, 1, INT32_MAX);
 }
 
-}  // namespace
 }  // namespace algm
 
 extern "C" size_t algm_labels_workspace(const AlgmLabelsParams*) { return 0; }

@@ -19,6 +19,8 @@
 #include "common/images.cuh"
 #include "common/launch.cuh"
 #include "common/rows.cuh"
+#include "common/validity.h"
+#include "common/warp.cuh"
 #include "local_merge/window_order.h"
 
 namespace algm {
@@ -311,16 +313,6 @@ __global__ void __launch_bounds__(kWarps * 32)
   }
 }
 
-bool isValid(const AlgmLocalMergeParams* p) {
-  if (p == nullptr || !isDtype(p->dtype) || !inRange(p->batch, 1, kMaxBatch)) return false;
-  if (!inRange(p->channels, 1, 1 << 20)) return false;
-  if (!inRange(p->grid_height, 1, 4096) || !inRange(p->grid_width, 1, 4096)) return false;
-  if (!inRange(p->window_height, 1, 64) || !inRange(p->window_width, 1, 64)) return false;
-  if (p->grid_height % p->window_height != 0 || p->grid_width % p->window_width != 0) return false;
-  if (p->window_height * p->window_width < 2 || !inRange(p->extra_tokens, 1, 2)) return false;
-  return inRange(int64_t(p->batch) * (p->extra_tokens + p->grid_height * p->grid_width), 1, kMaxRows);
-}
-
 LocalShape shapeOf(const AlgmLocalMergeParams& p) {
   return {makeWindowGrid(p.grid_height, p.grid_width, p.window_height, p.window_width), p.batch, p.channels,
           p.grid_height * p.grid_width, p.extra_tokens};
@@ -368,6 +360,17 @@ AlgmStatus launchSimilarity(const LocalShape& shape, const LocalScratch& scratch
 }
 
 }  // namespace
+
+bool isValid(const AlgmLocalMergeParams* p) {
+  if (p == nullptr || !isDtype(p->dtype) || !inRange(p->batch, 1, kMaxBatch)) return false;
+  if (!inRange(p->channels, 1, 1 << 20)) return false;
+  if (!inRange(p->grid_height, 1, 4096) || !inRange(p->grid_width, 1, 4096)) return false;
+  if (!inRange(p->window_height, 1, 64) || !inRange(p->window_width, 1, 64)) return false;
+  if (p->grid_height % p->window_height != 0 || p->grid_width % p->window_width != 0) return false;
+  if (p->window_height * p->window_width < 2 || !inRange(p->extra_tokens, 1, 2)) return false;
+  return inRange(int64_t(p->batch) * (p->extra_tokens + p->grid_height * p->grid_width), 1, kMaxRows);
+}
+
 }  // namespace algm
 
 extern "C" size_t algm_local_merge_workspace(const AlgmLocalMergeParams* params) {

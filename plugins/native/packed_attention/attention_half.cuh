@@ -56,9 +56,11 @@ struct RowCopier {
     const char* base = reinterpret_cast<const char*>(source + column);
 #pragma unroll
     for (int i = 0; i < kRows; i += kStep) {
-      if (kRows % kStep != 0 && row + i >= kRows) return;
       const int from = first + row + i;
-      copyAsync16(target + (row + i) * Shape::kStride + column, base + int64_t(from) * stride, from < count);
+      // A predicate, not a return, which would keep the loop from being unrolled.
+      if (kRows % kStep == 0 || i + kStep <= kRows || row + i < kRows) {
+        copyAsync16(target + (row + i) * Shape::kStride + column, base + int64_t(from) * stride, from < count);
+      }
     }
   }
 };

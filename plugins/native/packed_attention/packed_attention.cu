@@ -12,17 +12,12 @@
 
 #include "algm.h"
 #include "common/launch.cuh"
+#include "common/validity.h"
 #include "packed_attention/attention_float.cuh"
 #include "packed_attention/attention_half.cuh"
 
 namespace algm {
 namespace {
-
-bool isValid(const AlgmPackedAttentionParams* p) {
-  return p != nullptr && isDtype(p->dtype) && inRange(p->batch, 1, kMaxBatch) && inRange(p->tokens, 1, kMaxRows) &&
-         inRange(p->channels, 1, 1 << 20) && inRange(p->heads, 1, 1024) && p->channels % p->heads == 0 &&
-         inRange(p->max_tokens, 1, 1 << 20);
-}
 
 template <int D>
 AlgmStatus launchAttention(const AlgmPackedAttentionParams& p, const void* qkv, const int32_t* cuSeqlens, void* y,
@@ -44,6 +39,13 @@ AlgmStatus launchAttention(const AlgmPackedAttentionParams& p, const void* qkv, 
 }
 
 }  // namespace
+
+bool isValid(const AlgmPackedAttentionParams* p) {
+  return p != nullptr && isDtype(p->dtype) && inRange(p->batch, 1, kMaxBatch) && inRange(p->tokens, 1, kMaxRows) &&
+         inRange(p->channels, 1, 1 << 20) && inRange(p->heads, 1, 1024) && p->channels % p->heads == 0 &&
+         inRange(p->max_tokens, 1, 1 << 20);
+}
+
 }  // namespace algm
 
 extern "C" size_t algm_packed_attention_workspace(const AlgmPackedAttentionParams*) { return 0; }

@@ -18,6 +18,7 @@
 #include <new>
 
 #include "algm.h"
+#include "common/validity.h"
 #include "fields.h"
 #include "report.h"
 #include "shape_math.h"
@@ -70,6 +71,19 @@ inline bool agree(char const* op, char const* rule, int64_t first, int64_t secon
     reportError("%s: %s; found %lld and %lld", op, rule, static_cast<long long>(first), static_cast<long long>(second));
   }
   return good;
+}
+
+// Text of the extents of all tensors that have any, such as " x=70x64 sizes=70", cut at `size` bytes.
+inline void describeShapes(TensorRule const* tensors, int32_t count, Dims const* shapes, char* text,
+                           size_t size) noexcept {
+  size_t used = 0;
+  for (int32_t i = 0; i < count; ++i) {
+    for (int32_t k = 0; k < shapes[i].nbDims && used < size; ++k) {
+      used += static_cast<size_t>(std::snprintf(text + used, size - used, "%s%s%s%lld", k == 0 ? " " : "",
+                                                k == 0 ? tensors[i].name : "", k == 0 ? "=" : "x",
+                                                static_cast<long long>(shapes[i].d[k])));
+    }
+  }
 }
 
 // Images that `cu_seqlens` describes; -1 when that is not known.
@@ -167,7 +181,7 @@ class Plugin final : public IPluginV3, public IPluginV3OneCore, public IPluginV3
   int32_t configurePlugin(DynamicPluginTensorDesc const* in, int32_t nbInputs, DynamicPluginTensorDesc const*,
                           int32_t nbOutputs) noexcept override {
     Dims largest[kNB_INPUTS];
-    return countsFit(nbInputs, nbOutputs) && accepted(maxima(in, largest)) ? 0 : 1;
+    return countsFit(nbInputs, nbOutputs) && accepted(maxima(in, largest)) && inRange(in[0].desc.type, largest) ? 0 : 1;
   }
 
   size_t getWorkspaceSize(DynamicPluginTensorDesc const* inputs, int32_t nbInputs, DynamicPluginTensorDesc const*,
@@ -245,6 +259,19 @@ class Plugin final : public IPluginV3, public IPluginV3OneCore, public IPluginV3
       }
     }
     return Op::accepts(mAttributes, in);
+  }
+
+  // Whether the kernels can take inputs of the profile's largest shapes. If not, their workspace would be 0 bytes, and
+  // only the first run would fail.
+  bool inRange(DataType activation, Dims const* largest) const noexcept {
+    typename Op::Params const params = Op::params(mAttributes, dtypeOf(activation), largest);
+    if (isValid(&params)) {
+      return true;
+    }
+    char text[256];
+    describeShapes(Op::kINPUTS, kNB_INPUTS, largest, text, sizeof(text));
+    reportError("%s: the kernels do not take the largest shapes of the profile:%s", Op::kNAME, text);
+    return false;
   }
 
   static Dims knownExtents(DimsExprs const& expressions) noexcept {

@@ -6,9 +6,9 @@
 #include <cuda_runtime.h>
 
 #include "algm.h"
-#include "common/images.cuh"
 #include "common/launch.cuh"
 #include "common/rows.cuh"
+#include "common/validity.h"
 
 namespace algm {
 namespace {
@@ -42,6 +42,8 @@ __global__ void __launch_bounds__(kWarps * 32)
   copyByWarp<T, V>(target, x + int64_t(source) * shape.channels, shape.channels, lane);
 }
 
+}  // namespace
+
 bool isValid(const AlgmUnmergeParams* p) {
   if (p == nullptr || !isDtype(p->dtype) || !inRange(p->batch, 1, kMaxBatch)) return false;
   if (!inRange(p->tokens, 1, kMaxRows)) return false;
@@ -50,7 +52,6 @@ bool isValid(const AlgmUnmergeParams* p) {
   return inRange(int64_t(p->batch) * (int64_t(p->patches) + p->appended), 1, kMaxRows);
 }
 
-}  // namespace
 }  // namespace algm
 
 extern "C" size_t algm_unmerge_workspace(const AlgmUnmergeParams*) { return 0; }
