@@ -23,6 +23,7 @@ It ends with a comparison of PyTorch and ONNX Runtime on pictures, which is also
 
 fp16 is for GPUs. int8 is for ONNX Runtime on a CPU: linear layers behind the local merge, or all of a dense model,
 multiply bytes, and the span of the activations is taken as they come, so that no pictures are needed to calibrate it.
+Such a file takes one picture at a time: in a batch the span of one would round the others.
 What that costs and gains on your pictures: algm-eval and algm-bench with both models.
 
 The classes are those of the data set that variant.yml names, or numbered. A FILE for --classes has one per line, in the

@@ -167,7 +167,8 @@ def build_graph(model: Segmenter, size: tuple[int, int], precision: str = "fp32"
     Returns:
         A model with inputs `images` uint8 (B, H, W, 3) RGB and, if it merges, `threshold` float32 (); outputs `logits`
         float32 (B, K, h, w), `labels` uint8 (B, H, W) (int32 above 256 classes), `token_counts` int32 (B, 3) and
-        `token_map` int32 (B, h, w).
+        `token_map` int32 (B, h, w). B is free, and 1 in "int8": activations are rounded within the span that they have
+        in all that runs at once, so that pictures of a batch would change each other.
 
     Raises:
         ConfigError: a weight does not fit into float16.
@@ -180,8 +181,13 @@ def build_graph(model: Segmenter, size: tuple[int, int], precision: str = "fp32"
     tokens = _encoder(g, model, size, grid)
     scores = _decoder(g, model, tokens, grid)
     _outputs(g, model, tokens, scores, size, grid)
+    batch = 1 if precision == "int8" else "batch"
     graph = helper.make_graph(
-        g.nodes, "algm_segmenter", _inputs(model, size), _output_infos(model, size, grid), list(g.initializers.values())
+        g.nodes,
+        "algm_segmenter",
+        _inputs(model, size, batch),
+        _output_infos(model, size, grid, batch),
+        list(g.initializers.values()),
     )
     return helper.make_model(
         graph,
@@ -192,20 +198,22 @@ def build_graph(model: Segmenter, size: tuple[int, int], precision: str = "fp32"
     )
 
 
-def _inputs(model: Segmenter, size: tuple[int, int]) -> list[onnx.ValueInfoProto]:
-    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *size, 3])
+def _inputs(model: Segmenter, size: tuple[int, int], batch: int | str) -> list[onnx.ValueInfoProto]:
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, [batch, *size, 3])
     threshold = helper.make_tensor_value_info("threshold", TensorProto.FLOAT, [])
     return [images, threshold] if model.merge else [images]
 
 
-def _output_infos(model: Segmenter, size: tuple[int, int], grid: tuple[int, int]) -> list[onnx.ValueInfoProto]:
+def _output_infos(
+    model: Segmenter, size: tuple[int, int], grid: tuple[int, int], batch: int | str
+) -> list[onnx.ValueInfoProto]:
     classes = model.config.n_cls
     label_type = TensorProto.UINT8 if classes <= MAX_UINT8_CLASSES else TensorProto.INT32
     return [
-        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes, *grid]),
-        helper.make_tensor_value_info("labels", label_type, ["batch", *size]),
-        helper.make_tensor_value_info("token_counts", TensorProto.INT32, ["batch", 3]),
-        helper.make_tensor_value_info("token_map", TensorProto.INT32, ["batch", *grid]),
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, classes, *grid]),
+        helper.make_tensor_value_info("labels", label_type, [batch, *size]),
+        helper.make_tensor_value_info("token_counts", TensorProto.INT32, [batch, 3]),
+        helper.make_tensor_value_info("token_map", TensorProto.INT32, [batch, *grid]),
     ]
 
 

@@ -96,15 +96,16 @@ class TestValidity:
         grid = [-(-side // model.config.patch_size) for side in size]
         classes = model.config.n_cls
         label_type = onnx.TensorProto.INT32 if classes > 256 else onnx.TensorProto.UINT8
-        inputs = {"images": (onnx.TensorProto.UINT8, ["batch", *size, 3])}
+        batch = 1 if precision == "int8" else "batch"
+        inputs = {"images": (onnx.TensorProto.UINT8, [batch, *size, 3])}
         if model.merge:
             inputs["threshold"] = (onnx.TensorProto.FLOAT, [])
         assert _signature(graph.input) == inputs
         assert _signature(graph.output) == {
-            "logits": (onnx.TensorProto.FLOAT, ["batch", classes, *grid]),
-            "labels": (label_type, ["batch", *size]),
-            "token_counts": (onnx.TensorProto.INT32, ["batch", 3]),
-            "token_map": (onnx.TensorProto.INT32, ["batch", *grid]),
+            "logits": (onnx.TensorProto.FLOAT, [batch, classes, *grid]),
+            "labels": (label_type, [batch, *size]),
+            "token_counts": (onnx.TensorProto.INT32, [batch, 3]),
+            "token_map": (onnx.TensorProto.INT32, [batch, *grid]),
         }
 
     def test_names_are_unique_and_say_where_they_are(self, name: str, precision: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from helpers.compare import assert_same_bits
 from helpers.engines import LINEAR, tiny_model
@@ -126,6 +127,18 @@ class TestGraph:
             if merge is LATE:
                 np.testing.assert_array_equal(found["token_map"], full["token_map"])
             assert 1e-3 < np.abs(found["logits"] - full["logits"]).mean() < 0.2
+
+
+@pytest.mark.parametrize("merge", [TWO, None], ids=["merged", "dense"])
+def test_the_file_takes_one_picture_at_a_time(merge: MergeSettings | None) -> None:
+    running = session(build_graph(random_segmenter(TINY, merge), SIZE, "int8"))
+    pictures = np.stack([drawn_scene(*SIZE, seed=3), noise(*SIZE, seed=1)])
+    threshold = merge.threshold if merge else None
+    for value in (*running.get_outputs(), running.get_inputs()[0]):
+        assert value.shape[0] == 1, value.name
+    assert len(onnx_outputs(running, pictures[:1], threshold)["labels"]) == 1
+    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, match="Got: 2 Expected: 1"):
+        onnx_outputs(running, pictures, threshold)
 
 
 @pytest.mark.parametrize("streams", [1, 2])
