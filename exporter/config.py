@@ -16,9 +16,17 @@ NORMALIZATIONS: Final[dict[str, tuple[tuple[float, float, float], tuple[float, f
 }
 DECODERS: Final = ("mask_transformer", "linear")
 
+# Channels of a head in every ViT and DeiT, and in upstream's mask decoder.
+HEAD_WIDTH: Final = 64
+
 
 class ConfigError(AlgmError):
     """An architecture or a setting that is not possible."""
+
+
+def default_normalization(distilled: bool) -> str:
+    """A key of `NORMALIZATIONS` for a network that comes without one: the distilled ones are DeiT's."""
+    return "deit" if distilled else "vit"
 
 
 @dataclass(frozen=True)

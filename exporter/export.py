@@ -11,17 +11,11 @@ from typing import Final
 
 import onnx
 
-from algm_trt.exporter.checkpoint import (
-    DEFAULT_LAYERS,
-    DEFAULT_THRESHOLD,
-    DEFAULT_WINDOW,
-    Checkpoint,
-    default_stride,
-    load_checkpoint,
-)
+from algm_trt.exporter.checkpoint import Checkpoint, default_stride, load_checkpoint
 from algm_trt.exporter.config import NORMALIZATIONS
 from algm_trt.exporter.graph import build_graph
 from algm_trt.exporter.segmenter import Segmenter, segmenter_from_checkpoint
+from algm_trt.exporter.variant import DEFAULT_MERGE
 from algm_trt.exporter.verify import Verification, verify
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import METADATA_KEY, MergeSettings, ModelCard, ModelCardError
@@ -167,7 +161,7 @@ def resolve_merge(trained: MergeSettings | None, options: ExportOptions) -> Merg
         return None
     if trained is None and all(value is None for value in given):
         return None
-    base = trained or MergeSettings(DEFAULT_LAYERS, DEFAULT_WINDOW, DEFAULT_THRESHOLD)
+    base = trained or DEFAULT_MERGE
     try:
         merge = replace(
             base,

@@ -180,6 +180,57 @@ class TestOfficialFormat:
         assert default_stride(crop, dataset) == stride
 
 
+class TestDefaults:
+    """What variant.yml does not say is taken as the official code or the weights have it, and each is noted."""
+
+    @pytest.mark.parametrize(
+        ("section", "key", "default"),
+        [
+            ("dataset_kwargs", "crop_size", "(32, 32)"),
+            ("dataset_kwargs", "selected_layers", "(1, 5)"),
+            ("dataset_kwargs", "merging_window_size", "(2, 2)"),
+            ("dataset_kwargs", "threshold", "0.88"),
+            ("decoder", "n_layers", "2"),
+        ],
+    )
+    @pytest.mark.parametrize("null", [False, True])
+    def test_a_default_is_noted(self, tmp_path: Path, section: str, key: str, default: str, null: bool) -> None:
+        merge = {"selected_layers": (1, 5), "merging_window_size": (2, 2), "threshold": 0.88}
+        variant = variant_of(MASKS, patch_type="algm", **merge)
+        entries = variant["net_kwargs"]["decoder"] if section == "decoder" else variant[section]
+        whole = load_checkpoint(write(tmp_path, {"model": state_of(MASKS)}, variant))
+        del entries[key]
+        if null:
+            entries[key] = None
+        less = load_checkpoint(write(tmp_path, {"model": state_of(MASKS)}, variant))
+        assert whole.notes == ()
+        assert less.notes == (f"variant.yml has no {key} in {section}: {default} is taken",)
+        assert (less.config, less.merge, less.crop) == (whole.config, whole.merge, whole.crop)
+
+    @pytest.mark.parametrize("config", [MASKS, DISTILLED], ids=["vit", "deit"])
+    def test_normalization_is_the_same_with_and_without_variant(self, tmp_path: Path, config: SegmenterConfig) -> None:
+        variant = variant_of(config, normalization=None)
+        del variant["net_kwargs"]["normalization"]
+        described = load_checkpoint(write(tmp_path, {"model": state_of(config)}, variant))
+        (tmp_path / "variant.yml").unlink()
+        inferred = load_checkpoint(tmp_path)
+        assert described.config.normalization == inferred.config.normalization == config.normalization
+        assert described.notes == (
+            f"variant.yml has no normalization in net_kwargs: '{config.normalization}' is taken",
+        )
+        assert f"normalization '{config.normalization}'" in inferred.notes[0]
+
+    @pytest.mark.parametrize("config", [MASKS, DISTILLED], ids=["vit", "deit"])
+    def test_the_distillation_token_is_read_from_the_weights(self, tmp_path: Path, config: SegmenterConfig) -> None:
+        """Official settings of some networks without one do not mention it."""
+        variant = variant_of(config)
+        del variant["net_kwargs"]["distilled"]
+        checkpoint = load_checkpoint(write(tmp_path, {"model": state_of(config)}, variant))
+        assert checkpoint.config.distilled == config.distilled
+        assert checkpoint.notes == ()
+        segmenter_from_checkpoint(checkpoint, None)
+
+
 class TestWithoutVariant:
     @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.describe())
     def test_architecture_comes_from_the_weights_and_that_is_said(
