@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -12,15 +13,19 @@ from typing import Final
 import onnx
 
 from algm_trt.exporter.checkpoint import Checkpoint, default_stride, load_checkpoint
-from algm_trt.exporter.config import NORMALIZATIONS
+from algm_trt.exporter.config import NORMALIZATIONS, SegmenterConfig
 from algm_trt.exporter.graph import build_graph
 from algm_trt.exporter.segmenter import Segmenter, segmenter_from_checkpoint
 from algm_trt.exporter.variant import DEFAULT_MERGE
 from algm_trt.exporter.verify import Verification, verify
+from algm_trt.plugins import spec
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import METADATA_KEY, MergeSettings, ModelCard, ModelCardError
 from algm_trt.runtime.datasets import DatasetClasses, dataset_classes, known_datasets, numbered_classes, read_class_file
 from algm_trt.runtime.files import check_writable, renamed_together
+
+_MERGE_LIMITS: Final = {attribute.name: attribute for attribute in spec.LOCAL_MERGE.attributes}
+_LABELS_LIMITS: Final = {attribute.name: attribute for attribute in spec.LABELS.attributes}
 
 PRECISIONS: Final = ("fp32", "fp16", "int8")
 
@@ -110,7 +115,7 @@ def export_onnx(
     _check_places(target, report_path, loaded, options)
     size = options.size or loaded.crop
     merge = resolve_merge(loaded.merge, options)
-    check_grid(size, loaded.config.patch_size, merge)
+    check_grid(size, loaded.config, merge)
     model = segmenter_from_checkpoint(loaded, merge)
     classes, class_notes = classes_of(loaded, options.classes)
     card = model_card(loaded, model, size, options, classes)
@@ -176,15 +181,31 @@ def resolve_merge(trained: MergeSettings | None, options: ExportOptions) -> Merg
     return merge
 
 
-def check_grid(size: tuple[int, int], patch_size: int, merge: MergeSettings | None) -> None:
-    """Check that the merging window divides the patch grid.
+def check_grid(size: tuple[int, int], config: SegmenterConfig, merge: MergeSettings | None) -> None:
+    """Check that the operators take the patch grid of an input, and that the merging window divides it.
+
+    Args:
+        size: height and width in pixels of the input.
+        config: architecture.
+        merge: merge settings, or None for a dense model.
 
     Raises:
-        UsageError: it does not; the message names the nearest sizes for which it does.
+        UsageError: a limit of `algm_trt.plugins.spec` is exceeded, which the message names, or the window does not
+            divide the grid; then it names the nearest sizes for which it does.
     """
+    patch_size = config.patch_size
+    grid = [-(-side // patch_size) for side in size]
+    most = spec.MAX_TOKENS - max(config.extra_tokens, config.n_cls)
+    if grid[0] * grid[1] > most:
+        raise UsageError(
+            f"a {size[0]}x{size[1]} input has {grid[0] * grid[1]} patches, the operators take at most {most}: "
+            "choose a smaller --size, through which larger pictures go in windows"
+        )
+    _check_sides(f"a {size[0]}x{size[1]} input", [cells * patch_size for cells in grid], _LABELS_LIMITS["size"])
     if merge is None:
         return
-    grid = [-(-side // patch_size) for side in size]
+    _check_sides(f"the patch grid of a {size[0]}x{size[1]} input", grid, _MERGE_LIMITS["grid"])
+    _check_sides("the merging window", merge.window, _MERGE_LIMITS["window"])
     if all(cells % window == 0 for cells, window in zip(grid, merge.window, strict=True)):
         return
     options = [_nearest(cells, window, patch_size) for cells, window in zip(grid, merge.window, strict=True)]
@@ -193,6 +214,11 @@ def check_grid(size: tuple[int, int], patch_size: int, merge: MergeSettings | No
         f"a {size[0]}x{size[1]} input has a grid of {grid[0]}x{grid[1]} patches, which the merging window "
         f"{merge.window[0]}x{merge.window[1]} does not divide; the nearest sizes that work: {' and '.join(nearest)}"
     )
+
+
+def _check_sides(what: str, sides: Sequence[int], limits: spec.Attribute) -> None:
+    if not all(limits.minimum <= side <= limits.maximum for side in sides):
+        raise UsageError(f"{what} is {sides[0]}x{sides[1]}, its sides must be {limits.minimum} to {limits.maximum}")
 
 
 def _nearest(cells: int, window: int, patch_size: int) -> tuple[int, int]:

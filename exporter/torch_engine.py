@@ -59,7 +59,7 @@ class TorchEngine:
         options = ExportOptions(merge=merge)
         checkpoint = load_checkpoint(path)
         settings = resolve_merge(checkpoint.merge, options)
-        check_grid(checkpoint.crop, checkpoint.config.patch_size, settings)
+        check_grid(checkpoint.crop, checkpoint.config, settings)
         if coupled and settings is None:
             raise UsageError(f"{path}: a dense model has nothing to couple: leave out --window-batch-coupled")
         on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())

@@ -39,6 +39,12 @@ def checkpoint(tmp_path: Path) -> Path:
         ({"merge": False, "threshold": 0.5}, "--no-merge"),
         ({"precision": "FP16"}, "expected fp32, fp16, int8"),
         ({"size": (0, 32)}, "at least one pixel"),
+        ({"size": (1024, 1024), "merge_window": (128, 128)}, "window is 128x128, its sides must be 1 to 64"),
+        ({"size": (1024, 1024), "merge_window": (2, 128)}, "window is 2x128, its sides must be 1 to 64"),
+        ({"size": (32776, 16)}, "grid of a 32776x16 input is 4097x2, its sides must be 1 to 4096"),
+        ({"size": (65537, 16), "merge": False}, "a 65537x16 input is 65544x16, its sides must be 1 to 65536"),
+        ({"size": (100_000, 100_000)}, "has 156250000 patches, the operators take at most 1048571"),
+        ({"size": (100_000, 100_000), "merge": False}, "has 156250000 patches, the operators take at most 1048571"),
     ],
 )
 def test_options_that_make_no_model(options: dict[str, Any], message: str, checkpoint: Path) -> None:
@@ -46,6 +52,11 @@ def test_options_that_make_no_model(options: dict[str, Any], message: str, check
     with pytest.raises(UsageError, match=message):
         export_onnx(checkpoint, options=ExportOptions(**options, verify=False))
     assert sorted(checkpoint.iterdir()) == before
+
+
+def test_the_largest_window_is_exported(checkpoint: Path) -> None:
+    options = ExportOptions(size=(512, 1024), merge_window=(64, 64), verify=False)
+    assert export_onnx(checkpoint, options=options).card.merge == MergeSettings((1, 2), (64, 64), 0.6)
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pth", "variant.yml", "names.txt", "run"])
