@@ -60,12 +60,14 @@ class ExportOptions:
         """Refuse what no model can have.
 
         Raises:
-            UsageError: an unknown precision, or a size without pixels.
+            UsageError: an unknown precision, a size without pixels, or pictures to compare on and no comparison.
         """
         if self.precision not in PRECISIONS:
             raise UsageError(f"unknown precision '{self.precision}': expected {', '.join(PRECISIONS)}")
         if self.size is not None and min(self.size) < 1:
             raise UsageError(f"the input must have at least one pixel, got {self.size}")
+        if self.verify_images is not None and not self.verify:
+            raise UsageError("--no-verify compares no pictures: leave out --verify-images, or --no-verify")
 
 
 @dataclass(frozen=True)

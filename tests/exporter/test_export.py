@@ -59,6 +59,15 @@ def test_the_largest_window_is_exported(checkpoint: Path) -> None:
     assert export_onnx(checkpoint, options=options).card.merge == MergeSettings((1, 2), (64, 64), 0.6)
 
 
+def test_pictures_for_a_comparison_that_is_skipped(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(checkpoint.iterdir())
+    assert main([str(checkpoint), "--no-verify", "--verify-images", str(tmp_path)]) == 2
+    assert "leave out --verify-images, or --no-verify" in capsys.readouterr().err
+    assert sorted(checkpoint.iterdir()) == before
+
+
 @pytest.mark.parametrize("name", ["checkpoint.pth", "variant.yml", "names.txt", "run"])
 def test_what_is_read_is_not_written_over(name: str, checkpoint: Path, tmp_path: Path) -> None:
     names = checkpoint / "names.txt"
