@@ -11,7 +11,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,6 +25,9 @@ from algm_trt.runtime.card import MergeSettings, ModelCardError
 FILE_HEADS = (b"PK", b"\x80")
 
 DISTILLATION_TOKEN = "encoder.dist_token"
+
+# Prefixes of weights that official checkpoints carry from the backbone, and that compute nothing in a Segmenter.
+CLASSIFICATION_HEADS = ("encoder.head.", "encoder.head_dist.")
 
 # Prefixes of the keys of a network that was wrapped when it was saved, in either order.
 WRAPPERS = ("module.", "_orig_mod.")
@@ -44,7 +47,7 @@ class Checkpoint:
         path: of the weights.
         sha256: of the weights file.
         config: architecture.
-        state: weights, keys as upstream.
+        state: weights, keys as upstream, without the classification heads, which a Segmenter does not use.
         merge: merge settings it was trained with; None: it was not, or nothing says so.
         dataset: name of the data set, or "".
         crop: height and width of the training crop in pixels.
@@ -100,7 +103,7 @@ def _weights_file(path: Path) -> Path:
 
 
 def _read_state(path: Path) -> State:
-    """The weights of a file, under upstream's keys."""
+    """The weights of a file, under upstream's keys, without those of the unused classification heads."""
     _check_head(path)
     try:
         with warnings.catch_warnings():
@@ -126,7 +129,8 @@ def _read_state(path: Path) -> State:
         raise CheckpointError(
             f"{path}: no weights found; expected a dictionary with the key 'model', as upstream writes"
         )
-    return _without_wrappers({str(key): value for key, value in state.items()})
+    state = _without_wrappers({str(key): value for key, value in state.items()})
+    return {key: value for key, value in state.items() if not key.startswith(CLASSIFICATION_HEADS)}
 
 
 def _without_wrappers(state: State) -> State:
@@ -163,7 +167,7 @@ def _checkpoint_with_variant(weights: Path, state: State) -> Checkpoint:
     return Checkpoint(
         path=weights,
         sha256=_sha256(weights),
-        config=replace(variant.config, head_classes=_head_classes(state)),
+        config=variant.config,
         state=state,
         merge=variant.merge,
         dataset=variant.dataset,
@@ -171,10 +175,6 @@ def _checkpoint_with_variant(weights: Path, state: State) -> Checkpoint:
         stride=default_stride(min(variant.crop), variant.dataset),
         notes=variant.notes,
     )
-
-
-def _head_classes(state: State) -> int:
-    return len(state["encoder.head.weight"]) if "encoder.head.weight" in state else 1000
 
 
 def _checkpoint_from_weights(weights: Path, state: State) -> Checkpoint:
@@ -230,7 +230,6 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> SegmenterConfig:
         n_heads=heads,
         d_ff=d_ff,
         n_cls=n_cls,
-        head_classes=shapes.get("encoder.head.weight", (1000,))[0],
         distilled=distilled,
         normalization=default_normalization(distilled),
         decoder="mask_transformer" if masks else "linear",

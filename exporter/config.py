@@ -41,7 +41,6 @@ class SegmenterConfig:
         n_heads: heads of the encoder's attention.
         d_ff: width of the feed-forward layers.
         n_cls: classes of the segmentation.
-        head_classes: classes of the unused classification head that official checkpoints carry.
         distilled: whether there is a distillation token behind the class token.
         normalization: a key of `NORMALIZATIONS`.
         decoder: one of `DECODERS`.
@@ -57,7 +56,6 @@ class SegmenterConfig:
     n_heads: int
     d_ff: int
     n_cls: int
-    head_classes: int = 1000
     distilled: bool = False
     normalization: str = "vit"
     decoder: str = "mask_transformer"

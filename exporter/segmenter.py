@@ -110,16 +110,12 @@ def segmenter_from_checkpoint(checkpoint: Checkpoint, merge: MergeSettings | Non
         if items
     ]
     if problems:
+        advice = ". Check that variant.yml belongs to this checkpoint." if checkpoint.described else ""
         raise CheckpointError(
             f"{checkpoint.path}: the weights do not fit {checkpoint.config.describe()} with {checkpoint.config.n_cls} "
-            f"classes; {'; '.join(problems)}. Check that variant.yml belongs to this checkpoint."
+            f"classes; {'; '.join(problems)}{advice}"
         )
-    # The classification head is carried along and computes nothing.
-    broken = [
-        key
-        for key, value in checkpoint.state.items()
-        if not key.startswith("encoder.head") and not value.float().isfinite().all()
-    ]
+    broken = [key for key, value in checkpoint.state.items() if not value.float().isfinite().all()]
     if broken:
         raise CheckpointError(
             f"{checkpoint.path}: weights that are infinite or not a number, training diverged or the file is damaged: "

@@ -135,11 +135,8 @@ class VisionTransformer(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, tokens, width))
         if config.distilled:
             self.dist_token = nn.Parameter(torch.zeros(1, 1, width))
-            self.head_dist = nn.Linear(width, config.head_classes)
         self.blocks = Blocks(Block(width, config.n_heads, config.d_ff) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(width)
-        # The classification head is not used, but official checkpoints carry it and loading is strict.
-        self.head = nn.Linear(width, config.head_classes)
 
     def extra(self) -> Tensor:
         """Class token, and distillation token if there is one: (1, E, C)."""

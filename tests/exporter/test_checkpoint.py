@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.checkpoints import unused_heads
 from helpers.models import TINY, random_segmenter
 
 from algm_trt.exporter.checkpoint import CheckpointError, default_stride, load_checkpoint
@@ -114,7 +115,7 @@ class TestOfficialFormat:
         assert "!!python/tuple" in (tmp_path / "variant.yml").read_text()
         checkpoint = load_checkpoint(tmp_path / "checkpoint.pth" if by_file else str(tmp_path))
         read = checkpoint.config
-        for name in ("image_size", "patch_size", "d_model", "n_layers", "n_heads", "d_ff", "n_cls", "head_classes"):
+        for name in ("image_size", "patch_size", "d_model", "n_layers", "n_heads", "d_ff", "n_cls"):
             assert getattr(read, name) == getattr(config, name), name
         for name in ("distilled", "normalization", "decoder", "decoder_layers", "decoder_heads"):
             assert getattr(read, name) == getattr(config, name), name
@@ -348,11 +349,22 @@ class TestDamagedFiles:
         assert "not a number" in message
         assert "encoder.blocks.1.mlp.fc1.bias" in message
 
-    def test_classification_head_may_be_anything(self, tmp_path: Path) -> None:
-        state = state_of(MASKS)
-        state["encoder.head.bias"][:] = float("nan")
-        write(tmp_path, {"model": state}, variant_of(MASKS))
-        segmenter_from_checkpoint(load_checkpoint(tmp_path), None)
+    @pytest.mark.parametrize("config", [MASKS, DISTILLED], ids=["vit", "deit"])
+    @pytest.mark.parametrize("described", [False, True])
+    @pytest.mark.parametrize("wrapper", ["", "module."])
+    @pytest.mark.parametrize("classes", [None, 10, 1000, 21843])
+    def test_classification_head_may_be_anything_and_may_be_missing(
+        self, tmp_path: Path, config: SegmenterConfig, described: bool, wrapper: str, classes: int | None
+    ) -> None:
+        state = state_of(config)
+        heads = unused_heads(config, classes) if classes else {}
+        whole = {
+            f"{wrapper}{key}": value * torch.nan if key in heads else value for key, value in (state | heads).items()
+        }
+        checkpoint = load_checkpoint(write(tmp_path, {"model": whole}, variant_of(config) if described else None))
+        assert checkpoint.state.keys() == state.keys()
+        loaded = segmenter_from_checkpoint(checkpoint, None).state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in loaded.items())
 
 
 class Evil:
@@ -522,6 +534,12 @@ class TestStrictLoading:
         message = failure(write(tmp_path, {"model": state_of(MASKS)}, variant))
         assert f"L{layers}" in message
         assert "variant.yml belongs to this checkpoint" in message
+
+    def test_a_variant_that_is_not_there_is_not_blamed(self, tmp_path: Path) -> None:
+        state = state_of(MASKS)
+        del state["encoder.norm.bias"]
+        message = failure(write(tmp_path, {"model": state}))
+        assert message.endswith("missing keys: encoder.norm.bias")
 
     def test_all_mismatches_are_reported_together(self, tmp_path: Path) -> None:
         message = failure(write(tmp_path, {"model": state_of(TINY)}, variant_of(LINEAR)))
