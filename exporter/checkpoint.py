@@ -10,7 +10,7 @@ import math
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,8 @@ CLASSIFICATION_HEADS = ("encoder.head.", "encoder.head_dist.")
 
 # Prefixes of the keys of a network that was wrapped when it was saved, in either order.
 WRAPPERS = ("module.", "_orig_mod.")
+
+MOST_NAMED = 5
 
 State = dict[str, torch.Tensor]
 
@@ -114,7 +116,8 @@ def _read_state(path: Path) -> State:
         if code:
             raise CheckpointError(
                 f"{path}: the file holds more than tensors (it names {code.group(1)}), and loading it could run code; "
-                "save only the weights, torch.save({'model': model.state_dict()}, path), and export that file"
+                "if you trust it, make a file of its weights alone and export that: "
+                f"torch.save({{'model': torch.load({str(path)!r}, weights_only=False)['model']}}, 'weights.pth')"
             ) from error
         if "TorchScript" in str(error):
             raise CheckpointError(
@@ -127,10 +130,26 @@ def _read_state(path: Path) -> State:
     state = data.get("model", data) if isinstance(data, Mapping) else None
     if not isinstance(state, Mapping) or not state or not all(torch.is_tensor(value) for value in state.values()):
         raise CheckpointError(
-            f"{path}: no weights found; expected a dictionary with the key 'model', as upstream writes"
+            f"{path}: no weights found; expected a dictionary of tensors under the key 'model', as upstream writes, "
+            f"found {_content(data)}"
         )
     state = _without_wrappers({str(key): value for key, value in state.items()})
     return {key: value for key, value in state.items() if not key.startswith(CLASSIFICATION_HEADS)}
+
+
+def _content(data: object) -> str:
+    """What a file without weights holds, in a few words."""
+    if not isinstance(data, Mapping):
+        return f"a {type(data).__name__}"
+    if "model" in data:
+        return "something else there"
+    return f"the keys {first_few([repr(key) for key in data])}" if data else "an empty one"
+
+
+def first_few(items: Sequence[str]) -> str:
+    """Items for a message: the first five, and how many more there are."""
+    rest = f" and {len(items) - MOST_NAMED} more" if len(items) > MOST_NAMED else ""
+    return ", ".join(items[:MOST_NAMED]) + rest
 
 
 def _without_wrappers(state: State) -> State:

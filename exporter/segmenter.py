@@ -8,14 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from algm_trt.exporter.checkpoint import Checkpoint, CheckpointError
+from algm_trt.exporter.checkpoint import Checkpoint, CheckpointError, first_few
 from algm_trt.exporter.config import NORMALIZATIONS, SegmenterConfig
 from algm_trt.exporter.decoder import LinearDecoder, MaskTransformer
 from algm_trt.exporter.vit import Tokens, VisionTransformer
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import MergeSettings
-
-_MOST_NAMED = 5  # keys in a message
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def segmenter_from_checkpoint(checkpoint: Checkpoint, merge: MergeSettings | Non
         if key in checkpoint.state and checkpoint.state[key].shape != value.shape
     ]
     problems = [
-        f"{title}: {_shorten(items)}"
+        f"{title}: {first_few(items)}"
         for title, items in (("missing keys", missing), ("unexpected keys", unexpected), ("wrong shapes", wrong))
         if items
     ]
@@ -119,7 +117,7 @@ def segmenter_from_checkpoint(checkpoint: Checkpoint, merge: MergeSettings | Non
     if broken:
         raise CheckpointError(
             f"{checkpoint.path}: weights that are infinite or not a number, training diverged or the file is damaged: "
-            f"{_shorten(broken)}"
+            f"{first_few(broken)}"
         )
     model.load_state_dict(checkpoint.state, strict=True)
     return model.eval()
@@ -142,8 +140,3 @@ def full_size_logits(logits: Tensor, patch_size: int, size: tuple[int, int]) -> 
     padded = (logits.shape[2] * patch_size, logits.shape[3] * patch_size)
     full = F.interpolate(logits, size=padded, mode="bilinear")
     return full[:, :, : size[0], : size[1]]
-
-
-def _shorten(items: list[str]) -> str:
-    rest = f" and {len(items) - _MOST_NAMED} more" if len(items) > _MOST_NAMED else ""
-    return ", ".join(items[:_MOST_NAMED]) + rest

@@ -334,10 +334,25 @@ class TestDamagedFiles:
         (tmp_path / "checkpoint.pth").mkdir()
         assert "no checkpoint.pth" in failure(tmp_path)
 
-    @pytest.mark.parametrize("data", [{}, {"model": {}}, {"model": 3}, [1, 2], torch.zeros(2), {"model": {"a": 1}}])
-    def test_a_file_without_weights_says_so(self, tmp_path: Path, data: Any) -> None:
+    @pytest.mark.parametrize(
+        ("data", "found"),
+        [
+            ({}, "an empty one"),
+            ({"model": {}}, "something else there"),
+            ({"model": 3}, "something else there"),
+            ([1, 2], "a list"),
+            (torch.zeros(2), "a Tensor"),
+            ({"model": {"a": 1}}, "something else there"),
+            ({"state_dict": {"a": torch.zeros(1)}, "epoch": 3}, "the keys 'state_dict', 'epoch'"),
+            (dict.fromkeys(range(9), 0), "the keys 0, 1, 2, 3, 4 and 4 more"),
+        ],
+        ids=str,
+    )
+    def test_a_file_without_weights_says_so(self, tmp_path: Path, data: Any, found: str) -> None:
         write(tmp_path, data)
-        assert "no weights found" in failure(tmp_path)
+        message = failure(tmp_path)
+        assert "no weights found" in message
+        assert message.endswith(f"as upstream writes, found {found}")
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -388,6 +403,16 @@ class TestCodeInFiles:
         assert "could run code" in message
         assert "system" in message
         assert not trace.exists()
+
+    def test_other_objects_in_a_file_that_one_trusts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The cure in the message is a line that works."""
+        write(tmp_path, {"model": state_of(MASKS), "settings": Path("somewhere")}, variant_of(MASKS))
+        message = failure(tmp_path)
+        cure = message.partition("if you trust it, make a file of its weights alone and export that: ")[2]
+        assert cure.startswith("torch.save({'model': torch.load(")
+        monkeypatch.chdir(tmp_path)
+        exec(cure, {"torch": torch})
+        segmenter_from_checkpoint(load_checkpoint(tmp_path / "weights.pth"), None)
 
     def test_bare_pickle_with_code(self, tmp_path: Path) -> None:
         trace = tmp_path / "trace"
@@ -444,17 +469,31 @@ class TestWrongVariant:
         del variant["net_kwargs"][key]
         write(tmp_path, {"model": state_of(MASKS)}, variant)
         message = failure(tmp_path)
-        assert ("name" if key == "decoder" else key) in message
+        assert ("decoder has no name" if key == "decoder" else f"net_kwargs has no {key}") in message
 
     @pytest.mark.parametrize(
-        ("key", "value"),
-        [("d_model", "wide"), ("image_size", "large"), ("n_layers", None), ("image_size", [1, 2, 3]), ("n_cls", [])],
+        ("section", "key", "value", "complaint"),
+        [
+            ("net_kwargs", "d_model", "wide", "d_model is 'wide', expected a whole number"),
+            ("net_kwargs", "image_size", "large", "image_size is 'large', expected one or two whole numbers from 1 on"),
+            ("net_kwargs", "n_layers", None, "net_kwargs has no n_layers"),
+            ("net_kwargs", "image_size", [1, 2, 3], "image_size is [1, 2, 3], expected one or two whole numbers"),
+            ("net_kwargs", "n_cls", [], "n_cls is [], expected a whole number"),
+            ("net_kwargs", "patch_size", [16, 16], "patch_size is [16, 16], expected a whole number"),
+            ("net_kwargs", "n_heads", float("inf"), "n_heads is inf, expected a whole number"),
+            ("net_kwargs", "decoder", "linear", "decoder is 'linear', expected a section"),
+            ("dataset_kwargs", "crop_size", "128", "crop_size is '128', expected one or two whole numbers from 1 on"),
+            ("dataset_kwargs", "crop_size", 0, "crop_size is 0, expected one or two whole numbers from 1 on"),
+            ("dataset_kwargs", "selected_layers", "all", "selected_layers is 'all', expected a list of whole numbers"),
+            ("dataset_kwargs", "merging_window_size", "2x2", "merging_window_size is '2x2', expected one or two"),
+            ("dataset_kwargs", "threshold", "high", "threshold is 'high', expected a number"),
+        ],
     )
-    def test_entry_of_another_kind(self, tmp_path: Path, key: str, value: Any) -> None:
-        variant = variant_of(MASKS)
-        variant["net_kwargs"][key] = value
+    def test_entry_of_another_kind(self, tmp_path: Path, section: str, key: str, value: Any, complaint: str) -> None:
+        variant = variant_of(MASKS, patch_type="algm")
+        variant[section][key] = value
         write(tmp_path, {"model": state_of(MASKS)}, variant)
-        assert "variant.yml" in failure(tmp_path)
+        assert f"variant.yml: {complaint}" in failure(tmp_path)
 
     @pytest.mark.parametrize(
         ("part", "key", "value", "word"),
