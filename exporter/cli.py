@@ -49,7 +49,7 @@ def _export(arguments: argparse.Namespace) -> int:
         raise MissingDependencyError(f"{error.name} is not installed: pip install 'algm-trt[export]'") from error
     options = ExportOptions(
         size=arguments.size,
-        merge_layers=arguments.merge_layers and tuple(arguments.merge_layers),
+        merge_layers=arguments.merge_layers,
         merge_window=arguments.merge_window,
         threshold=arguments.threshold,
         merge=not arguments.no_merge,
@@ -98,6 +98,14 @@ def _size(text: str) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
+def _layers(text: str) -> tuple[int, ...]:
+    """Whole numbers between commas."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected layers such as 1,5, got '{text}'") from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="algm-export",
@@ -116,11 +124,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--size", type=_size, metavar="HxW", help="input size in pixels (default: the checkpoint's crop)")
     add(
         "--merge-layers",
-        type=int,
-        nargs="+",
-        metavar="L",
-        help="layers that merge, counted from 1, the first locally; not right in front of CHECKPOINT "
-        "(default: as it was trained, else 1 5)",
+        type=_layers,
+        metavar="L,...",
+        help="layers that merge, counted from 1, the first locally (default: as it was trained, else 1,5)",
     )
     add(
         "--merge-window",

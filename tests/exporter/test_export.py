@@ -106,6 +106,19 @@ def test_name_by_which_no_backend_knows_the_model(name: str, checkpoint: Path) -
         export_onnx(checkpoint, checkpoint / name, ExportOptions(verify=False))
 
 
+@pytest.mark.parametrize("layers", ["1", "1,2"])
+def test_layers_are_a_list_with_commas(layers: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--no-verify", "--merge-layers", layers, str(checkpoint)]) == 0
+    assert f"merges at layers {layers.replace(',', ', ')} in windows" in capsys.readouterr().out
+
+
+def test_layers_that_are_no_such_list(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--merge-layers", "1;2", str(checkpoint)])
+    assert caught.value.code == 2
+    assert "expected layers such as 1,5, got '1;2'" in capsys.readouterr().err
+
+
 def test_a_name_that_no_terminal_prints(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = checkpoint / "caf\udce9" / "model.onnx"  # Latin-1 where UTF-8 is expected
     assert main([str(checkpoint), "-o", str(target), "--no-verify"]) == 0
