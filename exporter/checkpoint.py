@@ -53,7 +53,6 @@ class Checkpoint:
         merge: merge settings it was trained with; None: it was not, or nothing says so.
         dataset: name of the data set, or "".
         crop: height and width of the training crop in pixels.
-        stride: step of the sliding window in pixels, as the official evaluation chooses it.
         notes: what was inferred rather than read, one sentence each.
         described: whether a variant.yml says how it was trained.
     """
@@ -65,7 +64,6 @@ class Checkpoint:
     merge: MergeSettings | None
     dataset: str
     crop: tuple[int, int]
-    stride: int
     notes: tuple[str, ...] = ()
     described: bool = True
 
@@ -85,12 +83,6 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if weights.with_name("variant.yml").is_file():
         return _checkpoint_with_variant(weights, state)
     return _checkpoint_from_weights(weights, state)
-
-
-def default_stride(crop: int, dataset: str) -> int:
-    """Step of the sliding window that the official evaluation uses: crop - 32, and 512 on Cityscapes."""
-    stride = 512 if dataset == "cityscapes" else crop - 32
-    return min(stride, crop) if stride > 0 else crop
 
 
 def _weights_file(path: Path) -> Path:
@@ -191,7 +183,6 @@ def _checkpoint_with_variant(weights: Path, state: State) -> Checkpoint:
         merge=variant.merge,
         dataset=variant.dataset,
         crop=variant.crop,
-        stride=default_stride(min(variant.crop), variant.dataset),
         notes=variant.notes,
     )
 
@@ -214,7 +205,6 @@ def _checkpoint_from_weights(weights: Path, state: State) -> Checkpoint:
         merge=None,
         dataset="",
         crop=config.image_size,
-        stride=default_stride(min(config.image_size), ""),
         notes=(details,),
         described=False,
     )

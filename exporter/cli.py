@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     # Imported here: --help and usage errors need neither torch nor onnx.
     try:
-        from algm_trt.exporter.export import ExportOptions, export_onnx
+        from algm_trt.exporter.export import export_onnx
+        from algm_trt.exporter.options import ExportOptions
     except ModuleNotFoundError as error:
         raise MissingDependencyError(f"{error.name} is not installed: pip install 'algm-trt[export]'") from error
     options = ExportOptions(

@@ -66,7 +66,7 @@ class Segmenter(nn.Module):
 
         Returns:
             Logits in the type of the weights; with merging the window has to divide the patch grid, as
-            `algm_trt.exporter.export.check_grid` tells in words.
+            `algm_trt.exporter.options.check_grid` tells in words.
         """
         images = pad_to_patches(images, self.config.patch_size)
         height, width = (side // self.config.patch_size for side in images.shape[2:])

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from algm_trt.exporter.checkpoint import load_checkpoint
 from algm_trt.exporter.coupled import coupled_forward
-from algm_trt.exporter.export import ExportOptions, check_grid, classes_of, model_card, resolve_merge
+from algm_trt.exporter.model_card import classes_of, model_card
+from algm_trt.exporter.options import ExportOptions, check_grid, resolve_merge
 from algm_trt.exporter.segmenter import Segmenter, SegmenterOutput, normalise, segmenter_from_checkpoint
 from algm_trt.plugins.errors import MissingDependencyError, UsageError
 from algm_trt.runtime.engine import EngineError, EngineOutput, checked_images, checked_threshold

@@ -15,8 +15,9 @@ import yaml
 from helpers.checkpoints import unused_heads
 from helpers.models import TINY, random_segmenter
 
-from algm_trt.exporter.checkpoint import CheckpointError, default_stride, load_checkpoint
+from algm_trt.exporter.checkpoint import CheckpointError, load_checkpoint
 from algm_trt.exporter.config import SegmenterConfig
+from algm_trt.exporter.model_card import default_stride
 from algm_trt.exporter.segmenter import segmenter_from_checkpoint
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime.card import MergeSettings
@@ -145,13 +146,13 @@ class TestOfficialFormat:
         checkpoint = load_checkpoint(tmp_path)
         assert checkpoint.merge == MergeSettings((1, 2), (2, 4), 0.75)
         assert checkpoint.crop == (64, 64)
-        assert checkpoint.stride == 32
+        assert default_stride(min(checkpoint.crop), checkpoint.dataset) == 32
 
     def test_windows_of_a_crop_that_is_not_square_step_by_its_shorter_side(self, tmp_path: Path) -> None:
         write(tmp_path, {"model": state_of(MASKS)}, variant_of(MASKS, crop_size=(128, 64)))
         checkpoint = load_checkpoint(tmp_path)
         assert checkpoint.crop == (128, 64)
-        assert checkpoint.stride == 32
+        assert default_stride(min(checkpoint.crop), checkpoint.dataset) == 32
 
     def test_algm_settings_that_were_left_to_the_official_defaults(self, tmp_path: Path) -> None:
         settings = {"patch_type": "algm", "selected_layers": None, "merging_window_size": None, "threshold": None}

@@ -10,8 +10,8 @@ import torch
 from helpers.models import TINY, random_segmenter
 from helpers.pictures import drawn_scene
 
+from algm_trt.exporter import ExportOptions, export_onnx
 from algm_trt.exporter.checkpoint import load_checkpoint
-from algm_trt.exporter.export import ExportOptions, export_onnx
 from algm_trt.exporter.segmenter import Segmenter, normalise
 from algm_trt.exporter.verify import GATES, PictureCheck, Verification, hangs_on
 from algm_trt.runtime.card import MergeSettings
