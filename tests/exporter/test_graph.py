@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from algm_trt.exporter.config import ConfigError, SegmenterConfig
 from algm_trt.exporter.graph import build_graph
+from algm_trt.exporter.graph_builder import GraphBuilder
 from algm_trt.exporter.segmenter import Segmenter
 from algm_trt.plugins import spec
 from algm_trt.runtime.card import MergeSettings
@@ -80,6 +81,15 @@ def unlike_pictures(size: Size, count: int) -> NDArray[np.uint8]:
     made[2::4] = [even + np.uint8(20 * seed) for seed in range(len(made[2::4]))]
     made[3::8] = [checkerboard(*size, cell=24 + seed) for seed in range(len(made[3::8]))]
     return np.stack(made)
+
+
+def test_a_constant_has_one_value() -> None:
+    g = GraphBuilder("fp32")
+    assert g.constant("axis", np.array([1], np.int64)) == g.constant("axis", np.array([1], np.int64)) == "axis"
+    for other in (np.array([2], np.int64), np.array([1], np.int32), np.array([1, 1], np.int64)):
+        with pytest.raises(ValueError, match="axis has another value already"):
+            g.constant("axis", other)
+    assert list(g.initializers) == ["axis"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
