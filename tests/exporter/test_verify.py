@@ -42,6 +42,16 @@ def test_a_near_tie_of_float16_is_none_of_float32() -> None:
         assert not hangs_on(1.0, model, pixels, model(pixels))
 
 
+def test_nothing_hangs_on_no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate of int8: there is no need to run the network again."""
+    model = random_segmenter(TINY, MergeSettings((1,), (2, 2), 0.6))
+    pixels = normalise(torch.from_numpy(drawn_scene(*TINY.image_size, 0)[None]), TINY.normalization)
+    with torch.no_grad():
+        expected = model(pixels)
+    monkeypatch.setattr(model, "forward", lambda *_: pytest.fail("the network was run"))
+    assert not hangs_on(GATES["int8"].noise, model, pixels, expected)
+
+
 def checked(passed: bool, near_tie: bool, labels_equal: float = 1.0) -> PictureCheck:
     return PictureCheck("picture", (9, 5, 3), (9, 5, 3), 0.0, labels_equal, near_tie, passed)
 
