@@ -27,7 +27,7 @@ TO_THE_END = np.array([np.iinfo(np.int64).max], np.int64)
 
 @dataclass(frozen=True)
 class GraphTokens:
-    """Names of the tensors that carry tokens: the graph's twin of `algm_trt.exporter.vit.Tokens`.
+    """Names of the tensors that carry tokens: the graph's twin of `algm_trt.exporter.vit.Tokens` and its packing.
 
     Attributes:
         x: dense (B, N, C), or packed (T, C) once merged.

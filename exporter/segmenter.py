@@ -81,10 +81,11 @@ class Segmenter(nn.Module):
     def _telemetry(self, tokens: Tokens, batch: int, patches: int) -> tuple[Tensor, Tensor]:
         extra = self.config.extra_tokens
         full = tokens.x.new_full((batch,), extra + patches, dtype=torch.int32)
-        if tokens.token_map is None:
+        packing = tokens.packing
+        if packing is None:
             every = torch.arange(extra, extra + patches, dtype=torch.int32, device=tokens.x.device)
             return full[:, None].repeat(1, 3), every.repeat(batch, 1)
-        return torch.stack([full, tokens.lengths[0], tokens.lengths[-1]], dim=1), tokens.token_map
+        return torch.stack([full, packing.lengths[0], packing.lengths[-1]], dim=1), packing.token_map
 
 
 def segmenter_from_checkpoint(checkpoint: Checkpoint, merge: MergeSettings | None) -> Segmenter:
