@@ -22,6 +22,7 @@ from record import write_record
 
 from algm_trt.exporter import ExportOptions, export_onnx
 from algm_trt.exporter.checkpoint import load_checkpoint
+from algm_trt.exporter.model_card import default_stride
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluation.evaluate import EvaluationOptions
 from algm_trt.runtime.evaluation.job import EvaluationJob, run_evaluation
@@ -132,7 +133,7 @@ def main() -> None:
             "checkpoint_sha256": checkpoint.sha256,
             "architecture": checkpoint.config.describe(),
             "crop": checkpoint.crop,
-            "stride": checkpoint.stride,
+            "stride": default_stride(min(checkpoint.crop), checkpoint.dataset),
             "training_threshold": trained_at,
             "threads": arguments.threads,
         }

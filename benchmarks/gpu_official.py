@@ -65,7 +65,8 @@ def official_model(
         *(config.d_model, config.d_ff, 0.0, 0.0),
     )
     model = official.segmenter.Segmenter(encoder, decoder, config.n_cls)
-    model.load_state_dict(ours.state_dict(), strict=True)
+    head = {name: value for name, value in model.state_dict().items() if name.startswith("encoder.head.")}
+    model.load_state_dict(ours.state_dict() | head, strict=True)  # ours has no classification head, it is not used
     weight = next(ours.parameters())
     model = model.eval().to(weight.device, weight.dtype)
     if merge is not None:

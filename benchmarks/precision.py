@@ -27,7 +27,7 @@ from algm_trt.engines.precision import REFINEMENTS, to_float16
 from algm_trt.engines.rounding import with_roundings
 from algm_trt.engines.source import SourceModel, read_model
 from algm_trt.exporter import ExportOptions, export_onnx, load_checkpoint
-from algm_trt.exporter.graph import EXPECTED_KEEP
+from algm_trt.exporter.graph_builder import EXPECTED_KEEP
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.check_pictures import Picture, check_pictures
 from algm_trt.runtime.decode import decode_image

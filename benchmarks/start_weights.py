@@ -15,8 +15,8 @@ from torch import Tensor
 from algm_trt.exporter.segmenter import Segmenter
 
 State = dict[str, Tensor]
-# What a ViT trained for classes of pictures has no weights for, or other ones.
-REPLACED = ("encoder.head.", "decoder.")
+# What a ViT trained for classes of pictures has no weights for.
+REPLACED = "decoder."
 
 
 def load_start_weights(model: Segmenter, path: Path) -> list[str]:

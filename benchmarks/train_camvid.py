@@ -116,7 +116,7 @@ def first_network(settings: Settings) -> Segmenter:
     initialise(model)
     if settings.weights:
         kept = load_start_weights(model, settings.weights)
-        print(f"{settings.weights.name}: all weights but {len(kept)} of the decoder and the head")
+        print(f"{settings.weights.name}: all weights but {len(kept)} of the decoder")
     return model.to(settings.device)
 
 
@@ -127,7 +127,7 @@ class Learner:
         self.model = first_network(settings).train()
         self._settings = settings
         self._crops = Augmentation(pictures, settings.crop, self.model.config.normalization, settings.seed)
-        self._weights = [weight for name, weight in self.model.named_parameters() if "encoder.head." not in name]
+        self._weights = list(self.model.parameters())
         self._optimizer = _optimizer(settings, self._weights)
 
     def step(self, rate: float, merge: MergeSettings | None) -> tuple[Tensor, Tensor]:

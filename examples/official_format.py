@@ -14,6 +14,9 @@ from algm_trt.exporter.config import SegmenterConfig
 from algm_trt.exporter.segmenter import Segmenter
 from algm_trt.runtime.card import MergeSettings
 
+# Of the official code, whatever the data set.
+HEAD_CLASSES = 1000
+
 
 @dataclass(frozen=True)
 class Training:
@@ -51,11 +54,18 @@ def write_checkpoint(folder: Path, model: Segmenter, merge: MergeSettings | None
         The folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    state = {name: value.detach().cpu() for name, value in model.state_dict().items()} | unused_heads(model.config)
     weights = {"model": state, "n_cls": model.config.n_cls, "epoch": training.epochs - 1}
     torch.save(weights, folder / "checkpoint.pth")
     (folder / "variant.yml").write_text(yaml.dump(variant(model.config, merge, training)), encoding="utf-8")
     return folder
+
+
+def unused_heads(config: SegmenterConfig) -> dict[str, torch.Tensor]:
+    """Zeros for the backbone's classification heads: the official code computes nothing with them, but wants them."""
+    heads = ("head", "head_dist") if config.distilled else ("head",)
+    shapes = {"weight": (HEAD_CLASSES, config.d_model), "bias": (HEAD_CLASSES,)}
+    return {f"encoder.{head}.{part}": torch.zeros(shape) for head in heads for part, shape in shapes.items()}
 
 
 def variant(config: SegmenterConfig, merge: MergeSettings | None, training: Training) -> dict[str, Any]:

@@ -19,10 +19,8 @@ from onnx import helper
 from algm_trt.engines.sample import Recorded
 from algm_trt.exporter import ExportOptions, export_onnx
 from algm_trt.exporter.checkpoint import load_checkpoint
-from algm_trt.exporter.functions import functions_for
-from algm_trt.exporter.graph import IR_VERSION, OPSET_VERSION, GraphBuilder
+from algm_trt.exporter.graph_builder import GraphBuilder
 from algm_trt.exporter.segmenter import Segmenter, normalise, segmenter_from_checkpoint
-from algm_trt.plugins import spec
 from algm_trt.plugins.cases import Case, make_cases
 from algm_trt.runtime.backends.onnxruntime_engine import OnnxRuntimeEngine
 from algm_trt.runtime.scenes import draw_scene
@@ -62,9 +60,7 @@ def operators_model(cases: Sequence[Case]) -> onnx.ModelProto:
         g.algm(case.op, named, case.name, made, **case.attributes)
         inputs += [_info(name, value) for name, value in zip(named, case.inputs, strict=True)]
         outputs += [_info(name, value) for name, value in zip(made, case.expected(), strict=True)]
-    graph = helper.make_graph(g.nodes, "operators", inputs, outputs)
-    opsets = [helper.make_opsetid("", OPSET_VERSION), helper.make_opsetid(spec.DOMAIN, spec.VERSION)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, functions=functions_for(g.nodes))
+    return g.model("operators", inputs, outputs)
 
 
 def _info(name: str, value: np.ndarray) -> onnx.ValueInfoProto:

@@ -41,7 +41,6 @@ CONFIG = SegmenterConfig(
     n_heads=1,
     d_ff=256,
     n_cls=len(CLASSES),
-    head_classes=len(CLASSES),
     decoder_layers=1,
     backbone="vit_tiny_patch16_384",
 )
@@ -92,7 +91,7 @@ def train(steps: int, seed: int) -> Segmenter:
     random = np.random.default_rng(seed)
     model = Segmenter(CONFIG, MERGE).train()
     initialise(model)
-    weights = [parameter for name, parameter in model.named_parameters() if not name.startswith("encoder.head.")]
+    weights = list(model.parameters())
     optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=0.02, betas=(0.9, 0.98))
     smooth = math.log(CONFIG.n_cls)
     for step, (images, labels) in zip(range(steps), batches(seed), strict=False):

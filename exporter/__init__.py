@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from algm_trt.exporter.checkpoint import Checkpoint, load_checkpoint
-    from algm_trt.exporter.export import ExportOptions, ExportReport, export_onnx
+    from algm_trt.exporter.export import ExportReport, export_onnx
+    from algm_trt.exporter.options import ExportOptions
     from algm_trt.exporter.segmenter import Segmenter, segmenter_from_checkpoint
 
 __all__ = [
@@ -21,7 +22,7 @@ __all__ = [
 
 _HOME = {
     "Checkpoint": "checkpoint",
-    "ExportOptions": "export",
+    "ExportOptions": "options",
     "ExportReport": "export",
     "Segmenter": "segmenter",
     "export_onnx": "export",

@@ -1,7 +1,6 @@
 """Read checkpoints as the official ALGM and Segmenter code writes them: `checkpoint.pth` + `variant.yml`.
 
-Weights are loaded with `weights_only=True`, YAML with a safe loader that knows one more tag (`!!python/tuple`, which
-official files carry): neither can run code.
+Weights are loaded with `weights_only=True`, and YAML as `algm_trt.exporter.variant` does: neither can run code.
 """
 
 from __future__ import annotations
@@ -11,29 +10,29 @@ import math
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 
-from algm_trt.exporter.config import ConfigError, SegmenterConfig
+from algm_trt.exporter.config import HEAD_WIDTH, ConfigError, SegmenterConfig, default_normalization
+from algm_trt.exporter.variant import read_variant
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime.card import MergeSettings, ModelCardError
-
-# The official patch's own defaults, and the layers that the paper uses.
-DEFAULT_LAYERS = (1, 5)
-DEFAULT_WINDOW = (2, 2)
-DEFAULT_THRESHOLD = 0.88
-HEAD_WIDTH = 64
 
 # A zip archive, as torch.save writes today, or a pickle, as it once did.
 FILE_HEADS = (b"PK", b"\x80")
 
+DISTILLATION_TOKEN = "encoder.dist_token"
+
+# Prefixes of weights that official checkpoints carry from the backbone, and that compute nothing in a Segmenter.
+CLASSIFICATION_HEADS = ("encoder.head.", "encoder.head_dist.")
+
 # Prefixes of the keys of a network that was wrapped when it was saved, in either order.
 WRAPPERS = ("module.", "_orig_mod.")
+
+MOST_NAMED = 5
 
 State = dict[str, torch.Tensor]
 
@@ -50,11 +49,10 @@ class Checkpoint:
         path: of the weights.
         sha256: of the weights file.
         config: architecture.
-        state: weights, keys as upstream.
+        state: weights, keys as upstream, without the classification heads, which a Segmenter does not use.
         merge: merge settings it was trained with; None: it was not, or nothing says so.
         dataset: name of the data set, or "".
         crop: height and width of the training crop in pixels.
-        stride: step of the sliding window in pixels, as the official evaluation chooses it.
         notes: what was inferred rather than read, one sentence each.
         described: whether a variant.yml says how it was trained.
     """
@@ -66,7 +64,6 @@ class Checkpoint:
     merge: MergeSettings | None
     dataset: str
     crop: tuple[int, int]
-    stride: int
     notes: tuple[str, ...] = ()
     described: bool = True
 
@@ -83,21 +80,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     weights = _weights_file(Path(path))
     state = _read_state(weights)
-    shapes = {key: tuple(value.shape) for key, value in state.items()}
-    variant_file = weights.parent / "variant.yml"
-    try:
-        if variant_file.is_file():
-            variant = _read_variant(variant_file)
-            return _checkpoint_from_variant(weights, state, shapes, variant)
-        return _checkpoint_from_weights(weights, state, shapes)
-    except ConfigError as error:
-        raise CheckpointError(f"{weights}: {error}") from error
-
-
-def default_stride(crop: int, dataset: str) -> int:
-    """Step of the sliding window that the official evaluation uses: crop - 32, and 512 on Cityscapes."""
-    stride = 512 if dataset == "cityscapes" else crop - 32
-    return min(stride, crop) if stride > 0 else crop
+    if weights.with_name("variant.yml").is_file():
+        return _checkpoint_with_variant(weights, state)
+    return _checkpoint_from_weights(weights, state)
 
 
 def _weights_file(path: Path) -> Path:
@@ -112,7 +97,7 @@ def _weights_file(path: Path) -> Path:
 
 
 def _read_state(path: Path) -> State:
-    """The weights of a file, under upstream's keys."""
+    """The weights of a file, under upstream's keys, without those of the unused classification heads."""
     _check_head(path)
     try:
         with warnings.catch_warnings():
@@ -123,7 +108,8 @@ def _read_state(path: Path) -> State:
         if code:
             raise CheckpointError(
                 f"{path}: the file holds more than tensors (it names {code.group(1)}), and loading it could run code; "
-                "save only the weights, torch.save({'model': model.state_dict()}, path), and export that file"
+                "if you trust it, make a file of its weights alone and export that: "
+                f"torch.save({{'model': torch.load({str(path)!r}, weights_only=False)['model']}}, 'weights.pth')"
             ) from error
         if "TorchScript" in str(error):
             raise CheckpointError(
@@ -136,9 +122,26 @@ def _read_state(path: Path) -> State:
     state = data.get("model", data) if isinstance(data, Mapping) else None
     if not isinstance(state, Mapping) or not state or not all(torch.is_tensor(value) for value in state.values()):
         raise CheckpointError(
-            f"{path}: no weights found; expected a dictionary with the key 'model', as upstream writes"
+            f"{path}: no weights found; expected a dictionary of tensors under the key 'model', as upstream writes, "
+            f"found {_content(data)}"
         )
-    return _without_wrappers({str(key): value for key, value in state.items()})
+    state = _without_wrappers({str(key): value for key, value in state.items()})
+    return {key: value for key, value in state.items() if not key.startswith(CLASSIFICATION_HEADS)}
+
+
+def _content(data: object) -> str:
+    """What a file without weights holds, in a few words."""
+    if not isinstance(data, Mapping):
+        return f"a {type(data).__name__}"
+    if "model" in data:
+        return "something else there"
+    return f"the keys {first_few([repr(key) for key in data])}" if data else "an empty one"
+
+
+def first_few(items: Sequence[str]) -> str:
+    """Items for a message: the first five, and how many more there are."""
+    rest = f" and {len(items) - MOST_NAMED} more" if len(items) > MOST_NAMED else ""
+    return ", ".join(items[:MOST_NAMED]) + rest
 
 
 def _without_wrappers(state: State) -> State:
@@ -166,80 +169,33 @@ def _first_sentence(error: Exception) -> str:
     return lines[0].split(". ")[0]
 
 
-class _VariantLoader(yaml.SafeLoader):
-    """Safe YAML plus tuples."""
-
-
-def _construct_tuple(loader: yaml.SafeLoader, node: yaml.Node) -> tuple[Any, ...]:
-    if not isinstance(node, yaml.SequenceNode):
-        raise yaml.constructor.ConstructorError(None, None, "expected a sequence for !!python/tuple", node.start_mark)
-    return tuple(loader.construct_sequence(node, deep=True))
-
-
-_VariantLoader.add_constructor("tag:yaml.org,2002:python/tuple", _construct_tuple)
-
-
-def _read_variant(path: Path) -> dict[str, Any]:
+def _checkpoint_with_variant(weights: Path, state: State) -> Checkpoint:
+    file = weights.with_name("variant.yml")
     try:
-        variant = yaml.load(path.read_text(encoding="utf-8"), Loader=_VariantLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: not a variant.yml as upstream writes it ({reason})") from error
-    if not isinstance(variant, dict) or not isinstance(variant.get("net_kwargs"), dict):
-        raise CheckpointError(f"{path}: has no net_kwargs; remove the file to infer the architecture from the weights")
-    return variant
-
-
-def _checkpoint_from_variant(
-    weights: Path, state: State, shapes: Mapping[str, tuple[int, ...]], variant: Mapping[str, Any]
-) -> Checkpoint:
-    net: dict[str, Any] = variant["net_kwargs"]
-    data: dict[str, Any] = variant.get("dataset_kwargs") or {}
-    decoder: dict[str, Any] = net.get("decoder") or {}
-    try:
-        name = "linear" if "linear" in str(decoder["name"]) else str(decoder["name"])
-        d_model = int(net["d_model"])
-        config = SegmenterConfig(
-            image_size=_pair(net["image_size"]),
-            patch_size=int(net["patch_size"]),
-            d_model=d_model,
-            n_layers=int(net["n_layers"]),
-            n_heads=int(net["n_heads"]),
-            d_ff=4 * d_model,
-            n_cls=int(net["n_cls"]),
-            head_classes=shapes.get("encoder.head.weight", (1000,))[0],
-            distilled=bool(net.get("distilled", False)),
-            normalization=str(data.get("normalization") or net.get("normalization") or "vit"),
-            decoder=name,
-            decoder_layers=int(decoder.get("n_layers", 2)) if name == "mask_transformer" else 0,
-            decoder_heads=max(1, d_model // HEAD_WIDTH),
-            backbone=str(net.get("backbone", "")),
-        )
-        crop = _pair(data.get("crop_size") or config.image_size)
-        merge = _merge_settings(data)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{weights.parent / 'variant.yml'}: {_missing(error)}") from error
+        variant = read_variant(file, distilled=DISTILLATION_TOKEN in state)
     except (ConfigError, ModelCardError) as error:
-        raise CheckpointError(f"{weights.parent / 'variant.yml'}: {error}") from error
-    dataset = str(data.get("dataset") or "")
+        raise CheckpointError(f"{file}: {error}") from error
     return Checkpoint(
         path=weights,
         sha256=_sha256(weights),
-        config=config,
+        config=variant.config,
         state=state,
-        merge=merge,
-        dataset=dataset,
-        crop=crop,
-        stride=default_stride(min(crop), dataset),
+        merge=variant.merge,
+        dataset=variant.dataset,
+        crop=variant.crop,
+        notes=variant.notes,
     )
 
 
-def _checkpoint_from_weights(weights: Path, state: State, shapes: Mapping[str, tuple[int, ...]]) -> Checkpoint:
-    config = infer_config(weights, shapes)
+def _checkpoint_from_weights(weights: Path, state: State) -> Checkpoint:
+    try:
+        config = infer_config({key: tuple(value.shape) for key, value in state.items()})
+    except ConfigError as error:
+        raise CheckpointError(f"{weights}: {error}") from error
     note = f"no variant.yml beside {weights.name}: inferred from the weights {config.describe()}"
     details = (
         f"{note}, crop {config.image_size[0]}x{config.image_size[1]}, normalization '{config.normalization}', "
-        f"{config.n_heads} heads (width / {HEAD_WIDTH})"
+        f"attention heads: {config.n_heads} (width / {HEAD_WIDTH})"
     )
     return Checkpoint(
         path=weights,
@@ -249,32 +205,30 @@ def _checkpoint_from_weights(weights: Path, state: State, shapes: Mapping[str, t
         merge=None,
         dataset="",
         crop=config.image_size,
-        stride=default_stride(min(config.image_size), ""),
         notes=(details,),
         described=False,
     )
 
 
-def infer_config(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> SegmenterConfig:
+def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> SegmenterConfig:
     """Architecture from the shapes of the weights; heads are the width divided by 64, the image is square.
 
     Raises:
-        CheckpointError: these are not the weights of a Segmenter, or its grid is not square.
-        ConfigError: no network has these shapes.
+        ConfigError: these are not the weights of a Segmenter, its grid is not square, or no network has these shapes.
     """
     try:
         d_model, _, patch, _ = shapes["encoder.patch_embed.proj.weight"]
         positions = shapes["encoder.pos_embed"][1]
-        distilled = "encoder.dist_token" in shapes
+        distilled = DISTILLATION_TOKEN in shapes
         side = math.isqrt(positions - 1 - distilled)
         masks = "decoder.cls_emb" in shapes
         n_cls = shapes["decoder.cls_emb"][1] if masks else shapes["decoder.head.weight"][0]
         d_ff = shapes["encoder.blocks.0.mlp.fc1.weight"][0]
     except (KeyError, ValueError, IndexError) as error:
-        raise CheckpointError(f"{path}: not a Segmenter checkpoint, {_missing(error)}") from error
+        raise ConfigError(f"not a Segmenter checkpoint, {_missing(error)}") from error
     if side * side != positions - 1 - distilled:
-        raise CheckpointError(
-            f"{path}: {positions} positional embeddings do not make a square grid; put the variant.yml beside the file"
+        raise ConfigError(
+            f"{positions} positional embeddings do not make a square grid; put the variant.yml beside the file"
         )
     heads = max(1, d_model // HEAD_WIDTH)
     return SegmenterConfig(
@@ -285,9 +239,8 @@ def infer_config(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Segmenter
         n_heads=heads,
         d_ff=d_ff,
         n_cls=n_cls,
-        head_classes=shapes.get("encoder.head.weight", (1000,))[0],
         distilled=distilled,
-        normalization="deit" if distilled else "vit",
+        normalization=default_normalization(distilled),
         decoder="mask_transformer" if masks else "linear",
         decoder_layers=_depth(shapes, "decoder") if masks else 0,
         decoder_heads=heads,
@@ -297,26 +250,6 @@ def infer_config(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Segmenter
 def _depth(shapes: Mapping[str, tuple[int, ...]], part: str) -> int:
     indices = (re.match(rf"{part}\.blocks\.(\d+)\.", key) for key in shapes)
     return max((int(match.group(1)) + 1 for match in indices if match), default=0)
-
-
-def _merge_settings(data: Mapping[str, Any]) -> MergeSettings | None:
-    """Merge settings from dataset_kwargs; None for a model trained without ALGM or with no layer to merge in."""
-    layers = data.get("selected_layers")
-    if data.get("patch_type") != "algm" or layers in ([], ()):
-        return None
-    threshold = data.get("threshold")
-    return MergeSettings(
-        layers=tuple(int(layer) for layer in layers or DEFAULT_LAYERS),
-        window=_pair(data.get("merging_window_size") or DEFAULT_WINDOW),
-        threshold=DEFAULT_THRESHOLD if threshold is None else float(threshold),
-    )
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    if isinstance(value, int):
-        return value, value
-    first, second = value
-    return int(first), int(second)
 
 
 def _missing(error: Exception) -> str:

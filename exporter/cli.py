@@ -23,6 +23,7 @@ It ends with a comparison of PyTorch and ONNX Runtime on pictures, which is also
 
 fp16 is for GPUs. int8 is for ONNX Runtime on a CPU: linear layers behind the local merge, or all of a dense model,
 multiply bytes, and the span of the activations is taken as they come, so that no pictures are needed to calibrate it.
+Such a file takes one picture at a time: in a batch the span of one would round the others.
 What that costs and gains on your pictures: algm-eval and algm-bench with both models.
 
 The classes are those of the data set that variant.yml names, or numbered. A FILE for --classes has one per line, in the
@@ -43,12 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     # Imported here: --help and usage errors need neither torch nor onnx.
     try:
-        from algm_trt.exporter.export import ExportOptions, export_onnx
+        from algm_trt.exporter.export import export_onnx
+        from algm_trt.exporter.options import ExportOptions
     except ModuleNotFoundError as error:
         raise MissingDependencyError(f"{error.name} is not installed: pip install 'algm-trt[export]'") from error
     options = ExportOptions(
         size=arguments.size,
-        merge_layers=arguments.merge_layers and tuple(arguments.merge_layers),
+        merge_layers=arguments.merge_layers,
         merge_window=arguments.merge_window,
         threshold=arguments.threshold,
         merge=not arguments.no_merge,
@@ -97,6 +99,14 @@ def _size(text: str) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
+def _layers(text: str) -> tuple[int, ...]:
+    """Whole numbers between commas."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected layers such as 1,5, got '{text}'") from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="algm-export",
@@ -115,11 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--size", type=_size, metavar="HxW", help="input size in pixels (default: the checkpoint's crop)")
     add(
         "--merge-layers",
-        type=int,
-        nargs="+",
-        metavar="L",
-        help="layers that merge, counted from 1, the first locally; not right in front of CHECKPOINT "
-        "(default: as it was trained, else 1 5)",
+        type=_layers,
+        metavar="L,...",
+        help="layers that merge, counted from 1, the first locally (default: as it was trained, else 1,5)",
     )
     add(
         "--merge-window",

@@ -16,9 +16,17 @@ NORMALIZATIONS: Final[dict[str, tuple[tuple[float, float, float], tuple[float, f
 }
 DECODERS: Final = ("mask_transformer", "linear")
 
+# Channels of a head in every ViT and DeiT, and in upstream's mask decoder.
+HEAD_WIDTH: Final = 64
+
 
 class ConfigError(AlgmError):
     """An architecture or a setting that is not possible."""
+
+
+def default_normalization(distilled: bool) -> str:
+    """A key of `NORMALIZATIONS` for a network that comes without one: the distilled ones are DeiT's."""
+    return "deit" if distilled else "vit"
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,6 @@ class SegmenterConfig:
         n_heads: heads of the encoder's attention.
         d_ff: width of the feed-forward layers.
         n_cls: classes of the segmentation.
-        head_classes: classes of the unused classification head that official checkpoints carry.
         distilled: whether there is a distillation token behind the class token.
         normalization: a key of `NORMALIZATIONS`.
         decoder: one of `DECODERS`.
@@ -49,7 +56,6 @@ class SegmenterConfig:
     n_heads: int
     d_ff: int
     n_cls: int
-    head_classes: int = 1000
     distilled: bool = False
     normalization: str = "vit"
     decoder: str = "mask_transformer"

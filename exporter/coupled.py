@@ -58,7 +58,7 @@ def coupled_forward(model: Segmenter, images: Tensor, threshold: float | None = 
     t = DenseTokens(x, x.new_ones(x.shape[:2]), every)
     counts = [x.shape[1]]
     for layer, block in enumerate(encoder.blocks, start=1):
-        t = DenseTokens(block.attend(t.x, None, 0), t.sizes, t.token_map)
+        t = DenseTokens(block.attend(t.x), t.sizes, t.token_map)
         if layer in merge.layers:
             first = layer == merge.layers[0]
             t = local_merge(t, limit, grid, merge.window, extra) if first else global_merge(t, layer, extra)

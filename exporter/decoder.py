@@ -23,10 +23,11 @@ class LinearDecoder(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Class scores of every patch."""
-        if tokens.cu_seqlens is None:
+        packing = tokens.packing
+        if packing is None:
             dense: Tensor = self.head(tokens.x[:, self.extra_tokens :])
             return dense
-        grid: Tensor = ops.unmerge(self.head(tokens.x), tokens.cu_seqlens, tokens.token_map, 0, 0)[0]
+        grid: Tensor = ops.unmerge(self.head(tokens.x), packing.cu_seqlens, packing.token_map, 0, 0)[0]
         return grid
 
 
@@ -48,19 +49,19 @@ class MaskTransformer(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Class scores of every patch."""
-        x = self.proj_dec(tokens.x)
-        if tokens.cu_seqlens is None or tokens.token_map is None:
+        x, packing = self.proj_dec(tokens.x), tokens.packing
+        if packing is None:
             x = torch.cat([x[:, self.extra_tokens :], self.cls_emb.expand(len(x), -1, -1)], dim=1)
             for block in self.blocks:
-                x = block(x, None, 0)
+                x = block(x)
             x = self.decoder_norm(x)
             return self._scores(x[:, : -self.n_cls], x[:, -self.n_cls :])
-        max_tokens = tokens.token_map.shape[1] + self.n_cls
-        x, cu_seqlens = ops.append_tokens(x, tokens.cu_seqlens, self.cls_emb[0], self.extra_tokens)
+        max_tokens = packing.token_map.shape[1] + self.n_cls
+        x, cu_seqlens = ops.append_tokens(x, packing.cu_seqlens, self.cls_emb[0], self.extra_tokens)
         for block in self.blocks:
             x = block(x, cu_seqlens, max_tokens)
         x = self.decoder_norm(x)
-        patches, classes = ops.unmerge(x, cu_seqlens, tokens.token_map, self.n_cls, self.extra_tokens)
+        patches, classes = ops.unmerge(x, cu_seqlens, packing.token_map, self.n_cls, self.extra_tokens)
         return self._scores(patches, classes)
 
     def _scores(self, patches: Tensor, classes: Tensor) -> Tensor:

@@ -3,76 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
 
 import onnx
 
-from algm_trt.exporter.checkpoint import (
-    DEFAULT_LAYERS,
-    DEFAULT_THRESHOLD,
-    DEFAULT_WINDOW,
-    Checkpoint,
-    default_stride,
-    load_checkpoint,
-)
-from algm_trt.exporter.config import NORMALIZATIONS
+from algm_trt.exporter.checkpoint import Checkpoint, load_checkpoint
 from algm_trt.exporter.graph import build_graph
-from algm_trt.exporter.segmenter import Segmenter, segmenter_from_checkpoint
+from algm_trt.exporter.model_card import classes_of, merge_notes, model_card
+from algm_trt.exporter.options import ExportOptions, check_grid, resolve_merge
+from algm_trt.exporter.segmenter import segmenter_from_checkpoint
 from algm_trt.exporter.verify import Verification, verify
 from algm_trt.plugins.errors import AlgmError, UsageError
-from algm_trt.runtime.card import METADATA_KEY, MergeSettings, ModelCard, ModelCardError
-from algm_trt.runtime.class_lists import (
-    DatasetClasses,
-    dataset_classes,
-    known_datasets,
-    numbered_classes,
-    read_class_file,
-)
+from algm_trt.runtime.card import METADATA_KEY, ModelCard
 from algm_trt.runtime.files import check_writable, renamed_together
-
-PRECISIONS: Final = ("fp32", "fp16", "int8")
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What a caller may choose; None takes what the checkpoint says.
-
-    Attributes:
-        size: height and width in pixels of the model's input.
-        merge_layers: 1-based layers at which tokens merge.
-        merge_window: height and width in tokens of the merging window.
-        threshold: default similarity (cosine, -1..1) at or above which a window merges.
-        merge: False exports the dense model.
-        precision: "fp32", "fp16", or "int8" (for ONNX Runtime on a CPU), see `algm_trt.exporter.graph.build_graph`.
-        classes: file with class names, see `algm_trt.runtime.class_lists.read_class_file`.
-        verify: whether to compare PyTorch with ONNX Runtime.
-        verify_images: folder of pictures, of which the first 8 that can be read are compared; None draws some.
-    """
-
-    size: tuple[int, int] | None = None
-    merge_layers: tuple[int, ...] | None = None
-    merge_window: tuple[int, int] | None = None
-    threshold: float | None = None
-    merge: bool = True
-    precision: str = "fp32"
-    classes: str | Path | None = None
-    verify: bool = True
-    verify_images: str | Path | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what no model can have.
-
-        Raises:
-            UsageError: an unknown precision, or a size without pixels.
-        """
-        if self.precision not in PRECISIONS:
-            raise UsageError(f"unknown precision '{self.precision}': expected {', '.join(PRECISIONS)}")
-        if self.size is not None and min(self.size) < 1:
-            raise UsageError(f"the input must have at least one pixel, got {self.size}")
 
 
 @dataclass(frozen=True)
@@ -122,7 +66,7 @@ def export_onnx(
     _check_places(target, report_path, loaded, options)
     size = options.size or loaded.crop
     merge = resolve_merge(loaded.merge, options)
-    check_grid(size, loaded.config.patch_size, merge)
+    check_grid(size, loaded.config, merge)
     model = segmenter_from_checkpoint(loaded, merge)
     classes, class_notes = classes_of(loaded, options.classes)
     card = model_card(loaded, model, size, options, classes)
@@ -134,7 +78,7 @@ def export_onnx(
         checked = verify(draft, model, card, options.verify_images) if options.verify else None
         report = {"card": asdict(card), "verification": checked and checked.to_dict()}
         temporary(report_path).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    notes = (*loaded.notes, *class_notes, *_merge_notes(loaded, merge, options), *_threshold_notes(merge))
+    notes = (*loaded.notes, *class_notes, *merge_notes(loaded, merge, options))
     return ExportReport(target, report_path, card, len(proto.graph.node), notes, checked)
 
 
@@ -158,128 +102,3 @@ def _check_places(target: Path, report: Path, checkpoint: Checkpoint, options: E
         check_writable(target)
     except OSError as error:
         raise AlgmError(f"{error}; name another place with -o") from error
-
-
-def resolve_merge(trained: MergeSettings | None, options: ExportOptions) -> MergeSettings | None:
-    """Merge settings from those of the training and the options; None for a dense model.
-
-    Raises:
-        UsageError: merge options together with `merge=False`, or merge options that make no sense.
-    """
-    given = (options.merge_layers, options.merge_window, options.threshold)
-    if not options.merge:
-        if any(value is not None for value in given):
-            raise UsageError("--no-merge makes a dense model: leave out --merge-layers, --merge-window and --threshold")
-        return None
-    if trained is None and all(value is None for value in given):
-        return None
-    base = trained or MergeSettings(DEFAULT_LAYERS, DEFAULT_WINDOW, DEFAULT_THRESHOLD)
-    try:
-        merge = replace(
-            base,
-            layers=base.layers if options.merge_layers is None else options.merge_layers,
-            window=base.window if options.merge_window is None else options.merge_window,
-            threshold=base.threshold if options.threshold is None else options.threshold,
-        )
-    except ModelCardError as error:
-        raise UsageError(str(error)) from error
-    if not math.isfinite(merge.threshold):
-        raise UsageError(f"the threshold must be a finite number, got {merge.threshold}")
-    return merge
-
-
-def check_grid(size: tuple[int, int], patch_size: int, merge: MergeSettings | None) -> None:
-    """Check that the merging window divides the patch grid.
-
-    Raises:
-        UsageError: it does not; the message names the nearest sizes for which it does.
-    """
-    if merge is None:
-        return
-    grid = [-(-side // patch_size) for side in size]
-    if all(cells % window == 0 for cells, window in zip(grid, merge.window, strict=True)):
-        return
-    options = [_nearest(cells, window, patch_size) for cells, window in zip(grid, merge.window, strict=True)]
-    nearest = dict.fromkeys(f"{heights}x{widths}" for heights, widths in zip(*options, strict=True))
-    raise UsageError(
-        f"a {size[0]}x{size[1]} input has a grid of {grid[0]}x{grid[1]} patches, which the merging window "
-        f"{merge.window[0]}x{merge.window[1]} does not divide; the nearest sizes that work: {' and '.join(nearest)}"
-    )
-
-
-def _nearest(cells: int, window: int, patch_size: int) -> tuple[int, int]:
-    """Sides in pixels just below and above whose patches the window divides."""
-    below = max(cells // window, 1) * window
-    above = -(-cells // window) * window
-    return below * patch_size, above * patch_size
-
-
-def classes_of(checkpoint: Checkpoint, file: str | Path | None) -> tuple[DatasetClasses, tuple[str, ...]]:
-    """Class names and colours: of a file, of the checkpoint's data set, or numbered; and notes about the choice.
-
-    Raises:
-        UsageError: the file has another number of classes than the model.
-    """
-    count = checkpoint.config.n_cls
-    if file is not None:
-        classes = read_class_file(file)
-        if len(classes.classes) != count:
-            raise UsageError(f"{file}: {len(classes.classes)} classes, but the model has {count}")
-        return classes, ()
-    if checkpoint.dataset in known_datasets():
-        classes = dataset_classes(checkpoint.dataset)
-        if len(classes.classes) == count:
-            return classes, ()
-    reason = f"data set '{checkpoint.dataset}' with {count} classes" if checkpoint.dataset else "data set"
-    return numbered_classes(count), (
-        f"classes are numbered, because the {reason} is not known: name them with --classes",
-    )
-
-
-def _merge_notes(checkpoint: Checkpoint, merge: MergeSettings | None, options: ExportOptions) -> tuple[str, ...]:
-    if not checkpoint.described and merge is None and options.merge:
-        return (
-            "nothing says whether the checkpoint merged while it was trained, the model is dense: put its variant.yml "
-            "beside it, or give --merge-layers, --merge-window and --threshold as they were",
-        )
-    if not checkpoint.described and merge is not None:
-        return (
-            "nothing says how the checkpoint merged while it was trained: layers, window and threshold must be those",
-        )
-    if merge is None and options.merge:
-        return ("the checkpoint was trained without merging, the model is dense: --threshold 0.88 makes it merge",)
-    if merge is not None and checkpoint.merge is None:
-        return ("the checkpoint was trained without merging: check the accuracy of the merged model on your data",)
-    return ()
-
-
-def _threshold_notes(merge: MergeSettings | None) -> tuple[str, ...]:
-    if merge is not None and merge.threshold > 1:
-        return (f"no window reaches a similarity of {merge.threshold:g}, cosines end at 1: nothing merges locally",)
-    return ()
-
-
-def model_card(
-    checkpoint: Checkpoint, model: Segmenter, size: tuple[int, int], options: ExportOptions, classes: DatasetClasses
-) -> ModelCard:
-    """The model card of a network with the weights of a checkpoint."""
-    config = checkpoint.config
-    mean, std = NORMALIZATIONS[config.normalization]
-    stride = checkpoint.stride if size == checkpoint.crop else default_stride(min(size), checkpoint.dataset)
-    return ModelCard(
-        classes=classes.classes,
-        palette=classes.palette,
-        ignore_index=classes.ignore_index,
-        dataset=classes.name or checkpoint.dataset,
-        size=size,
-        patch_size=config.patch_size,
-        stride=stride,
-        mean=mean,
-        std=std,
-        extra_tokens=config.extra_tokens,
-        merge=model.merge,
-        architecture=config.describe(),
-        precision=options.precision,
-        checkpoint_sha256=checkpoint.sha256,
-        tool_version=version("algm-trt"),
-    )

@@ -6,134 +6,28 @@ shape arithmetic surrounds data-dependent dimensions, and float32 and float16 co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from torch import nn
 
-from algm_trt.exporter.config import NORMALIZATIONS, ConfigError
+from algm_trt.exporter.config import NORMALIZATIONS
 from algm_trt.exporter.decoder import LinearDecoder, MaskTransformer
-from algm_trt.exporter.functions import OPSET_VERSION, functions_for
-from algm_trt.exporter.quantization import quantize_weight
+from algm_trt.exporter.graph_builder import GraphBuilder
 from algm_trt.exporter.segmenter import Segmenter
 from algm_trt.exporter.vit import Attention, Block
 from algm_trt.plugins import spec
 
-IR_VERSION = 10
 MAX_UINT8_CLASSES = 256
-FLOAT16_MAX = 65504.0
 TO_THE_END = np.array([np.iinfo(np.int64).max], np.int64)
-
-# Share of tokens left after a merge that TensorRT tunes its kernels for.
-EXPECTED_KEEP = {"AlgmLocalMerge": 0.65, "AlgmGlobalMerge": 0.8}
-
-
-class GraphBuilder:
-    """Collects nodes and initialisers; every node is named by its place in the network.
-
-    Attributes:
-        precision: "fp32" or "fp16", the type of weights and activations; "int8" is float32 but for linear layers.
-        dtype: type of weights and activations in NumPy.
-        onnx_dtype: the same in ONNX.
-        coarse: whether linear layers that are added now multiply bytes; precision "int8" sets it where that may begin.
-        nodes: in the order in which they were added.
-        initializers: by name.
-    """
-
-    def __init__(self, precision: str) -> None:
-        self.precision = precision
-        self.dtype = np.float16 if precision == "fp16" else np.float32
-        self.onnx_dtype = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.FLOAT
-        self.coarse = False
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: dict[str, onnx.TensorProto] = {}
-
-    def node(
-        self, op_type: str, inputs: Sequence[str], name: str, outputs: Sequence[str] = (), **attributes: Any
-    ) -> str:
-        """Add a standard operator; returns the name of its (first) output, which is the node's name by default."""
-        names = list(outputs) or [name]
-        self.nodes.append(helper.make_node(op_type, list(inputs), names, name=name, **attributes))
-        return names[0]
-
-    def algm(
-        self, op: spec.OpSpec, inputs: Sequence[str], name: str, outputs: Sequence[str], **attributes: Any
-    ) -> None:
-        """Add an operator of domain `algm`."""
-        if op.name in EXPECTED_KEEP:
-            attributes["expected_keep"] = EXPECTED_KEEP[op.name]
-        attributes |= {"plugin_namespace": spec.PLUGIN_NAMESPACE, "plugin_version": spec.PLUGIN_VERSION}
-        node = helper.make_node(op.name, list(inputs), list(outputs), name=name, domain=spec.DOMAIN, **attributes)
-        self.nodes.append(node)
-
-    def constant(self, name: str, value: NDArray[Any]) -> str:
-        """Add an initialiser of the array's own type."""
-        if name not in self.initializers:
-            self.initializers[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
-        return name
-
-    def weight(self, name: str, value: torch.Tensor) -> str:
-        """Add an initialiser of the activations' type.
-
-        Raises:
-            ConfigError: a value is beyond float16.
-        """
-        array = value.detach().cpu().numpy().astype(np.float32)
-        if self.precision == "fp16" and (largest := float(np.abs(array).max(initial=0))) > FLOAT16_MAX:
-            raise ConfigError(
-                f"{name} reaches {largest:.3g}, beyond float16 ({FLOAT16_MAX:g}): export with --precision fp32"
-            )
-        return self.constant(name, array.astype(self.dtype))
-
-    def to_float32(self, value: str) -> str:
-        """Leave the activations' type for an island in float32."""
-        return self.node("Cast", [value], f"{value}/fp32", to=TensorProto.FLOAT) if self.precision == "fp16" else value
-
-    def from_float32(self, value: str) -> str:
-        """Come back from an island in float32."""
-        return self.node("Cast", [value], f"{value}/fp16", to=self.onnx_dtype) if self.precision == "fp16" else value
-
-    def begin_coarse(self) -> None:
-        """From here on, linear layers of an "int8" model may round: no local merge comes that would see it."""
-        self.coarse = self.precision == "int8"
-
-    def linear(self, module: nn.Linear, x: str, name: str, *, exact: bool = False) -> str:
-        """`x @ W.T + b` over the last dimension; `exact` keeps it out of what may be coarse."""
-        if self.coarse and not exact:
-            product = self._byte_product(x, module.weight.T, name)
-        else:
-            product = self.node("MatMul", [x, self.weight(f"{name}.weight_t", module.weight.T)], f"{name}/matmul")
-        return self.node("Add", [product, self.weight(f"{name}.bias", module.bias)], f"{name}/bias")
-
-    def _byte_product(self, x: str, weight: torch.Tensor, name: str) -> str:
-        """`x @ weight` of bytes: those of `x` span its values of the moment. ONNX Runtime makes one kernel of it."""
-        values, unit = quantize_weight(weight.detach().cpu().numpy().astype(np.float32))
-        parts = [f"{name}/{part}" for part in ("bytes", "unit", "zero")]
-        self.node("DynamicQuantizeLinear", [x], f"{name}/quantize", parts)
-        x_bytes, x_unit, x_zero = parts
-        factors = [x_bytes, self.constant(f"{name}.weight_t.bytes", values), x_zero]
-        product = self.node("MatMulInteger", factors, f"{name}/matmul_bytes")
-        product = self.node("Cast", [product], f"{name}/matmul_float", to=TensorProto.FLOAT)
-        units = self.node("Mul", [x_unit, self.constant(f"{name}.weight_t.unit", unit)], f"{name}/matmul_unit")
-        return self.node("Mul", [product, units], f"{name}/matmul")
-
-    def layer_norm(self, module: nn.LayerNorm, x: str, name: str) -> str:
-        """LayerNorm over the last dimension, in float32 whatever the precision."""
-        scale = self.constant(f"{name}.weight", module.weight.detach().numpy().astype(np.float32))
-        bias = self.constant(f"{name}.bias", module.bias.detach().numpy().astype(np.float32))
-        normed = self.node("LayerNormalization", [self.to_float32(x), scale, bias], name, axis=-1, epsilon=module.eps)
-        return self.from_float32(normed)
 
 
 @dataclass(frozen=True)
 class GraphTokens:
-    """Names of the tensors that carry tokens: the graph's twin of `algm_trt.exporter.vit.Tokens`.
+    """Names of the tensors that carry tokens: the graph's twin of `algm_trt.exporter.vit.Tokens` and its packing.
 
     Attributes:
         x: dense (B, N, C), or packed (T, C) once merged.
@@ -161,13 +55,14 @@ def build_graph(model: Segmenter, size: tuple[int, int], precision: str = "fp32"
         model: in evaluation mode; dense if its `merge` is None.
         size: height and width in pixels of the input; padded to multiples of the patch size inside the graph.
         precision: "fp32"; "fp16" for weights and activations in float16 with float32 islands; "int8" for float32 with
-            linear layers of bytes behind the local merge, or all of them in a dense model. Class scores are not made
-            of bytes: they would tie.
+            quantised linear layers behind the local merge, or everywhere in a dense model. Class scores are not
+            quantised: they would tie.
 
     Returns:
         A model with inputs `images` uint8 (B, H, W, 3) RGB and, if it merges, `threshold` float32 (); outputs `logits`
         float32 (B, K, h, w), `labels` uint8 (B, H, W) (int32 above 256 classes), `token_counts` int32 (B, 3) and
-        `token_map` int32 (B, h, w).
+        `token_map` int32 (B, h, w). B is free, and 1 in "int8": activations are rounded within the span that they have
+        in all that runs at once, so that pictures of a batch would change each other.
 
     Raises:
         ConfigError: a weight does not fit into float16.
@@ -176,36 +71,30 @@ def build_graph(model: Segmenter, size: tuple[int, int], precision: str = "fp32"
     grid = -(-size[0] // patch), -(-size[1] // patch)
     g = GraphBuilder(precision)
     if model.merge is None:
-        g.begin_coarse()
+        g.begin_quantized()
     tokens = _encoder(g, model, size, grid)
     scores = _decoder(g, model, tokens, grid)
     _outputs(g, model, tokens, scores, size, grid)
-    graph = helper.make_graph(
-        g.nodes, "algm_segmenter", _inputs(model, size), _output_infos(model, size, grid), list(g.initializers.values())
-    )
-    return helper.make_model(
-        graph,
-        opset_imports=[helper.make_opsetid("", OPSET_VERSION), helper.make_opsetid(spec.DOMAIN, spec.VERSION)],
-        ir_version=IR_VERSION,
-        producer_name="algm-trt",
-        functions=functions_for(g.nodes),
-    )
+    batch = 1 if precision == "int8" else "batch"
+    return g.model("algm_segmenter", _inputs(model, size, batch), _output_infos(model, size, grid, batch))
 
 
-def _inputs(model: Segmenter, size: tuple[int, int]) -> list[onnx.ValueInfoProto]:
-    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *size, 3])
+def _inputs(model: Segmenter, size: tuple[int, int], batch: int | str) -> list[onnx.ValueInfoProto]:
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, [batch, *size, 3])
     threshold = helper.make_tensor_value_info("threshold", TensorProto.FLOAT, [])
     return [images, threshold] if model.merge else [images]
 
 
-def _output_infos(model: Segmenter, size: tuple[int, int], grid: tuple[int, int]) -> list[onnx.ValueInfoProto]:
+def _output_infos(
+    model: Segmenter, size: tuple[int, int], grid: tuple[int, int], batch: int | str
+) -> list[onnx.ValueInfoProto]:
     classes = model.config.n_cls
     label_type = TensorProto.UINT8 if classes <= MAX_UINT8_CLASSES else TensorProto.INT32
     return [
-        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes, *grid]),
-        helper.make_tensor_value_info("labels", label_type, ["batch", *size]),
-        helper.make_tensor_value_info("token_counts", TensorProto.INT32, ["batch", 3]),
-        helper.make_tensor_value_info("token_map", TensorProto.INT32, ["batch", *grid]),
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, classes, *grid]),
+        helper.make_tensor_value_info("labels", label_type, [batch, *size]),
+        helper.make_tensor_value_info("token_counts", TensorProto.INT32, [batch, 3]),
+        helper.make_tensor_value_info("token_map", TensorProto.INT32, [batch, *grid]),
     ]
 
 
@@ -299,7 +188,7 @@ def _merge(
     else:
         window = list(model.merge.window)
         g.algm(spec.LOCAL_MERGE, [t.x, "threshold"], name, outputs, grid=list(grid), window=window, extra_tokens=extra)
-        g.begin_coarse()
+        g.begin_quantized()
     return GraphTokens(outputs[0], outputs[1], outputs[2], outputs[3], (*t.history, outputs[2]))
 
 

@@ -8,14 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from algm_trt.exporter.checkpoint import Checkpoint, CheckpointError
+from algm_trt.exporter.checkpoint import Checkpoint, CheckpointError, first_few
 from algm_trt.exporter.config import NORMALIZATIONS, SegmenterConfig
 from algm_trt.exporter.decoder import LinearDecoder, MaskTransformer
 from algm_trt.exporter.vit import Tokens, VisionTransformer
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import MergeSettings
-
-_MOST_NAMED = 5  # keys in a message
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Segmenter(nn.Module):
 
         Returns:
             Logits in the type of the weights; with merging the window has to divide the patch grid, as
-            `algm_trt.exporter.export.check_grid` tells in words.
+            `algm_trt.exporter.options.check_grid` tells in words.
         """
         images = pad_to_patches(images, self.config.patch_size)
         height, width = (side // self.config.patch_size for side in images.shape[2:])
@@ -83,10 +81,11 @@ class Segmenter(nn.Module):
     def _telemetry(self, tokens: Tokens, batch: int, patches: int) -> tuple[Tensor, Tensor]:
         extra = self.config.extra_tokens
         full = tokens.x.new_full((batch,), extra + patches, dtype=torch.int32)
-        if tokens.token_map is None:
+        packing = tokens.packing
+        if packing is None:
             every = torch.arange(extra, extra + patches, dtype=torch.int32, device=tokens.x.device)
             return full[:, None].repeat(1, 3), every.repeat(batch, 1)
-        return torch.stack([full, tokens.lengths[0], tokens.lengths[-1]], dim=1), tokens.token_map
+        return torch.stack([full, packing.lengths[0], packing.lengths[-1]], dim=1), packing.token_map
 
 
 def segmenter_from_checkpoint(checkpoint: Checkpoint, merge: MergeSettings | None) -> Segmenter:
@@ -105,25 +104,21 @@ def segmenter_from_checkpoint(checkpoint: Checkpoint, merge: MergeSettings | Non
         if key in checkpoint.state and checkpoint.state[key].shape != value.shape
     ]
     problems = [
-        f"{title}: {_shorten(items)}"
+        f"{title}: {first_few(items)}"
         for title, items in (("missing keys", missing), ("unexpected keys", unexpected), ("wrong shapes", wrong))
         if items
     ]
     if problems:
+        advice = ". Check that variant.yml belongs to this checkpoint." if checkpoint.described else ""
         raise CheckpointError(
             f"{checkpoint.path}: the weights do not fit {checkpoint.config.describe()} with {checkpoint.config.n_cls} "
-            f"classes; {'; '.join(problems)}. Check that variant.yml belongs to this checkpoint."
+            f"classes; {'; '.join(problems)}{advice}"
         )
-    # The classification head is carried along and computes nothing.
-    broken = [
-        key
-        for key, value in checkpoint.state.items()
-        if not key.startswith("encoder.head") and not value.float().isfinite().all()
-    ]
+    broken = [key for key, value in checkpoint.state.items() if not value.float().isfinite().all()]
     if broken:
         raise CheckpointError(
             f"{checkpoint.path}: weights that are infinite or not a number, training diverged or the file is damaged: "
-            f"{_shorten(broken)}"
+            f"{first_few(broken)}"
         )
     model.load_state_dict(checkpoint.state, strict=True)
     return model.eval()
@@ -146,8 +141,3 @@ def full_size_logits(logits: Tensor, patch_size: int, size: tuple[int, int]) -> 
     padded = (logits.shape[2] * patch_size, logits.shape[3] * patch_size)
     full = F.interpolate(logits, size=padded, mode="bilinear")
     return full[:, :, : size[0], : size[1]]
-
-
-def _shorten(items: list[str]) -> str:
-    rest = f" and {len(items) - _MOST_NAMED} more" if len(items) > _MOST_NAMED else ""
-    return ", ".join(items[:_MOST_NAMED]) + rest

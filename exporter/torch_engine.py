@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from algm_trt.exporter.checkpoint import load_checkpoint
 from algm_trt.exporter.coupled import coupled_forward
-from algm_trt.exporter.export import ExportOptions, check_grid, classes_of, model_card, resolve_merge
-from algm_trt.exporter.segmenter import SegmenterOutput, normalise, segmenter_from_checkpoint
+from algm_trt.exporter.model_card import classes_of, model_card
+from algm_trt.exporter.options import ExportOptions, check_grid, resolve_merge
+from algm_trt.exporter.segmenter import Segmenter, SegmenterOutput, normalise, segmenter_from_checkpoint
 from algm_trt.plugins.errors import MissingDependencyError, UsageError
-from algm_trt.runtime.engine import EngineOutput, checked_images, checked_threshold
+from algm_trt.runtime.engine import EngineError, EngineOutput, checked_images, checked_threshold
 from algm_trt.runtime.engine_options import DEVICES
 from algm_trt.runtime.field import labels_of
 
@@ -59,7 +60,7 @@ class TorchEngine:
         options = ExportOptions(merge=merge)
         checkpoint = load_checkpoint(path)
         settings = resolve_merge(checkpoint.merge, options)
-        check_grid(checkpoint.crop, checkpoint.config.patch_size, settings)
+        check_grid(checkpoint.crop, checkpoint.config, settings)
         if coupled and settings is None:
             raise UsageError(f"{path}: a dense model has nothing to couple: leave out --window-batch-coupled")
         on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
@@ -67,15 +68,18 @@ class TorchEngine:
         model = segmenter_from_checkpoint(checkpoint, settings)
         classes, _ = classes_of(checkpoint, None)
         self.card = model_card(checkpoint, model, checkpoint.crop, options, classes)
-        self._model = model.to(self._device)
+        self._model: Segmenter | None = model.to(self._device)
         self._coupled = coupled
         kind = ", batch-coupled" if coupled else ""
         self.description = f"PyTorch {torch.__version__} on {self._device.type.upper()}{kind}"
 
     def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
         """Segment pictures of the model's input size; see `algm_trt.runtime.engine.Engine.run`."""
+        if self._model is None:
+            raise EngineError("the engine is closed")
         images = checked_images(images, self.card)
-        output = self._forward(torch.from_numpy(images).to(self._device), checked_threshold(threshold, self.card))
+        limit = checked_threshold(threshold, self.card)
+        output = self._forward(self._model, torch.from_numpy(images).to(self._device), limit)
         logits = np.ascontiguousarray(output.logits.float().cpu().numpy())
         return EngineOutput(
             logits=logits,
@@ -86,12 +90,12 @@ class TorchEngine:
 
     def close(self) -> None:
         """Free the weights."""
-        del self._model
+        self._model = None
 
     @torch.inference_mode()
-    def _forward(self, images: torch.Tensor, threshold: float) -> SegmenterOutput:
-        pixels = normalise(images, self._model.config.normalization)
+    def _forward(self, model: Segmenter, images: torch.Tensor, threshold: float) -> SegmenterOutput:
+        pixels = normalise(images, model.config.normalization)
         if self._coupled:
-            return coupled_forward(self._model, pixels, threshold)
-        output: SegmenterOutput = self._model(pixels, threshold)
+            return coupled_forward(model, pixels, threshold)
+        output: SegmenterOutput = model(pixels, threshold)
         return output

@@ -61,8 +61,8 @@ class PictureCheck:
         tokens_onnx: ONNX Runtime's.
         logits_difference: largest |difference| of the logits.
         labels_equal: share of pixels with equal labels.
-        near_tie: whether the picture's merging hangs on rounding.
-        passed: whether the gate holds, near ties aside.
+        near_tie: whether the picture failed and its merging hangs on rounding; those that pass are not asked.
+        passed: whether the picture reaches the gate; a near tie does not.
     """
 
     name: str
@@ -76,7 +76,16 @@ class PictureCheck:
 
 @dataclass(frozen=True)
 class Verification:
-    """All pictures, and the verdict: all that are no near ties pass, there is at least one, and so do all together."""
+    """All pictures, and the verdict.
+
+    It passes if at least one picture is no near tie, all such pictures pass, and the mean share of equal labels over
+    all pictures reaches `gate.together`.
+
+    Attributes:
+        gate: what was asked of the pictures.
+        pictures: in the order in which they were compared.
+        drawn: whether they are drawn scenes, not pictures of the user.
+    """
 
     gate: Gate
     pictures: tuple[PictureCheck, ...]
@@ -164,7 +173,7 @@ def _run(model: Segmenter, pixels: torch.Tensor) -> SegmenterOutput:
 
 def hangs_on(noise: float, model: Segmenter, pixels: torch.Tensor, expected: SegmenterOutput) -> bool:
     """Whether noise of this size on the pixels (1, 3, H, W) changes which tokens merge, in one of a few trials."""
-    if model.merge is None:
+    if model.merge is None or noise == 0:
         return False
     generator = torch.Generator().manual_seed(0)
     for _ in range(NOISE_TRIALS):

@@ -20,22 +20,33 @@ from algm_trt.runtime.card import MergeSettings
 
 
 @dataclass(frozen=True)
+class Packing:
+    """How the tokens of several images lie one after another.
+
+    Attributes:
+        sizes: (T) int32 patches per token.
+        cu_seqlens: (B+1) int32 start of each image.
+        token_map: (B, N0) int32 token of each patch.
+        lengths: tokens per image after each merge so far, each (B) int32.
+    """
+
+    sizes: Tensor
+    cu_seqlens: Tensor
+    token_map: Tensor
+    lengths: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
 class Tokens:
     """Tokens on their way through the network.
 
     Attributes:
         x: dense (B, N, C), or packed (T, C) once merged.
-        sizes: (T) int32 patches per token, or None while dense.
-        cu_seqlens: (B+1) int32 start of each image, or None while dense.
-        token_map: (B, N0) int32 token of each patch, or None while dense.
-        lengths: tokens per image after each merge so far, each (B) int32.
+        packing: None while dense.
     """
 
     x: Tensor
-    sizes: Tensor | None = None
-    cu_seqlens: Tensor | None = None
-    token_map: Tensor | None = None
-    lengths: tuple[Tensor, ...] = ()
+    packing: Packing | None = None
 
     def with_x(self, x: Tensor) -> Tokens:
         """The same tokens with other features."""
@@ -51,8 +62,8 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, cu_seqlens: Tensor | None, max_tokens: int) -> Tensor:
-        """Attend inside each image; shape and type of x."""
+    def forward(self, x: Tensor, cu_seqlens: Tensor | None = None, max_tokens: int = 0) -> Tensor:
+        """Attend inside each image; shape and type of x, which is packed if there are `cu_seqlens`."""
         qkv = self.qkv(x)
         if cu_seqlens is not None:
             mixed: Tensor = ops.packed_attention(qkv, cu_seqlens, self.heads, max_tokens)
@@ -87,7 +98,7 @@ class Block(nn.Module):
         self.attn = Attention(width, heads)
         self.mlp = FeedForward(width, hidden)
 
-    def attend(self, x: Tensor, cu_seqlens: Tensor | None, max_tokens: int) -> Tensor:
+    def attend(self, x: Tensor, cu_seqlens: Tensor | None = None, max_tokens: int = 0) -> Tensor:
         """First half: x plus attention."""
         out: Tensor = x + self.attn(self.norm1(x), cu_seqlens, max_tokens)
         return out
@@ -97,7 +108,7 @@ class Block(nn.Module):
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
-    def forward(self, x: Tensor, cu_seqlens: Tensor | None, max_tokens: int) -> Tensor:
+    def forward(self, x: Tensor, cu_seqlens: Tensor | None = None, max_tokens: int = 0) -> Tensor:
         """Both halves."""
         return self.feed(self.attend(x, cu_seqlens, max_tokens))
 
@@ -135,11 +146,8 @@ class VisionTransformer(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, tokens, width))
         if config.distilled:
             self.dist_token = nn.Parameter(torch.zeros(1, 1, width))
-            self.head_dist = nn.Linear(width, config.head_classes)
         self.blocks = Blocks(Block(width, config.n_heads, config.d_ff) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(width)
-        # The classification head is not used, but official checkpoints carry it and loading is strict.
-        self.head = nn.Linear(width, config.head_classes)
 
     def extra(self) -> Tensor:
         """Class token, and distillation token if there is one: (1, E, C)."""
@@ -175,7 +183,8 @@ class VisionTransformer(nn.Module):
         tokens = Tokens(self.embed(images, grid))
         max_tokens = tokens.x.shape[1]
         for layer, block in enumerate(self.blocks, start=1):
-            tokens = tokens.with_x(block.attend(tokens.x, tokens.cu_seqlens, max_tokens))
+            cu_seqlens = tokens.packing.cu_seqlens if tokens.packing else None
+            tokens = tokens.with_x(block.attend(tokens.x, cu_seqlens, max_tokens))
             if merge is not None and layer in merge.layers:
                 tokens = self._merge(tokens, merge, layer, grid, threshold, max_tokens)
             tokens = tokens.with_x(block.feed(tokens.x))
@@ -185,10 +194,12 @@ class VisionTransformer(nn.Module):
         self, t: Tokens, merge: MergeSettings, layer: int, grid: tuple[int, int], threshold: Tensor, max_tokens: int
     ) -> Tokens:
         extra = self.config.extra_tokens
-        if t.cu_seqlens is None:
+        before = t.packing
+        if before is None:
             x, sizes, cu_seqlens, token_map, _ = ops.local_merge(t.x, threshold, grid, merge.window, extra)
         else:
             x, sizes, cu_seqlens, token_map, _ = ops.global_merge(
-                t.x, t.sizes, t.cu_seqlens, t.token_map, layer, extra, max_tokens
+                t.x, before.sizes, before.cu_seqlens, before.token_map, layer, extra, max_tokens
             )
-        return Tokens(x, sizes, cu_seqlens, token_map, (*t.lengths, cu_seqlens.diff()))
+        lengths = (*(before.lengths if before else ()), cu_seqlens.diff())
+        return Tokens(x, Packing(sizes, cu_seqlens, token_map, lengths))

@@ -123,6 +123,12 @@ def test_inference_imports_without_torch_and_onnx() -> None:
     assert done.returncode == 0
 
 
+def test_a_checkpoint_runs_without_the_packages_of_the_export() -> None:
+    code = "from algm_trt.exporter.torch_engine import TorchEngine\nprint({'onnx', 'onnxscript'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", f"import sys\n{code}"], capture_output=True, text=True, check=False)
+    assert done.stdout == "set()\n", done.stderr
+
+
 def test_export_without_torch_says_what_to_install() -> None:
     done = run("from algm_trt.exporter.cli import main\nsys.exit(main(['checkpoint.pth']))")
     assert done.returncode == 4

@@ -95,6 +95,9 @@ def _batches(name: str, situation: Situation) -> Finding:
     images = model.outline.port("images") if model is not None and model.outline is not None else None
     if images is None or not images.shape:
         return cannot_tell(name, _NAME_A_MODEL)
+    int8 = model is not None and model.card is not None and model.card.precision == "int8"
+    if int8 and images.shape[0] == 1:
+        return not_found(name, "the batch is 1 by design: in an int8 model the span of one picture would round others")
     if isinstance(images.shape[0], int):
         return found(name, f"the batch is fixed to {images.shape[0]}", "export with algm-export, which leaves it free")
     return not_found(name, "the batch is free; a picture's result does not depend on its batch")

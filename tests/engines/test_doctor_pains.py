@@ -127,6 +127,13 @@ def test_linear_layers_of_bytes_that_algm_export_made_are_no_pain() -> None:
     assert "algm-bench" in finding.evidence
 
 
+def test_the_batch_of_an_int8_model_is_one_by_design() -> None:
+    single = replace(card_with(precision="int8"), outline=replace(OUTLINE, inputs=images(1, 192, 192, 3)))
+    finding = look("batches fixed or refused", None, single)
+    assert finding.state == "not found"
+    assert "1 by design" in finding.evidence
+
+
 @pytest.mark.parametrize(("name", "at", "model", "code", "part"), FOUND)
 def test_a_pain_is_found_with_evidence_and_cure(
     name: str, at: Machine | None, model: Model | None, code: int, part: str

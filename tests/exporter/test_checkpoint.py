@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.checkpoints import unused_heads
 from helpers.models import TINY, random_segmenter
 
-from algm_trt.exporter.checkpoint import CheckpointError, default_stride, load_checkpoint
+from algm_trt.exporter.checkpoint import CheckpointError, load_checkpoint
 from algm_trt.exporter.config import SegmenterConfig
+from algm_trt.exporter.model_card import default_stride
 from algm_trt.exporter.segmenter import segmenter_from_checkpoint
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime.card import MergeSettings
@@ -114,7 +116,7 @@ class TestOfficialFormat:
         assert "!!python/tuple" in (tmp_path / "variant.yml").read_text()
         checkpoint = load_checkpoint(tmp_path / "checkpoint.pth" if by_file else str(tmp_path))
         read = checkpoint.config
-        for name in ("image_size", "patch_size", "d_model", "n_layers", "n_heads", "d_ff", "n_cls", "head_classes"):
+        for name in ("image_size", "patch_size", "d_model", "n_layers", "n_heads", "d_ff", "n_cls"):
             assert getattr(read, name) == getattr(config, name), name
         for name in ("distilled", "normalization", "decoder", "decoder_layers", "decoder_heads"):
             assert getattr(read, name) == getattr(config, name), name
@@ -144,13 +146,13 @@ class TestOfficialFormat:
         checkpoint = load_checkpoint(tmp_path)
         assert checkpoint.merge == MergeSettings((1, 2), (2, 4), 0.75)
         assert checkpoint.crop == (64, 64)
-        assert checkpoint.stride == 32
+        assert default_stride(min(checkpoint.crop), checkpoint.dataset) == 32
 
     def test_windows_of_a_crop_that_is_not_square_step_by_its_shorter_side(self, tmp_path: Path) -> None:
         write(tmp_path, {"model": state_of(MASKS)}, variant_of(MASKS, crop_size=(128, 64)))
         checkpoint = load_checkpoint(tmp_path)
         assert checkpoint.crop == (128, 64)
-        assert checkpoint.stride == 32
+        assert default_stride(min(checkpoint.crop), checkpoint.dataset) == 32
 
     def test_algm_settings_that_were_left_to_the_official_defaults(self, tmp_path: Path) -> None:
         settings = {"patch_type": "algm", "selected_layers": None, "merging_window_size": None, "threshold": None}
@@ -178,6 +180,57 @@ class TestOfficialFormat:
     )
     def test_default_stride_is_the_official_one(self, crop: int, dataset: str, stride: int) -> None:
         assert default_stride(crop, dataset) == stride
+
+
+class TestDefaults:
+    """What variant.yml does not say is taken as the official code or the weights have it, and each is noted."""
+
+    @pytest.mark.parametrize(
+        ("section", "key", "default"),
+        [
+            ("dataset_kwargs", "crop_size", "(32, 32)"),
+            ("dataset_kwargs", "selected_layers", "(1, 5)"),
+            ("dataset_kwargs", "merging_window_size", "(2, 2)"),
+            ("dataset_kwargs", "threshold", "0.88"),
+            ("decoder", "n_layers", "2"),
+        ],
+    )
+    @pytest.mark.parametrize("null", [False, True])
+    def test_a_default_is_noted(self, tmp_path: Path, section: str, key: str, default: str, null: bool) -> None:
+        merge = {"selected_layers": (1, 5), "merging_window_size": (2, 2), "threshold": 0.88}
+        variant = variant_of(MASKS, patch_type="algm", **merge)
+        entries = variant["net_kwargs"]["decoder"] if section == "decoder" else variant[section]
+        whole = load_checkpoint(write(tmp_path, {"model": state_of(MASKS)}, variant))
+        del entries[key]
+        if null:
+            entries[key] = None
+        less = load_checkpoint(write(tmp_path, {"model": state_of(MASKS)}, variant))
+        assert whole.notes == ()
+        assert less.notes == (f"variant.yml has no {key} in {section}: {default} is taken",)
+        assert (less.config, less.merge, less.crop) == (whole.config, whole.merge, whole.crop)
+
+    @pytest.mark.parametrize("config", [MASKS, DISTILLED], ids=["vit", "deit"])
+    def test_normalization_is_the_same_with_and_without_variant(self, tmp_path: Path, config: SegmenterConfig) -> None:
+        variant = variant_of(config, normalization=None)
+        del variant["net_kwargs"]["normalization"]
+        described = load_checkpoint(write(tmp_path, {"model": state_of(config)}, variant))
+        (tmp_path / "variant.yml").unlink()
+        inferred = load_checkpoint(tmp_path)
+        assert described.config.normalization == inferred.config.normalization == config.normalization
+        assert described.notes == (
+            f"variant.yml has no normalization in net_kwargs: '{config.normalization}' is taken",
+        )
+        assert f"normalization '{config.normalization}'" in inferred.notes[0]
+
+    @pytest.mark.parametrize("config", [MASKS, DISTILLED], ids=["vit", "deit"])
+    def test_the_distillation_token_is_read_from_the_weights(self, tmp_path: Path, config: SegmenterConfig) -> None:
+        """Official settings of some networks without one do not mention it."""
+        variant = variant_of(config)
+        del variant["net_kwargs"]["distilled"]
+        checkpoint = load_checkpoint(write(tmp_path, {"model": state_of(config)}, variant))
+        assert checkpoint.config.distilled == config.distilled
+        assert checkpoint.notes == ()
+        segmenter_from_checkpoint(checkpoint, None)
 
 
 class TestWithoutVariant:
@@ -282,10 +335,25 @@ class TestDamagedFiles:
         (tmp_path / "checkpoint.pth").mkdir()
         assert "no checkpoint.pth" in failure(tmp_path)
 
-    @pytest.mark.parametrize("data", [{}, {"model": {}}, {"model": 3}, [1, 2], torch.zeros(2), {"model": {"a": 1}}])
-    def test_a_file_without_weights_says_so(self, tmp_path: Path, data: Any) -> None:
+    @pytest.mark.parametrize(
+        ("data", "found"),
+        [
+            ({}, "an empty one"),
+            ({"model": {}}, "something else there"),
+            ({"model": 3}, "something else there"),
+            ([1, 2], "a list"),
+            (torch.zeros(2), "a Tensor"),
+            ({"model": {"a": 1}}, "something else there"),
+            ({"state_dict": {"a": torch.zeros(1)}, "epoch": 3}, "the keys 'state_dict', 'epoch'"),
+            (dict.fromkeys(range(9), 0), "the keys 0, 1, 2, 3, 4 and 4 more"),
+        ],
+        ids=str,
+    )
+    def test_a_file_without_weights_says_so(self, tmp_path: Path, data: Any, found: str) -> None:
         write(tmp_path, data)
-        assert "no weights found" in failure(tmp_path)
+        message = failure(tmp_path)
+        assert "no weights found" in message
+        assert message.endswith(f"as upstream writes, found {found}")
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -297,11 +365,22 @@ class TestDamagedFiles:
         assert "not a number" in message
         assert "encoder.blocks.1.mlp.fc1.bias" in message
 
-    def test_classification_head_may_be_anything(self, tmp_path: Path) -> None:
-        state = state_of(MASKS)
-        state["encoder.head.bias"][:] = float("nan")
-        write(tmp_path, {"model": state}, variant_of(MASKS))
-        segmenter_from_checkpoint(load_checkpoint(tmp_path), None)
+    @pytest.mark.parametrize("config", [MASKS, DISTILLED], ids=["vit", "deit"])
+    @pytest.mark.parametrize("described", [False, True])
+    @pytest.mark.parametrize("wrapper", ["", "module."])
+    @pytest.mark.parametrize("classes", [None, 10, 1000, 21843])
+    def test_classification_head_may_be_anything_and_may_be_missing(
+        self, tmp_path: Path, config: SegmenterConfig, described: bool, wrapper: str, classes: int | None
+    ) -> None:
+        state = state_of(config)
+        heads = unused_heads(config, classes) if classes else {}
+        whole = {
+            f"{wrapper}{key}": value * torch.nan if key in heads else value for key, value in (state | heads).items()
+        }
+        checkpoint = load_checkpoint(write(tmp_path, {"model": whole}, variant_of(config) if described else None))
+        assert checkpoint.state.keys() == state.keys()
+        loaded = segmenter_from_checkpoint(checkpoint, None).state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in loaded.items())
 
 
 class Evil:
@@ -325,6 +404,16 @@ class TestCodeInFiles:
         assert "could run code" in message
         assert "system" in message
         assert not trace.exists()
+
+    def test_other_objects_in_a_file_that_one_trusts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The cure in the message is a line that works."""
+        write(tmp_path, {"model": state_of(MASKS), "settings": Path("somewhere")}, variant_of(MASKS))
+        message = failure(tmp_path)
+        cure = message.partition("if you trust it, make a file of its weights alone and export that: ")[2]
+        assert cure.startswith("torch.save({'model': torch.load(")
+        monkeypatch.chdir(tmp_path)
+        exec(cure, {"torch": torch})
+        segmenter_from_checkpoint(load_checkpoint(tmp_path / "weights.pth"), None)
 
     def test_bare_pickle_with_code(self, tmp_path: Path) -> None:
         trace = tmp_path / "trace"
@@ -381,17 +470,31 @@ class TestWrongVariant:
         del variant["net_kwargs"][key]
         write(tmp_path, {"model": state_of(MASKS)}, variant)
         message = failure(tmp_path)
-        assert ("name" if key == "decoder" else key) in message
+        assert ("decoder has no name" if key == "decoder" else f"net_kwargs has no {key}") in message
 
     @pytest.mark.parametrize(
-        ("key", "value"),
-        [("d_model", "wide"), ("image_size", "large"), ("n_layers", None), ("image_size", [1, 2, 3]), ("n_cls", [])],
+        ("section", "key", "value", "complaint"),
+        [
+            ("net_kwargs", "d_model", "wide", "d_model is 'wide', expected a whole number"),
+            ("net_kwargs", "image_size", "large", "image_size is 'large', expected one or two whole numbers from 1 on"),
+            ("net_kwargs", "n_layers", None, "net_kwargs has no n_layers"),
+            ("net_kwargs", "image_size", [1, 2, 3], "image_size is [1, 2, 3], expected one or two whole numbers"),
+            ("net_kwargs", "n_cls", [], "n_cls is [], expected a whole number"),
+            ("net_kwargs", "patch_size", [16, 16], "patch_size is [16, 16], expected a whole number"),
+            ("net_kwargs", "n_heads", float("inf"), "n_heads is inf, expected a whole number"),
+            ("net_kwargs", "decoder", "linear", "decoder is 'linear', expected a section"),
+            ("dataset_kwargs", "crop_size", "128", "crop_size is '128', expected one or two whole numbers from 1 on"),
+            ("dataset_kwargs", "crop_size", 0, "crop_size is 0, expected one or two whole numbers from 1 on"),
+            ("dataset_kwargs", "selected_layers", "all", "selected_layers is 'all', expected a list of whole numbers"),
+            ("dataset_kwargs", "merging_window_size", "2x2", "merging_window_size is '2x2', expected one or two"),
+            ("dataset_kwargs", "threshold", "high", "threshold is 'high', expected a number"),
+        ],
     )
-    def test_entry_of_another_kind(self, tmp_path: Path, key: str, value: Any) -> None:
-        variant = variant_of(MASKS)
-        variant["net_kwargs"][key] = value
+    def test_entry_of_another_kind(self, tmp_path: Path, section: str, key: str, value: Any, complaint: str) -> None:
+        variant = variant_of(MASKS, patch_type="algm")
+        variant[section][key] = value
         write(tmp_path, {"model": state_of(MASKS)}, variant)
-        assert "variant.yml" in failure(tmp_path)
+        assert f"variant.yml: {complaint}" in failure(tmp_path)
 
     @pytest.mark.parametrize(
         ("part", "key", "value", "word"),
@@ -471,6 +574,12 @@ class TestStrictLoading:
         message = failure(write(tmp_path, {"model": state_of(MASKS)}, variant))
         assert f"L{layers}" in message
         assert "variant.yml belongs to this checkpoint" in message
+
+    def test_a_variant_that_is_not_there_is_not_blamed(self, tmp_path: Path) -> None:
+        state = state_of(MASKS)
+        del state["encoder.norm.bias"]
+        message = failure(write(tmp_path, {"model": state}))
+        assert message.endswith("missing keys: encoder.norm.bias")
 
     def test_all_mismatches_are_reported_together(self, tmp_path: Path) -> None:
         message = failure(write(tmp_path, {"model": state_of(TINY)}, variant_of(LINEAR)))

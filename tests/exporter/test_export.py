@@ -39,12 +39,32 @@ def checkpoint(tmp_path: Path) -> Path:
         ({"merge": False, "threshold": 0.5}, "--no-merge"),
         ({"precision": "FP16"}, "expected fp32, fp16, int8"),
         ({"size": (0, 32)}, "at least one pixel"),
+        ({"size": (1024, 1024), "merge_window": (128, 128)}, "window is 128x128, its sides must be 1 to 64"),
+        ({"size": (1024, 1024), "merge_window": (2, 128)}, "window is 2x128, its sides must be 1 to 64"),
+        ({"size": (32776, 16)}, "grid of a 32776x16 input is 4097x2, its sides must be 1 to 4096"),
+        ({"size": (65537, 16), "merge": False}, "a 65537x16 input is 65544x16, its sides must be 1 to 65536"),
+        ({"size": (100_000, 100_000)}, "has 156250000 patches, the operators take at most 1048571"),
+        ({"size": (100_000, 100_000), "merge": False}, "has 156250000 patches, the operators take at most 1048571"),
     ],
 )
 def test_options_that_make_no_model(options: dict[str, Any], message: str, checkpoint: Path) -> None:
     before = sorted(checkpoint.iterdir())
     with pytest.raises(UsageError, match=message):
         export_onnx(checkpoint, options=ExportOptions(**options, verify=False))
+    assert sorted(checkpoint.iterdir()) == before
+
+
+def test_the_largest_window_is_exported(checkpoint: Path) -> None:
+    options = ExportOptions(size=(512, 1024), merge_window=(64, 64), verify=False)
+    assert export_onnx(checkpoint, options=options).card.merge == MergeSettings((1, 2), (64, 64), 0.6)
+
+
+def test_pictures_for_a_comparison_that_is_skipped(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(checkpoint.iterdir())
+    assert main([str(checkpoint), "--no-verify", "--verify-images", str(tmp_path)]) == 2
+    assert "leave out --verify-images, or --no-verify" in capsys.readouterr().err
     assert sorted(checkpoint.iterdir()) == before
 
 
@@ -84,6 +104,19 @@ def test_place_is_tried_before_the_work(checkpoint: Path, monkeypatch: pytest.Mo
 def test_name_by_which_no_backend_knows_the_model(name: str, checkpoint: Path) -> None:
     with pytest.raises(UsageError, match=r"must end in \.onnx"):
         export_onnx(checkpoint, checkpoint / name, ExportOptions(verify=False))
+
+
+@pytest.mark.parametrize("layers", ["1", "1,2"])
+def test_layers_are_a_list_with_commas(layers: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--no-verify", "--merge-layers", layers, str(checkpoint)]) == 0
+    assert f"merges at layers {layers.replace(',', ', ')} in windows" in capsys.readouterr().out
+
+
+def test_layers_that_are_no_such_list(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--merge-layers", "1;2", str(checkpoint)])
+    assert caught.value.code == 2
+    assert "expected layers such as 1,5, got '1;2'" in capsys.readouterr().err
 
 
 def test_a_name_that_no_terminal_prints(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:

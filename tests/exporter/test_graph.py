@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from algm_trt.exporter.config import ConfigError, SegmenterConfig
 from algm_trt.exporter.graph import build_graph
+from algm_trt.exporter.graph_builder import GraphBuilder
 from algm_trt.exporter.segmenter import Segmenter
 from algm_trt.plugins import spec
 from algm_trt.runtime.card import MergeSettings
@@ -82,6 +83,15 @@ def unlike_pictures(size: Size, count: int) -> NDArray[np.uint8]:
     return np.stack(made)
 
 
+def test_a_constant_has_one_value() -> None:
+    g = GraphBuilder("fp32")
+    assert g.constant("axis", np.array([1], np.int64)) == g.constant("axis", np.array([1], np.int64)) == "axis"
+    for other in (np.array([2], np.int64), np.array([1], np.int32), np.array([1, 1], np.int64)):
+        with pytest.raises(ValueError, match="axis has another value already"):
+            g.constant("axis", other)
+    assert list(g.initializers) == ["axis"]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("name", GRAPHS)
 class TestValidity:
@@ -96,15 +106,16 @@ class TestValidity:
         grid = [-(-side // model.config.patch_size) for side in size]
         classes = model.config.n_cls
         label_type = onnx.TensorProto.INT32 if classes > 256 else onnx.TensorProto.UINT8
-        inputs = {"images": (onnx.TensorProto.UINT8, ["batch", *size, 3])}
+        batch = 1 if precision == "int8" else "batch"
+        inputs = {"images": (onnx.TensorProto.UINT8, [batch, *size, 3])}
         if model.merge:
             inputs["threshold"] = (onnx.TensorProto.FLOAT, [])
         assert _signature(graph.input) == inputs
         assert _signature(graph.output) == {
-            "logits": (onnx.TensorProto.FLOAT, ["batch", classes, *grid]),
-            "labels": (label_type, ["batch", *size]),
-            "token_counts": (onnx.TensorProto.INT32, ["batch", 3]),
-            "token_map": (onnx.TensorProto.INT32, ["batch", *grid]),
+            "logits": (onnx.TensorProto.FLOAT, [batch, classes, *grid]),
+            "labels": (label_type, [batch, *size]),
+            "token_counts": (onnx.TensorProto.INT32, [batch, 3]),
+            "token_map": (onnx.TensorProto.INT32, [batch, *grid]),
         }
 
     def test_names_are_unique_and_say_where_they_are(self, name: str, precision: str) -> None:

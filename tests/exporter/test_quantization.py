@@ -1,4 +1,4 @@
-"""Linear layers of bytes: their weights, where they stand, each against exact sums, and the model that they make."""
+"""Quantised linear layers: their weights, where they stand, each against exact sums, and the model that they make."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from helpers.compare import assert_same_bits
 from helpers.engines import LINEAR, tiny_model
@@ -26,14 +27,14 @@ LATE = MergeSettings((2,), (2, 2), 0.6)
 
 
 @pytest.mark.parametrize("spread", [1e-12, 0.02, 1e6])
-def test_a_weight_is_within_half_a_unit(spread: float) -> None:
+def test_a_weight_is_within_half_a_scale(spread: float) -> None:
     weight = (spread * np.random.default_rng(1).standard_normal((70, 50))).astype(np.float32)
     weight[:, 7] *= 1000
-    values, unit = quantize_weight(weight)
+    values, scale = quantize_weight(weight)
     assert values.dtype == np.int8
-    assert unit.dtype == np.float32
+    assert scale.dtype == np.float32
     assert (np.abs(values).max(axis=0) == 64).all(), "every channel uses all of its range"
-    assert (np.abs(values * unit.astype(np.float64) - weight) <= 0.5001 * unit).all()
+    assert (np.abs(values * scale.astype(np.float64) - weight) <= 0.5001 * scale).all()
 
 
 def test_two_products_never_saturate_sixteen_bits() -> None:
@@ -46,26 +47,26 @@ def test_two_products_never_saturate_sixteen_bits() -> None:
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-40])
-def test_a_channel_without_a_unit_is_zero(size: float) -> None:
+def test_a_channel_without_a_scale_is_zero(size: float) -> None:
     weight = np.ones((4, 2), np.float32)
     weight[:, 1] = size
-    values, unit = quantize_weight(weight)
+    values, scale = quantize_weight(weight)
     assert (values[:, 1] == 0).all()
-    assert unit[1] == 1
+    assert scale[1] == 1
 
 
-def _byte_linear(x: NDArray[np.float32], weight: NDArray[np.float32], bias: NDArray[np.float32]) -> NDArray[Any]:
-    """A linear layer of bytes as ONNX defines DynamicQuantizeLinear, its sums exact."""
+def _quantized_linear(x: NDArray[np.float32], weight: NDArray[np.float32], bias: NDArray[np.float32]) -> NDArray[Any]:
+    """A quantised linear layer as ONNX defines DynamicQuantizeLinear, its sums exact."""
     low, high = min(x.min(), np.float32(0)), max(x.max(), np.float32(0))
-    unit = (high - low) / np.float32(255)
-    zero = np.clip(np.rint(-low / unit), 0, 255)
-    x_bytes = np.clip(np.rint(x / unit) + zero, 0, 255).astype(np.int64) - int(zero)
-    values, units = quantize_weight(weight)
-    return (x_bytes @ values.astype(np.int64)).astype(np.float32) * (unit * units) + bias
+    scale = (high - low) / np.float32(255)
+    zero = np.clip(np.rint(-low / scale), 0, 255)
+    x_quantized = np.clip(np.rint(x / scale) + zero, 0, 255).astype(np.int64) - int(zero)
+    values, scales = quantize_weight(weight)
+    return (x_quantized @ values.astype(np.int64)).astype(np.float32) * (scale * scales) + bias
 
 
-def _byte_layers(proto: onnx.ModelProto) -> list[str]:
-    return [node.name.removesuffix("/matmul_bytes") for node in proto.graph.node if node.op_type == "MatMulInteger"]
+def _quantized_layers(proto: onnx.ModelProto) -> list[str]:
+    return [node.name.removesuffix("/matmul_integer") for node in proto.graph.node if node.op_type == "MatMulInteger"]
 
 
 def _encoder_layers(first: int, count: int) -> list[str]:
@@ -96,7 +97,7 @@ class TestGraph:
     def test_bytes_stand_behind_the_local_merge_and_make_no_scores(
         self, config: SegmenterConfig, merge: MergeSettings | None, expected: list[str]
     ) -> None:
-        assert _byte_layers(build_graph(random_segmenter(config, merge), SIZE, "int8")) == expected
+        assert _quantized_layers(build_graph(random_segmenter(config, merge), SIZE, "int8")) == expected
 
     def test_each_layer_is_the_sum_of_its_bytes(
         self, config: SegmenterConfig, merge: MergeSettings | None, expected: list[str]
@@ -109,7 +110,7 @@ class TestGraph:
             proto.graph.output.add(name=name)
         values = onnx_outputs(session(proto), drawn_scene(*SIZE, seed=3)[None], merge.threshold if merge else None)
         for layer in expected:
-            right = _byte_linear(values[inputs[layer]], weights[f"{layer}.weight"].T, weights[f"{layer}.bias"])
+            right = _quantized_linear(values[inputs[layer]], weights[f"{layer}.weight"].T, weights[f"{layer}.bias"])
             np.testing.assert_allclose(values[f"{layer}/bias"], right, rtol=1e-5, atol=1e-5, err_msg=layer)
 
     def test_the_local_merge_is_that_of_float32(
@@ -117,15 +118,27 @@ class TestGraph:
     ) -> None:
         """And so is what the scores say, on the whole: random weights spread them over a range of about four."""
         model = random_segmenter(config, merge)
-        coarse, exact = session(build_graph(model, SIZE, "int8")), session(build_graph(model, SIZE))
+        int8, exact = session(build_graph(model, SIZE, "int8")), session(build_graph(model, SIZE))
         for picture in (drawn_scene(*SIZE, seed=3), drawn_scene(*SIZE, seed=5)):
             threshold = merge.threshold if merge else None
-            found = onnx_outputs(coarse, picture[None], threshold)
+            found = onnx_outputs(int8, picture[None], threshold)
             full = onnx_outputs(exact, picture[None], threshold)
             np.testing.assert_array_equal(found["token_counts"][:, :2], full["token_counts"][:, :2])
             if merge is LATE:
                 np.testing.assert_array_equal(found["token_map"], full["token_map"])
             assert 1e-3 < np.abs(found["logits"] - full["logits"]).mean() < 0.2
+
+
+@pytest.mark.parametrize("merge", [TWO, None], ids=["merged", "dense"])
+def test_the_file_takes_one_picture_at_a_time(merge: MergeSettings | None) -> None:
+    running = session(build_graph(random_segmenter(TINY, merge), SIZE, "int8"))
+    pictures = np.stack([drawn_scene(*SIZE, seed=3), noise(*SIZE, seed=1)])
+    threshold = merge.threshold if merge else None
+    for value in (*running.get_outputs(), running.get_inputs()[0]):
+        assert value.shape[0] == 1, value.name
+    assert len(onnx_outputs(running, pictures[:1], threshold)["labels"]) == 1
+    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, match="Got: 2 Expected: 1"):
+        onnx_outputs(running, pictures, threshold)
 
 
 @pytest.mark.parametrize("streams", [1, 2])

@@ -20,7 +20,7 @@ from algm_trt.exporter.segmenter import Segmenter, full_size_logits, normalise
 from algm_trt.exporter.torch_engine import TorchEngine
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import MergeSettings
-from algm_trt.runtime.engine import open_engine
+from algm_trt.runtime.engine import EngineError, open_engine
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluation.multiscale import View, field_at
 from algm_trt.runtime.pipeline import Item, run_pipeline
@@ -78,6 +78,14 @@ def test_dense_engine(checkpoint: Path) -> None:
     with pytest.raises(UsageError, match="takes no threshold"):
         engine.run(pictures(1, engine.card.size), 0.5)
     engine.close()
+
+
+def test_a_closed_engine_says_so(checkpoint: Path) -> None:
+    engine = TorchEngine(checkpoint, device="cpu")
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="the engine is closed"):
+        engine.run(pictures(1, engine.card.size))
 
 
 def test_engine_refuses_what_makes_no_sense(checkpoint: Path, tmp_path: Path) -> None:
@@ -140,6 +148,7 @@ def golden(shared: Path, case: str) -> tuple[dict, TorchEngine]:
     meta = json.loads((shared / "golden" / "cases" / case / "meta.json").read_text())
     engine = TorchEngine(shared / "golden" / "models" / meta["model"], device="cpu", coupled=True)
     merge = MergeSettings(tuple(meta["selected_layers"]), tuple(meta["merging_window_size"]), float(meta["threshold"]))
+    assert engine._model is not None
     model = Segmenter(engine._model.config, merge)
     model.load_state_dict(engine._model.state_dict())
     engine._model = model.eval()

@@ -10,8 +10,8 @@ import torch
 from helpers.models import TINY, random_segmenter
 from helpers.pictures import drawn_scene
 
+from algm_trt.exporter import ExportOptions, export_onnx
 from algm_trt.exporter.checkpoint import load_checkpoint
-from algm_trt.exporter.export import ExportOptions, export_onnx
 from algm_trt.exporter.segmenter import Segmenter, normalise
 from algm_trt.exporter.verify import GATES, PictureCheck, Verification, hangs_on
 from algm_trt.runtime.card import MergeSettings
@@ -40,6 +40,16 @@ def test_a_near_tie_of_float16_is_none_of_float32() -> None:
     model.merge = None
     with torch.no_grad():
         assert not hangs_on(1.0, model, pixels, model(pixels))
+
+
+def test_nothing_hangs_on_no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate of int8: there is no need to run the network again."""
+    model = random_segmenter(TINY, MergeSettings((1,), (2, 2), 0.6))
+    pixels = normalise(torch.from_numpy(drawn_scene(*TINY.image_size, 0)[None]), TINY.normalization)
+    with torch.no_grad():
+        expected = model(pixels)
+    monkeypatch.setattr(model, "forward", lambda *_: pytest.fail("the network was run"))
+    assert not hangs_on(GATES["int8"].noise, model, pixels, expected)
 
 
 def checked(passed: bool, near_tie: bool, labels_equal: float = 1.0) -> PictureCheck:

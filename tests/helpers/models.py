@@ -15,10 +15,8 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from algm_trt.exporter.config import SegmenterConfig
-from algm_trt.exporter.functions import functions_for
-from algm_trt.exporter.graph import IR_VERSION, OPSET_VERSION, GraphBuilder
+from algm_trt.exporter.graph_builder import GraphBuilder
 from algm_trt.exporter.segmenter import Segmenter, full_size_logits, normalise
-from algm_trt.plugins import spec
 from algm_trt.runtime.card import MergeSettings
 
 Array = NDArray[Any]
@@ -80,13 +78,7 @@ def one_node_model(case: OpCase) -> onnx.ModelProto:
     types = [inputs[0].dtype if t.dtype == "x" else np.dtype(t.dtype) for t in outputs]
     ranks = [len(t.shape) for t in outputs]
     results = [_info(f"{t.name}_out", dtype, rank) for t, dtype, rank in zip(outputs, types, ranks, strict=True)]
-    graph = helper.make_graph(g.nodes, case.op.name, infos, results)
-    return helper.make_model(
-        graph,
-        opset_imports=[helper.make_opsetid("", OPSET_VERSION), helper.make_opsetid(spec.DOMAIN, spec.VERSION)],
-        ir_version=IR_VERSION,
-        functions=functions_for(g.nodes),
-    )
+    return g.model(case.op.name, infos, results)
 
 
 def run_node(running: onnxruntime.InferenceSession, inputs: Sequence[Array]) -> list[Array]:

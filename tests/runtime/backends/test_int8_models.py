@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from algm_trt.exporter.export import ExportOptions, export_onnx
+from algm_trt.exporter import ExportOptions, export_onnx
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.engine import open_engine
 from algm_trt.runtime.engine_options import EngineOptions
