@@ -24,7 +24,8 @@ from algm_trt.exporter import ExportOptions, export_onnx
 from algm_trt.exporter.checkpoint import load_checkpoint
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluation.evaluate import EvaluationOptions
-from algm_trt.runtime.evaluation.job import EvaluationJob, run_evaluation
+from algm_trt.runtime.evaluation.job import run_evaluation
+from algm_trt.runtime.evaluation.report import EvaluationJob
 from algm_trt.runtime.evaluation.sets import Places
 
 THRESHOLDS = (0.5, 0.7, 0.8, 0.85, 0.95, 1.0)

@@ -45,7 +45,8 @@ from algm_trt.exporter.torch_engine import TorchEngine
 from algm_trt.runtime.card import MergeSettings
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluation.evaluate import EvaluationOptions
-from algm_trt.runtime.evaluation.job import EvaluationJob, run_evaluation
+from algm_trt.runtime.evaluation.job import run_evaluation
+from algm_trt.runtime.evaluation.report import EvaluationJob
 from algm_trt.runtime.evaluation.sets import Places
 from algm_trt.runtime.timing import alternate
 

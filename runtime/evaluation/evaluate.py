@@ -57,7 +57,9 @@ class Evaluation:
 
     Attributes:
         scores: of all pictures that could be scored.
-        boundary: their boundary scores.
+        boundary: their boundary scores, of counts that are summed over the pictures.
+        boundary_of_pictures: mean over the pictures of the mean F-score of each, as Csurka et al. have it; NaN if none
+            has a boundary.
         pictures: number of pictures scored.
         failures: the others.
         windows: windows that the model ran on for the scored pictures.
@@ -68,6 +70,7 @@ class Evaluation:
 
     scores: Scores
     boundary: BoundaryScores
+    boundary_of_pictures: float
     pictures: int
     failures: tuple[Failure, ...]
     windows: int
@@ -98,7 +101,9 @@ class Evaluation:
             "mean_iou": json_number(self.scores.mean_iou),
             "pixel_accuracy": json_number(self.scores.pixel_accuracy),
             "mean_accuracy": json_number(self.scores.mean_accuracy),
+            "classes_in_mean": int(np.count_nonzero(~np.isnan(self.scores.iou))),
             "boundary_f_score": json_number(self.boundary.mean_f_score),
+            "boundary_f_score_mean_of_pictures": json_number(self.boundary_of_pictures),
             "tokens_kept": json_number(self.tokens_kept),
             "tokens_per_window": [total / self.windows for total in self.tokens] if self.windows else None,
             "pictures": self.pictures,
@@ -177,7 +182,12 @@ def evaluate(
     total = _Total(classes)
     begin = time.perf_counter()
     bar = tqdm(
-        total=len(data.samples), desc=title or None, unit="image", disable=options.quiet or None, file=sys.stderr
+        total=len(data.samples),
+        desc=title or None,
+        unit="image",
+        disable=options.quiet or None,
+        file=sys.stderr,
+        leave=False,
     )
     with bar, closing(_outcomes(watched, data, options, on_labels)) as outcomes:
         for picture, views in groupby(outcomes, key=lambda outcome: outcome.key[0]):
@@ -255,6 +265,8 @@ class _Picture:
         return score
 
     def _load(self, view: View) -> NDArray[np.uint8]:
+        if self.sample.problem:
+            raise AlgmError(self.sample.problem)
         picture = decode_image(self.sample.image, max_pixels=self._options.max_pixels)
         if view == self._options.protocol.views[0]:
             self._truth = self._data.truth(self.sample, (picture.shape[0], picture.shape[1]))
@@ -300,6 +312,8 @@ class _Total:
         self.failures: list[Failure] = []
         self._confusion = np.zeros((classes, classes), np.int64)
         self._boundary = np.zeros((classes, 4), np.int64)
+        self._boundary_sum = 0.0
+        self._boundary_pictures = 0
         self._tokens = np.zeros(3, np.int64)
         self._windows = 0
 
@@ -315,6 +329,10 @@ class _Total:
             self.pictures += 1
             self._confusion += score.confusion
             self._boundary += score.boundary
+            outlines = BoundaryScores(score.boundary).mean_f_score
+            if not math.isnan(outlines):
+                self._boundary_sum += outlines
+                self._boundary_pictures += 1
             self._tokens += score.tokens
             self._windows += score.windows
 
@@ -323,6 +341,7 @@ class _Total:
         return Evaluation(
             scores=Scores(self._confusion),
             boundary=BoundaryScores(self._boundary),
+            boundary_of_pictures=self._boundary_sum / self._boundary_pictures if self._boundary_pictures else math.nan,
             pictures=self.pictures,
             failures=tuple(self.failures),
             windows=self._windows,
