@@ -58,7 +58,7 @@ def evaluated(
         limit=limit,
         engine=engine,
     )
-    runs = run_evaluation(job).to_dict()["runs"]
+    runs = run_evaluation(job).checked().to_dict()["runs"]
     for run in runs:
         assert not run["failures"], run["failures"]
     return [
@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--limit", type=int, help="take the first N frames only")
+    parser.add_argument("--limit", type=int, help="take N frames only, at equal distances in the set")
     parser.add_argument("--fp16-limit", type=int, help="the same for FP16, which a CPU emulates")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)

@@ -23,7 +23,7 @@ from algm_trt.runtime.engine import Engine
 from algm_trt.runtime.evaluation.boundary import BoundaryScores, boundary_counts
 from algm_trt.runtime.evaluation.drift import Labels
 from algm_trt.runtime.evaluation.label_files import LabelError, Truth
-from algm_trt.runtime.evaluation.metrics import Scores, confusion
+from algm_trt.runtime.evaluation.metrics import Scores, areas_of, confusion, mean_iou_of
 from algm_trt.runtime.evaluation.multiscale import Protocol, View, field_at, labels_of
 from algm_trt.runtime.evaluation.sets import EvaluationSet, Sample
 from algm_trt.runtime.field import LogitField
@@ -34,6 +34,9 @@ from algm_trt.runtime.watched_engine import WatchedEngine
 
 WINDOWS_COUPLED: Final = 4
 """Windows that the official evaluation gives its model at a time."""
+
+MOST_AREAS: Final = 2**22
+"""Classes times pictures up to which the areas of every picture are kept: 48 MiB."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,27 @@ class Failure:
 
 
 @dataclass(frozen=True, eq=False)
+class ScoredPicture:
+    """What is kept of one picture.
+
+    Attributes:
+        index: its place in the data set.
+        pixels: with ground truth.
+        mean_iou: of this picture alone, over the classes that occur in it or in its prediction; NaN without any.
+        windows: that the model ran on.
+        tokens: summed over these windows: before merging, after the local merge, after the last global one.
+        areas: (K, 3) int32 as `metrics.areas_of` gives them; None where those of all pictures would be too many.
+    """
+
+    index: int
+    pixels: int
+    mean_iou: float
+    windows: int
+    tokens: tuple[int, int, int]
+    areas: NDArray[np.int32] | None
+
+
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """What one model at one threshold reached.
 
@@ -62,6 +86,7 @@ class Evaluation:
             has a boundary.
         pictures: number of pictures scored.
         failures: the others.
+        scored: what is kept of each of the pictures, in the order of the data set.
         windows: windows that the model ran on for the scored pictures.
         tokens: summed over these windows: before merging, after the local merge, after the last global one.
         seconds: wall time of the whole run.
@@ -73,6 +98,7 @@ class Evaluation:
     boundary_of_pictures: float
     pictures: int
     failures: tuple[Failure, ...]
+    scored: tuple[ScoredPicture, ...]
     windows: int
     tokens: tuple[int, int, int]
     seconds: float
@@ -179,7 +205,7 @@ def evaluate(
         raise UsageError(f"the model has {classes} classes, but {data.dataset} has {data.coding.classes}")
     clock = _Clock()
     watched = WatchedEngine(engine, clock.watch)
-    total = _Total(classes)
+    total = _Total(classes, keeps_areas=classes * len(data.samples) <= MOST_AREAS)
     begin = time.perf_counter()
     bar = tqdm(
         total=len(data.samples),
@@ -205,6 +231,7 @@ class _PictureScore:
     """What one picture adds to the total."""
 
     confusion: NDArray[np.int64]
+    areas: NDArray[np.int64]
     boundary: NDArray[np.int64]
     windows: int
     tokens: NDArray[np.int64]
@@ -253,8 +280,10 @@ class _Picture:
                 return None
         labels = labels_of(views, [self._fields[view] for view in views])
         self._fields.clear()
+        counts = confusion(truth, labels, self._data.coding.classes)
         score = _PictureScore(
-            confusion(truth, labels, self._data.coding.classes),
+            counts,
+            areas_of(counts),
             boundary_counts(truth, labels, self._data.coding.classes),
             self._windows,
             self._tokens,
@@ -307,9 +336,11 @@ def _outcomes(
 class _Total:
     """Sums over the pictures so far."""
 
-    def __init__(self, classes: int):
+    def __init__(self, classes: int, *, keeps_areas: bool):
         self.pictures = 0
         self.failures: list[Failure] = []
+        self._scored: list[ScoredPicture] = []
+        self._keeps_areas = keeps_areas
         self._confusion = np.zeros((classes, classes), np.int64)
         self._boundary = np.zeros((classes, 4), np.int64)
         self._boundary_sum = 0.0
@@ -328,6 +359,7 @@ class _Total:
         for score in (view.value for view in views if view.value is not None):
             self.pictures += 1
             self._confusion += score.confusion
+            self._scored.append(self._kept(picture.index, score))
             self._boundary += score.boundary
             outlines = BoundaryScores(score.boundary).mean_f_score
             if not math.isnan(outlines):
@@ -335,6 +367,17 @@ class _Total:
                 self._boundary_pictures += 1
             self._tokens += score.tokens
             self._windows += score.windows
+
+    def _kept(self, index: int, score: _PictureScore) -> ScoredPicture:
+        before, local, last = score.tokens.tolist()
+        return ScoredPicture(
+            index=index,
+            pixels=int(score.areas[:, 1].sum()),
+            mean_iou=float(mean_iou_of(score.areas)),
+            windows=score.windows,
+            tokens=(before, local, last),
+            areas=score.areas.astype(np.int32) if self._keeps_areas else None,
+        )
 
     def evaluation(self, seconds: float, model_seconds: float) -> Evaluation:
         before, local, last = self._tokens.tolist()
@@ -344,6 +387,7 @@ class _Total:
             boundary_of_pictures=self._boundary_sum / self._boundary_pictures if self._boundary_pictures else math.nan,
             pictures=self.pictures,
             failures=tuple(self.failures),
+            scored=tuple(self._scored),
             windows=self._windows,
             tokens=(before, local, last),
             seconds=seconds,

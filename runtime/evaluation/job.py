@@ -9,13 +9,16 @@ from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.plugins.stopping import stop_behind
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.engine import Engine
+from algm_trt.runtime.evaluation.bootstrap import Interval, paired_interval
 from algm_trt.runtime.evaluation.drift import Drift, LabelStore
 from algm_trt.runtime.evaluation.drift_folder import write_drift
-from algm_trt.runtime.evaluation.evaluate import WINDOWS_COUPLED, EvaluationOptions, evaluate
+from algm_trt.runtime.evaluation.evaluate import WINDOWS_COUPLED, Evaluation, EvaluationOptions, evaluate
 from algm_trt.runtime.evaluation.report import EvaluationJob, FailedRun, Report, Run, Variant
 from algm_trt.runtime.evaluation.sets import EvaluationSet, open_set, spread
 from algm_trt.runtime.files import check_writable
@@ -105,7 +108,8 @@ class _Runs:
             self._note(variant.title, error)
             return
         sha256 = _sha256(variant.argument)
-        run = Run(variant, engine.description, lanes_of(engine), batch_size, sha256, evaluation, drift)
+        interval = _interval(runs[0].evaluation, evaluation) if runs else None
+        run = Run(variant, engine.description, lanes_of(engine), batch_size, sha256, evaluation, drift, interval)
         self.report = replace(self.report, runs=(*runs, run))
         self._on_change(self.report)
         if self._drift_folder is not None and drift is not None:
@@ -168,6 +172,17 @@ def _open(job: EvaluationJob, argument: ModelArgument) -> Engine:
 
 def _is_coupled(job: EvaluationJob, argument: ModelArgument) -> bool:
     return job.options.window_batch_coupled or argument.is_coupled
+
+
+def _interval(first: Evaluation, other: Evaluation) -> Interval | None:
+    """Of the change of the mean IoU, from the pictures that both have scored."""
+    areas = [{picture.index: picture.areas for picture in run.scored} for run in (first, other)]
+    both = [index for index in areas[0] if index in areas[1]]
+    pairs = [(areas[0][index], areas[1][index]) for index in both]
+    known = [(before, after) for before, after in pairs if before is not None and after is not None]
+    if not known:
+        return None
+    return paired_interval(np.stack([before for before, _ in known]), np.stack([after for _, after in known]))
 
 
 def _sha256(argument: ModelArgument) -> str | None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from algm_trt.plugins.errors import UsageError
+from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.checkpoint_adapter import is_checkpoint
 from algm_trt.runtime.engine_options import EngineOptions
+from algm_trt.runtime.evaluation.bootstrap import Interval
 from algm_trt.runtime.evaluation.drift import Drift
 from algm_trt.runtime.evaluation.evaluate import Evaluation, EvaluationOptions, distinct_names, json_number
 from algm_trt.runtime.evaluation.notes import notes_on_means, notes_on_names
@@ -104,6 +105,7 @@ class Run:
         sha256: of the model's file; None where that could not be read any more.
         evaluation: what it reached.
         drift: from the first run; None for the first run itself.
+        interval: of the change of the mean IoU from the first run; None where there is none.
     """
 
     variant: Variant
@@ -113,6 +115,7 @@ class Run:
     sha256: str | None
     evaluation: Evaluation
     drift: Drift | None
+    interval: Interval | None
 
     @property
     def name(self) -> str:
@@ -183,7 +186,26 @@ class Report:
         cards = {variant.name: variant.card for variant in self.planned}
         where = self.data.dataset if self.data.dataset != "folder" else self.planned[0].name
         iou = [run.evaluation.scores.iou for run in self.runs]
-        return [*notes_on_names(cards, self.class_names, where), *notes_on_means(iou, self.class_names)]
+        notes = [*notes_on_names(cards, self.class_names, where), *notes_on_means(iou, self.class_names)]
+        if len(self.runs) > 1 and any(picture.areas is None for picture in self.runs[0].evaluation.scored):
+            notes.append(
+                "the change of the mean IoU has no interval: "
+                f"{len(self.class_names)} classes of {len(self.data.samples)} pictures are too many to keep"
+            )
+        return notes
+
+    def checked(self) -> Report:
+        """Itself, if everything that was planned is complete.
+
+        Raises:
+            KeyboardInterrupt: what ended the job before its last run.
+            AlgmError: a run failed; the first that did.
+        """
+        if self.stopped_by is not None:
+            raise self.stopped_by
+        if self.failed:
+            raise AlgmError(f"{self.failed[0].title}: {self.failed[0].error}")
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -244,6 +266,7 @@ class Report:
             "pictures": drift.pictures,
             "labels_equal": json_number(drift.share_equal),
             "mean_iou_change": json_number(run.evaluation.scores.mean_iou - first.mean_iou),
+            "mean_iou_change_interval": run.interval and run.interval.to_dict(),
             "iou_change": dict(zip(distinct_names(self.class_names), map(json_number, change), strict=True)),
             "worst": [
                 {"name": self.data.samples[index].name, "labels_unequal": share} for index, share in drift.worst()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from algm_trt.runtime.evaluation.bootstrap import RESAMPLES
 from algm_trt.runtime.evaluation.drift import Drift
 from algm_trt.runtime.evaluation.report import Report, Run
 from algm_trt.runtime.paths import printable
@@ -42,12 +43,15 @@ def row(report: Report, number: int) -> str:
 
 def last_lines(report: Report) -> list[str]:
     """What follows the rows of the runs."""
+    notes = report.notes
+    if any(run.interval for run in report.runs):
+        notes.append(f"in brackets: 95 % of {RESAMPLES} resamples of the pictures (paired bootstrap)")
     return [
         "",
         *_class_table(report),
         *(line for run in report.runs if run.drift for line in _drift_lines(report, run, run.drift)),
-        *([""] if report.notes else []),
-        *(f"note: {note}" for note in report.notes),
+        *([""] if notes else []),
+        *(f"note: {note}" for note in notes),
     ]
 
 
@@ -87,6 +91,8 @@ def _drift_lines(report: Report, run: Run, drift: Drift) -> list[str]:
     change = run.evaluation.scores.mean_iou - first.evaluation.scores.mean_iou
     equal = f"{drift.share_equal:.3%} of labels equal" if drift.pictures else "no picture in common"
     moved = "" if math.isnan(change) else f", mIoU {100 * change:+.2f}"
+    if moved and run.interval is not None:
+        moved += f" [{100 * run.interval.low:+.2f}, {100 * run.interval.high:+.2f}]"
     lines = ["", f"{run.title} against {first.title}: {equal}{moved}"]
     by_class = zip(run.evaluation.scores.iou - first.evaluation.scores.iou, report.class_names, strict=True)
     lost = sorted((float(value), name) for value, name in by_class if value < 0)

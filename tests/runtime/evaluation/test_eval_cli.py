@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -22,9 +23,11 @@ from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.checkpoint_adapter import open_model
 from algm_trt.runtime.engine import Engine
 from algm_trt.runtime.engine_options import EngineOptions
+from algm_trt.runtime.evaluation import evaluate as evaluate_module
 from algm_trt.runtime.evaluation import job
 from algm_trt.runtime.evaluation.cli import main
 from algm_trt.runtime.evaluation.evaluate import Evaluation
+from algm_trt.runtime.evaluation.per_picture import COLUMNS
 from algm_trt.runtime.window_runner import HostWindowRunner
 
 CARDS: dict[str, ModelCard] = {
@@ -225,7 +228,7 @@ def test_files_that_cannot_be_written_are_met_before_anything_runs(
     root: Path, engines: list[FakeEngine], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    for option in ("--json", "--drift"):
+    for option in ("--json", "--drift", "--per-picture"):
         assert run(root, "merged.onnx", "dense.onnx", option, str(tmp_path / "file" / "out")) == 1
         assert "cannot write into" in capsys.readouterr().err
     assert not any(engine.batches for engine in engines)
@@ -418,6 +421,67 @@ def test_json_to_what_is_no_file(root: Path, engines: list[FakeEngine], capfd: p
     assert Path("/dev/null").is_char_device()
     assert run(root, "merged.onnx", "dense.onnx", "-q", "--json", "/dev/stdout") == 0
     assert len(json.loads(capfd.readouterr().out)["runs"]) == 2, "one text, though there are two runs"
+
+
+def test_a_line_per_run_and_picture(
+    root: Path, engines: list[FakeEngine], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, target = tmp_path / "pictures.csv", tmp_path / "out.json"
+    (root / "labels" / "p2.png").unlink()
+    given = ("--per-picture", str(table), "--json", str(target), "--limit", "6")
+    assert run(root, "merged.onnx", "dense.onnx", "shifted.onnx", *given) == 5
+    with table.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert list(lines[0]) == list(COLUMNS)
+    runs = json.loads(target.read_text())["runs"]
+    by_run = [[line for line in lines if line["run"] == title] for title in json.loads(target.read_text())["planned"]]
+    for found, entry in zip(by_run, runs, strict=True):
+        assert len(found) == entry["pictures"]
+        assert sum(int(line["pixels"]) for line in found) == entry["pixels"]
+        assert sum(int(line["windows"]) for line in found) == entry["windows"]
+        assert all(0 < float(line["mean_iou"]) <= 1 for line in found)
+    assert {line["labels_equal_to_first"] for line in by_run[0]} == {""}
+    assert {float(line["labels_equal_to_first"]) for line in by_run[1]} == {1.0}
+    assert {line["tokens_kept"] for line in by_run[1]} == {"1.0"}
+    worst = runs[2]["drift"]["worst"][0]
+    assert float(next(line for line in by_run[2] if line["name"] == worst["name"])["labels_equal_to_first"]) == (
+        pytest.approx(1 - worst["labels_unequal"], abs=1e-12)
+    )
+    capsys.readouterr()
+
+
+def test_changes_of_the_mean_have_an_interval(
+    root: Path,
+    engines: list[FakeEngine],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = tmp_path / "out.json"
+    assert run(root, "merged.onnx", "dense.onnx", "shifted.onnx", "--json", str(target)) == 0
+    _, same, shifted = json.loads(target.read_text())["runs"]
+    assert same["drift"]["mean_iou_change_interval"] == {
+        "low": 0.0,
+        "high": 0.0,
+        "percentiles": [2.5, 97.5],
+        "resamples": 1000,
+        "seed": 0,
+        "pictures": 12,
+    }
+    drift = shifted["drift"]
+    low, high = (drift["mean_iou_change_interval"][key] for key in ("low", "high"))
+    assert low < drift["mean_iou_change"] < high
+    said = capsys.readouterr().out
+    assert f"mIoU {100 * drift['mean_iou_change']:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]\n" in said
+    assert "mIoU +0.00 [+0.00, +0.00]\n" in said
+    assert "note: in brackets: 95 % of 1000 resamples of the pictures" in said
+
+    monkeypatch.setattr(evaluate_module, "MOST_AREAS", 59)
+    assert run(root, "merged.onnx", "shifted.onnx", "--json", str(target)) == 0
+    said = capsys.readouterr().out
+    assert "[" not in said
+    assert "note: the change of the mean IoU has no interval: 5 classes of 12 pictures are too many to keep" in said
+    assert json.loads(target.read_text())["runs"][1]["drift"]["mean_iou_change_interval"] is None
 
 
 def test_drift_folders_hold_one_run_each(root: Path, engines: list[FakeEngine], tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ from PIL import Image
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.engine import Engine
 from algm_trt.runtime.engine_options import EngineOptions
+from algm_trt.runtime.evaluation import evaluate as evaluation
 from algm_trt.runtime.evaluation.evaluate import EvaluationOptions, evaluate
+from algm_trt.runtime.evaluation.metrics import areas_of
 from algm_trt.runtime.evaluation.multiscale import Protocol
 from algm_trt.runtime.evaluation.sets import EvaluationSet, open_set
 from algm_trt.runtime.pipeline import EngineFailedError
@@ -162,6 +164,24 @@ def test_boundary_score_over_all_and_mean_of_the_pictures(root: Path) -> None:
     assert entry["boundary_f_score"] == whole.boundary.mean_f_score
     assert entry["boundary_f_score_mean_of_pictures"] == whole.boundary_of_pictures
     assert entry["classes_in_mean"] == 5
+
+
+def test_what_is_kept_of_every_picture_adds_up(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "labels" / "p1.png").unlink()
+    data = opened(root)
+    found = evaluate(FakeEngine(), data, options(4))
+    assert [picture.index for picture in found.scored] == [0, 2, 3, 4]
+    assert sum(picture.pixels for picture in found.scored) == found.scores.pixels
+    assert sum(picture.windows for picture in found.scored) == found.windows
+    assert np.sum([picture.tokens for picture in found.scored], axis=0).tolist() == list(found.tokens)
+    areas = np.stack([picture.areas for picture in found.scored if picture.areas is not None])
+    assert areas.shape == (4, 5, 3)
+    assert np.array_equal(areas.sum(axis=0), areas_of(found.scores.counts))
+    alone = evaluate(FakeEngine(), EvaluationSet(**{**data.__dict__, "samples": data.samples[2:3]}), options())
+    assert found.scored[1].mean_iou == pytest.approx(alone.scores.mean_iou, abs=1e-15)
+
+    monkeypatch.setattr(evaluation, "MOST_AREAS", 5 * 5 - 1)
+    assert all(picture.areas is None for picture in evaluate(FakeEngine(), data, options()).scored)
 
 
 def test_not_one_picture_is_an_error(root: Path) -> None:
