@@ -137,7 +137,10 @@ class _Output:
         if shown is None:
             self._print(head_lines(report))
             return
-        self._write(report)  # first: whoever reads what is printed may be gone
+        try:
+            self._write(report)  # first: whoever reads what is printed may be gone
+        except OSError as error:  # the next run tries again, and the end says so for good
+            say(sys.stderr, f"algm-eval: {error}")
         for failed in report.failed[len(shown.failed) :]:
             say(sys.stderr, f"algm-eval: {printable(failed.title)} failed: {failed.error}")
         for number in range(len(shown.runs), len(report.runs)):
@@ -147,8 +150,10 @@ class _Output:
         """Write the files for good, and print the rest."""
         from algm_trt.runtime.evaluation.table import last_lines
 
-        self._write(report, last=True)
-        self._print(last_lines(report))
+        try:
+            self._write(report, last=True)
+        finally:
+            self._print(last_lines(report))
         failures = {failure.name: failure for run in report.runs for failure in run.evaluation.failures}
         for failure in list(failures.values())[:_FAILURES_SHOWN]:
             say(sys.stderr, f"algm-eval: {printable(failure.name)} left out ({failure.kind}): {failure.error}")

@@ -113,13 +113,16 @@ class _Runs:
         self.report = replace(self.report, runs=(*runs, run))
         self._on_change(self.report)
         if self._drift_folder is not None and drift is not None:
-            write_drift(self.report, self._drift_folder)
+            try:
+                write_drift(self.report, self._drift_folder)
+            except (AlgmError, OSError) as error:
+                self._note(f"{variant.title}, drawing its drift", error)
 
-    def _note(self, title: str, error: AlgmError) -> None:
+    def _note(self, title: str, error: AlgmError | OSError) -> None:
         """Name what failed, unless nothing has been found yet.
 
         Raises:
-            AlgmError: no run is complete.
+            AlgmError: no run is complete; or an OSError.
             KeyboardInterrupt: it was no failure.
         """
         stop = stop_behind(error)

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -482,6 +483,33 @@ def test_changes_of_the_mean_have_an_interval(
     assert "[" not in said
     assert "note: the change of the mean IoU has no interval: 5 classes of 12 pictures are too many to keep" in said
     assert json.loads(target.read_text())["runs"][1]["drift"]["mean_iou_change_interval"] is None
+
+
+def test_files_that_cannot_be_written_any_more_end_no_run(
+    root: Path, engines: list[FakeEngine], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    folder, evaluate, runs = tmp_path / "out", job.evaluate, iter(range(9))
+
+    def until(*given: Any) -> Evaluation:
+        if next(runs) == 1:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.touch()
+        return evaluate(*given)
+
+    monkeypatch.setattr(job, "evaluate", until)
+    models = ("merged.onnx", "shifted.onnx", "dense.onnx")
+    assert run(root, *models, "--json", str(folder / "out.json")) == 1
+    said = capsys.readouterr()
+    assert "(3) dense.onnx" in said.out
+    assert "dense.onnx against merged.onnx @ 0.88" in said.out
+    assert said.err.count("algm-eval: [Errno") == 3, "twice on the way, once for good"
+
+    folder.unlink()
+    runs = iter(range(9))
+    assert run(root, *models, "--drift", str(folder)) == 5
+    said = capsys.readouterr()
+    assert "(3) dense.onnx" in said.out
+    assert "algm-eval: shifted.onnx @ 0.88, drawing its drift failed: [Errno" in said.err
 
 
 def test_drift_folders_hold_one_run_each(root: Path, engines: list[FakeEngine], tmp_path: Path) -> None:
