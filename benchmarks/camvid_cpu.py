@@ -25,7 +25,8 @@ from algm_trt.exporter.checkpoint import load_checkpoint
 from algm_trt.exporter.model_card import default_stride
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluation.evaluate import EvaluationOptions
-from algm_trt.runtime.evaluation.job import EvaluationJob, run_evaluation
+from algm_trt.runtime.evaluation.job import run_evaluation
+from algm_trt.runtime.evaluation.report import EvaluationJob
 from algm_trt.runtime.evaluation.sets import Places
 
 THRESHOLDS = (0.5, 0.7, 0.8, 0.85, 0.95, 1.0)
@@ -58,7 +59,7 @@ def evaluated(
         limit=limit,
         engine=engine,
     )
-    runs = run_evaluation(job).to_dict()["runs"]
+    runs = run_evaluation(job).checked().to_dict()["runs"]
     for run in runs:
         assert not run["failures"], run["failures"]
     return [
@@ -80,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--limit", type=int, help="take the first N frames only")
+    parser.add_argument("--limit", type=int, help="take N frames only, at equal distances in the set")
     parser.add_argument("--fp16-limit", type=int, help="the same for FP16, which a CPU emulates")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)

@@ -45,7 +45,8 @@ from algm_trt.exporter.torch_engine import TorchEngine
 from algm_trt.runtime.card import MergeSettings
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluation.evaluate import EvaluationOptions
-from algm_trt.runtime.evaluation.job import EvaluationJob, run_evaluation
+from algm_trt.runtime.evaluation.job import run_evaluation
+from algm_trt.runtime.evaluation.report import EvaluationJob
 from algm_trt.runtime.evaluation.sets import Places
 from algm_trt.runtime.timing import alternate
 
@@ -282,7 +283,7 @@ def evaluate(model: Segmenter, settings: Settings, data: Path, limit: int | None
             limit=limit,
             engine=EngineOptions(device=settings.device),
         )
-        runs = run_evaluation(job).to_dict()["runs"]
+        runs = run_evaluation(job).checked().to_dict()["runs"]
     for run in runs:
         if run["failures"]:
             raise SystemExit(f"{run['failures'][0]} and {len(run['failures']) - 1} more test frames failed")
@@ -351,7 +352,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threshold", type=float, default=0.88, help="similarity at which windows merge")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=int, help="evaluate on the first N test frames only")
+    parser.add_argument("--limit", type=int, help="evaluate on N test frames only, at equal distances in the set")
     parser.add_argument("--rounds", type=int, default=20, help="of the timing")
     parser.add_argument("--json", type=Path, help="file for the results")
     return parser.parse_args()

@@ -62,7 +62,7 @@ class TorchEngine:
         settings = resolve_merge(checkpoint.merge, options)
         check_grid(checkpoint.crop, checkpoint.config, settings)
         if coupled and settings is None:
-            raise UsageError(f"{path}: a dense model has nothing to couple: leave out --window-batch-coupled")
+            raise UsageError(f"{path}: a dense model has nothing to couple: leave out :coupled, --window-batch-coupled")
         on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
         self._device = torch.device("cuda" if on_gpu else "cpu")
         model = segmenter_from_checkpoint(checkpoint, settings)

@@ -24,6 +24,14 @@ def exit_code(stop: KeyboardInterrupt) -> int:
     return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
 
 
+def stop_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """The Ctrl-C that an error came from, if any: a compiled module that it hits while it is imported seems missing."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__cause__
+    return cause
+
+
 @contextmanager
 def stops_cleanly() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end the block by an exception, so that it can tidy up.

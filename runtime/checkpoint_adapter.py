@@ -13,11 +13,12 @@ from algm_trt.runtime.engine_options import EngineOptions
 # The one place where the runtime reaches for PyTorch: by name, when a checkpoint is measured, and never before.
 CHECKPOINT_ADAPTER: Final = "algm_trt.exporter.torch_engine"
 DENSE: Final = ":dense"
+COUPLED: Final = ":coupled"
 
 
 def is_checkpoint(model: str) -> bool:
-    """Whether a model, with ":dense" or without, is a PyTorch checkpoint: a file of its suffixes, or a folder."""
-    path = Path(model.removesuffix(DENSE))
+    """Whether a model, with ":dense" or ":coupled" or without, is a PyTorch checkpoint: by its suffix, or a folder."""
+    path = Path(model.removesuffix(COUPLED).removesuffix(DENSE))
     return path.suffix.lower() in CHECKPOINT_SUFFIXES or path.is_dir()
 
 
@@ -33,6 +34,8 @@ def open_model(model: str, options: EngineOptions | None = None, *, window_batch
         AlgmError: it cannot be opened; the message says why.
     """
     options = options or EngineOptions()
+    if model.endswith(COUPLED):
+        raise UsageError(f"{model}: {COUPLED} is for algm-eval, whose batches hold windows of one picture")
     if not is_checkpoint(model):
         if model.endswith(DENSE):
             raise UsageError(f"{model}: {DENSE} is for checkpoints; export the dense model with algm-export --no-merge")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from algm_trt.plugins.errors import AlgmError, MissingDependencyError
-from algm_trt.plugins.stopping import exit_code, stops_cleanly
+from algm_trt.plugins.stopping import exit_code, stop_behind, stops_cleanly
 
 READER_GONE = 141
 
@@ -31,7 +31,7 @@ def run_command(name: str, action: Callable[[], int], *, interrupted: str = "int
         try:
             code = action()
         except (AlgmError, ImportError) as error:
-            stop = _stop_behind(error)
+            stop = stop_behind(error)
             code = _complain(name, *((interrupted, exit_code(stop)) if stop else _told(error)))
         except KeyboardInterrupt as stop:
             code = _complain(name, interrupted, exit_code(stop))
@@ -102,14 +102,6 @@ def _open_missing_streams() -> None:
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:
             setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
-
-
-def _stop_behind(error: BaseException) -> KeyboardInterrupt | None:
-    """The Ctrl-C that an error came from, if any: a compiled module that it hits while it is imported seems missing."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, KeyboardInterrupt):
-        cause = cause.__cause__
-    return cause
 
 
 def _told(error: AlgmError | ImportError) -> tuple[str, int]:

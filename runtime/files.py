@@ -39,7 +39,7 @@ def renamed_together() -> Iterator[Temporary]:
     with ExitStack() as locks:
 
         def temporary(path: Path, *, folder: bool = False) -> Path:
-            if _is_special(path):
+            if is_special(path):
                 raise OSError(errno.EEXIST, "is no file that could be replaced", str(path))
             path.parent.mkdir(parents=True, exist_ok=True)
             if folder:
@@ -72,7 +72,7 @@ def write_report(path: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    if _is_special(path):
+    if is_special(path):
         with path.open("a", encoding="utf-8") as special:  # a pipe, or /dev/stdout behind what was printed
             special.write(text)
         return
@@ -89,7 +89,7 @@ def check_writable(path: Path) -> None:
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder")
-    if _is_special(path):
+    if is_special(path):
         if not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return
@@ -141,7 +141,7 @@ def _open_draft(draft: Path) -> int:
         return os.open(draft, flags, 0o666)
 
 
-def _is_special(path: Path) -> bool:
+def is_special(path: Path) -> bool:
     """Whether it is a device, a pipe, a socket, or a file that this process has open, or leads to one."""
     if path.absolute().as_posix().startswith(_OPEN_FILES):
         return path.exists()

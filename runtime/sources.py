@@ -141,7 +141,7 @@ def _found(path: Path, relative: tuple[str, ...]) -> FoundFile:
 
 def _in_folder(folder: Path, recursive: bool, tell: Callable[[str], None]) -> list[FoundFile]:
     files, others = [], Counter[str]()
-    for parts in _walk(folder, recursive):
+    for parts in walk(folder, recursive):
         if _has_known_suffix(parts[-1]):
             files.append(_found(folder.joinpath(*parts), parts))
         else:
@@ -194,7 +194,7 @@ def _matches(folder: Path, patterns: Sequence[str]) -> Iterator[tuple[str, ...]]
     """Files below a folder that match a pattern part by part; ** stands for any number of folders."""
     first, rest = patterns[0], patterns[1:]
     if first == "**":
-        for parts in _walk(folder, recursive=True, folders=True) if rest[:1] != ("**",) else [()]:
+        for parts in walk(folder, recursive=True, folders=True) if rest[:1] != ("**",) else [()]:
             for tail in _matches(folder.joinpath(*parts), rest or ("*",)):
                 yield (*parts, *tail)
         return
@@ -207,7 +207,7 @@ def _matches(folder: Path, patterns: Sequence[str]) -> Iterator[tuple[str, ...]]
             yield (entry.name,)
 
 
-def _walk(folder: Path, recursive: bool, *, folders: bool = False) -> Iterator[tuple[str, ...]]:
+def walk(folder: Path, recursive: bool, *, folders: bool = False) -> Iterator[tuple[str, ...]]:
     """Files below a folder as path parts, or with `folders` the folder itself and all folders below it.
 
     Hidden names are left out, and so is what earlier runs wrote. A folder is entered once even if links lead to it

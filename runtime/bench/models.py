@@ -1,29 +1,19 @@
-"""Models that algm-bench measures: a file and what runs it in one argument, such as `openvino-bf16:model.onnx`."""
+"""Models that algm-bench measures, open and ready."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import ModelCard
-from algm_trt.runtime.checkpoint_adapter import DENSE, is_checkpoint, open_model
+from algm_trt.runtime.checkpoint_adapter import is_checkpoint, open_model
 from algm_trt.runtime.engine import Engine, backend_for
-from algm_trt.runtime.engine_options import BACKENDS, CPU_PRECISIONS, DEVICES, EngineOptions
+from algm_trt.runtime.engine_options import EngineOptions
+from algm_trt.runtime.model_argument import ModelArgument
 from algm_trt.runtime.window_runner import lanes_of
-
-_NAMED_DEVICES = [name for name in DEVICES if name != "auto"]
-_PREFIX = re.compile(
-    rf"(?P<backend>{'|'.join(BACKENDS)})"
-    rf"(?:-(?P<device>{'|'.join(_NAMED_DEVICES)}))?"
-    rf"(?:-(?P<precision>{'|'.join(CPU_PRECISIONS)}))?"
-    r":(?P<model>.+)"
-)
 
 
 @runtime_checkable
@@ -35,57 +25,6 @@ class EngineWithDeviceClock(Protocol):
     """
 
     device_seconds: float
-
-
-@dataclass(frozen=True)
-class ModelArgument:
-    """One model of the command line.
-
-    Attributes:
-        text: as it was given.
-        model: path without the prefix; a checkpoint may end in ":dense".
-        options: what runs it, and where.
-    """
-
-    text: str
-    model: str
-    options: EngineOptions
-
-    @classmethod
-    def parse(cls, text: str, options: EngineOptions) -> ModelArgument:
-        """Read `[BACKEND[-DEVICE][-PRECISION]:]MODEL`.
-
-        Args:
-            text: the argument. A file whose name begins like a prefix is named with a folder, as in ./openvino:x.onnx.
-            options: of models without a prefix; a prefix takes nothing but threads and streams from them.
-
-        Raises:
-            UsageError: a prefix that contradicts itself, or one in front of a checkpoint.
-        """
-        match = _PREFIX.fullmatch(text)
-        if match is None:
-            return cls(text, text, options)
-        if is_checkpoint(match["model"]):
-            raise UsageError(f"{text}: a checkpoint runs in PyTorch; leave out {match['backend']}")
-        chosen = replace(
-            options,
-            backend=match["backend"],
-            device=match["device"] or "auto",
-            cpu_precision=match["precision"] or "fp32",
-        )
-        return cls(text, match["model"], chosen)
-
-    @property
-    def file(self) -> Path:
-        """The file of the model or of the checkpoint."""
-        path = Path(self.model.removesuffix(DENSE))
-        return path / "checkpoint.pth" if path.is_dir() else path
-
-    @property
-    def short(self) -> str:
-        """As given, without folders."""
-        prefix = self.text.removesuffix(self.model)
-        return prefix + (Path(self.model).name or self.model)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +72,7 @@ class Contender:
             "classes": len(self.card.classes),
             "merge_layers": list(self.card.merge.layers) if self.card.merge else None,
             "threshold": self.card.merge.threshold if self.card.merge else None,
-            "sha256": _digest(self.argument.file),
+            "sha256": self.argument.sha256,
             "device_clock": isinstance(self.engine, EngineWithDeviceClock),
         }
 
@@ -177,8 +116,3 @@ def _side_by_side(argument: ModelArgument, stack: ExitStack) -> Engine | None:
         return None
     stack.callback(engine.close)
     return engine
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

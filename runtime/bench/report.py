@@ -27,7 +27,7 @@ class BenchOptions:
     """What to measure.
 
     Attributes:
-        models: `[BACKEND[-DEVICE][-PRECISION]:]MODEL`, see `bench.models.ModelArgument`.
+        models: `[BACKEND[-DEVICE][-PRECISION]:]MODEL`, see `runtime.model_argument`.
         data: folder of pictures, or root of `dataset`; None draws scenes.
         dataset: one of `evaluation.sets.DATASETS` where `data` has ground truth, for the mean IoU; else None.
         places: what differs from the data set's official layout.

@@ -3,8 +3,9 @@
 A boundary pixel of a class has a neighbour (left, right, above, below) of another class. It is matched if the other
 map has a boundary pixel of the same class within the tolerance, 0.75 % of the picture's diagonal (Csurka et al., "What
 is a good evaluation measure for semantic segmentation?", BMVC 2013). Unlike there, matches are summed over all pictures
-before precision and recall are formed: a class that is rare in a picture then weighs what it has there. Borders to
-pixels without ground truth are no boundaries, and nothing inside those pixels counts.
+before precision and recall are formed: a class that is rare in a picture then weighs what it has there. The mean of the
+pictures' own scores is recorded beside it. Borders to pixels without ground truth are no boundaries, and nothing inside
+those pixels counts.
 """
 
 from __future__ import annotations

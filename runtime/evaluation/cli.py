@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from algm_trt.plugins.errors import PartialFailureError
+from algm_trt.plugins.stopping import exit_code
 from algm_trt.runtime.command import VersionAction, numbers, positive_int, run_command, say
 from algm_trt.runtime.engine_arguments import add_engine_arguments, engine_options
 from algm_trt.runtime.evaluation.layouts import LAYOUTS
@@ -19,7 +19,7 @@ from algm_trt.runtime.paths import printable
 from algm_trt.runtime.pipeline_arguments import add_reading_arguments, add_window_arguments, pipeline_options
 
 if TYPE_CHECKING:
-    from algm_trt.runtime.evaluation.job import Report, Run
+    from algm_trt.runtime.evaluation.report import Report
 
 _FAILURES_SHOWN = 20
 _EPILOG = """\
@@ -36,34 +36,47 @@ Pictures are first resized as the official evaluation does, proportions kept: sh
 of 640 pixels) and COCO, 1024 on cityscapes, 520 on pascal_context; camvid and folder are taken as they are. Then come
 windows. --mode whole resizes once, to the model's size. Labels are scored at the size of the picture on disk.
 The mean IoU is over the classes that occur in the ground truth or the prediction. The boundary F-score matches outlines
-within 0.75 % of the picture's diagonal. Images/s are whole pictures per second: inside the model alone, and of the
-whole run with decoding and scoring.
+within 0.75 % of the picture's diagonal, counted over all pictures; --json also has the mean over the pictures' scores,
+as Csurka et al. (BMVC 2013) and published figures have it. Images/s are whole pictures per second: inside the model
+alone, and of the whole run with decoding and scoring.
 
-A checkpoint (.pth) runs in PyTorch as it was trained; CHECKPOINT.pth:dense runs it without merging.
-Every run after the first is compared with the first: share of equal labels, change of IoU per class.
+models: [BACKEND[-DEVICE][-PRECISION]:]MODEL
+  model.onnx, model.plan         with --backend, --device and --cpu-precision
+  openvino-bf16:model.onnx       with a backend of its own, to compare backends in one run; a prefix replaces these
+                                 three options: onnxruntime-cpu, onnxruntime-cuda, openvino, openvino-bf16, tensorrt
+  checkpoint.pth                 in PyTorch, as it was trained
+  checkpoint.pth:dense           the same without merging
+  checkpoint.pth:coupled         windows of a batch merge equally many tokens, as in the official code, which has
+                                 batches of 4; --window-batch-coupled is the same for all models, checkpoints then
+
+Every run after the first is compared with the first: share of equal labels, change of the mean IoU and of the IoU per
+class. In brackets are percentiles 2.5 and 97.5 of the change in 1000 resamples of the pictures (paired bootstrap, fixed
+seed); pictures that are alike, such as frames of one video, make the interval too narrow. A row is printed and files
+are written whenever a run is complete, so that a failure or Ctrl-C in a later one costs that one alone.
 
 exit codes: 0 all pictures scored; 1 failed; 2 wrong usage; 4 the machine lacks something that a model needs;
-5 some pictures could not be scored: they are named and not part of the figures; 130 interrupted, 143 terminated.
+5 some pictures could not be scored, or a model after the first run failed: they are named and not part of the figures;
+130 interrupted or 143 terminated, with the complete runs if there are any.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = _parser().parse_args(argv)
-    return run_command("algm-eval", lambda: _evaluate(arguments))
+    given = sys.argv[1:] if argv is None else argv
+    interrupted = "interrupted before the first run was complete"
+    return run_command("algm-eval", lambda: _evaluate(arguments, given), interrupted=interrupted)
 
 
-def _evaluate(arguments: argparse.Namespace) -> int:
+def _evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     # Imported here: --help and usage errors need none of it.
-    from algm_trt.runtime.evaluation.evaluate import WINDOWS_COUPLED, EvaluationOptions
-    from algm_trt.runtime.evaluation.job import EvaluationJob, run_evaluation
+    from algm_trt.runtime.evaluation.evaluate import EvaluationOptions
+    from algm_trt.runtime.evaluation.job import run_evaluation
     from algm_trt.runtime.evaluation.multiscale import Protocol
+    from algm_trt.runtime.evaluation.report import EvaluationJob
     from algm_trt.runtime.evaluation.sets import Places
-    from algm_trt.runtime.files import check_writable, renamed_together
-    from algm_trt.runtime.machine import environment
+    from algm_trt.runtime.files import check_writable
 
-    coupled = arguments.window_batch_coupled
-    batch_size = arguments.batch_size or (WINDOWS_COUPLED if coupled else 1)
     job = EvaluationJob(
         models=tuple(arguments.models),
         root=arguments.data,
@@ -79,8 +92,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         ),
         options=EvaluationOptions(
             protocol=Protocol(scales=arguments.scales, flip=arguments.flip),
-            pipeline=pipeline_options(arguments, batch_size=batch_size),
-            window_batch_coupled=coupled,
+            pipeline=pipeline_options(arguments, batch_size=arguments.batch_size or 1),
+            window_batch_coupled=arguments.window_batch_coupled,
             max_pixels=arguments.max_pixels,
             quiet=arguments.quiet,
         ),
@@ -88,93 +101,86 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         thresholds=arguments.thresholds,
         limit=arguments.limit,
         engine=engine_options(arguments),
-        usual_batches=arguments.batch_size is None and not coupled,
+        usual_batches=arguments.batch_size is None,
     )
-    if arguments.json:
-        check_writable(arguments.json)
-    report = run_evaluation(job, arguments.drift)
-    if not arguments.quiet:
-        say(sys.stdout, "\n".join(_lines(report)))
-    if arguments.json:
-        with renamed_together() as temporary:
-            text = json.dumps(environment() | report.to_dict(), indent=1)
-            temporary(arguments.json).write_text(f"{text}\n", encoding="utf-8")
-    failures = {failure.name: failure for run in report.runs for failure in run.evaluation.failures}
-    for failure in list(failures.values())[:_FAILURES_SHOWN]:
-        say(sys.stderr, f"algm-eval: {printable(failure.name)} left out ({failure.kind}): {failure.error}")
-    if failures:
-        say(sys.stderr, f"algm-eval: {len(failures)} of {len(report.data.samples)} pictures are not in the figures")
-    return PartialFailureError.exit_code if failures else 0
+    for target in filter(None, (arguments.json, arguments.per_picture)):
+        check_writable(target)
+    output = _Output(arguments.json, arguments.per_picture, ["algm-eval", *argv], quiet=arguments.quiet)
+    report = run_evaluation(job, arguments.drift, output.follow)
+    output.finish(report)
+    if report.stopped_by:
+        say(sys.stderr, f"algm-eval: interrupted; {len(report.runs)} of {len(report.planned)} runs are complete")
+        return exit_code(report.stopped_by)
+    failed = report.failed or any(run.evaluation.failures for run in report.runs)
+    return PartialFailureError.exit_code if failed else 0
 
 
-def _lines(report: Report) -> list[str]:
-    """What the command says at its end."""
-    protocol, split = report.options.protocol, f" {report.data.split}" if report.data.split else ""
-    side = f"slide, short side {protocol.short_side}" if protocol.short_side else "slide, pictures as they are"
-    shown = [side if report.options.pipeline.mode == "slide" else "whole"]
-    shown += [f"scales {','.join(f'{scale:g}' for scale in protocol.scales)}"] if protocol.scales != (1.0,) else []
-    shown += ["flip"] if protocol.flip else []
-    return [
-        f"{report.data.dataset}{split}: {len(report.data.samples)} pictures, {', '.join(shown)}",
-        "",
-        *_table(report.runs),
-        "",
-        *_class_table(report),
-        *(line for run in report.runs if run.drift for line in _drift_lines(report, run)),
-    ]
+class _Output:
+    """What the command prints and writes, run by run: what is there stays, whatever happens to the next run."""
 
+    def __init__(self, json_file: Path | None, csv_file: Path | None, command: Sequence[str], *, quiet: bool):
+        from algm_trt.runtime.machine import environment, load_average
 
-def _table(runs: Sequence[Run]) -> list[str]:
-    """A line per run, numbered for the table of classes."""
-    titles = [f"({number}) {run.title}" for number, run in enumerate(runs, start=1)]
-    width = max(map(len, titles))
-    head = f"{'model':<{width}}  {'mIoU':>6}  {'pixel':>6}  {'mean':>6}  {'bound.':>6}  {'tokens':>6}  {'images/s':>15}"
-    units = f"{'':<{width}}  {'':>6}  {'acc.':>6}  {'acc.':>6}  {'F':>6}  {'kept':>6}  {'model':>7} {'all':>7}"
-    lines = [head, units]
-    for title, found in zip(titles, (run.evaluation for run in runs), strict=True):
-        scores = (
-            found.scores.mean_iou,
-            found.scores.pixel_accuracy,
-            found.scores.mean_accuracy,
-            found.boundary.mean_f_score,
-            found.tokens_kept,
-        )
-        figures = "  ".join(_percent(score) for score in scores)
-        speeds = f"{found.images_per_model_second:7.2f} {found.images_per_second:7.2f}"
-        lines.append(f"{title:<{width}}  {figures}  {speeds}")
-    return lines
+        self._json = json_file
+        self._csv = csv_file
+        self._quiet = quiet
+        self._known = environment() if json_file else {}
+        self._command = list(command)
+        self._load = load_average()
+        self._shown: Report | None = None
 
+    def follow(self, report: Report) -> None:
+        """Write the files again, and print what is new since the last report."""
+        from algm_trt.runtime.evaluation.table import head_lines, row
 
-def _class_table(report: Report) -> list[str]:
-    """IoU per class, a column per run."""
-    width = max(len("IoU per class"), *(len(name) for name in report.class_names))
-    columns = [f"({number})" for number in range(1, len(report.runs) + 1)]
-    lines = [f"{'IoU per class':<{width}}  {'  '.join(f'{column:>6}' for column in columns)}"]
-    values = [run.evaluation.scores.iou for run in report.runs]
-    for number, name in enumerate(report.class_names):
-        lines.append(f"{name:<{width}}  {'  '.join(_percent(iou[number]) for iou in values)}")
-    return lines
+        shown, self._shown = self._shown, report
+        if shown is None:
+            self._print(head_lines(report))
+            return
+        try:
+            self._write(report)  # first: whoever reads what is printed may be gone
+        except OSError as error:  # the next run tries again, and the end says so for good
+            say(sys.stderr, f"algm-eval: {error}")
+        for failed in report.failed[len(shown.failed) :]:
+            say(sys.stderr, f"algm-eval: {printable(failed.title)} failed: {failed.error}")
+        for number in range(len(shown.runs), len(report.runs)):
+            self._print([row(report, number)])
 
+    def finish(self, report: Report) -> None:
+        """Write the files for good, and print the rest."""
+        from algm_trt.runtime.evaluation.table import last_lines
 
-def _drift_lines(report: Report, run: Run) -> list[str]:
-    assert run.drift is not None
-    first = report.runs[0]
-    change = run.evaluation.scores.mean_iou - first.evaluation.scores.mean_iou
-    equal = f"{run.drift.share_equal:.3%} of labels equal" if run.drift.pictures else "no picture in common"
-    moved = "" if math.isnan(change) else f", mIoU {100 * change:+.2f}"
-    lines = ["", f"{run.title} against {first.title}: {equal}{moved}"]
-    by_class = zip(run.evaluation.scores.iou - first.evaluation.scores.iou, report.class_names, strict=True)
-    lost = sorted((float(value), name) for value, name in by_class if value < 0)
-    if lost:
-        lines.append(f"  IoU lost most: {', '.join(f'{name} {100 * value:+.2f}' for value, name in lost[:3])}")
-    worst = [f"{printable(report.data.samples[index].name)} {share:.1%}" for index, share in run.drift.worst()[:3]]
-    if worst:
-        lines.append(f"  labels differ most: {', '.join(worst)}")
-    return lines
+        try:
+            self._write(report, last=True)
+        finally:
+            self._print(last_lines(report))
+        failures = {failure.name: failure for run in report.runs for failure in run.evaluation.failures}
+        for failure in list(failures.values())[:_FAILURES_SHOWN]:
+            say(sys.stderr, f"algm-eval: {printable(failure.name)} left out ({failure.kind}): {failure.error}")
+        if failures:
+            say(sys.stderr, f"algm-eval: {len(failures)} of {len(report.data.samples)} pictures are not in the figures")
 
+    def _print(self, lines: Sequence[str]) -> None:
+        if not self._quiet:
+            say(sys.stdout, "\n".join(lines))
+            sys.stdout.flush()  # whoever reads a file or a pipe sees it now, and not hours later
 
-def _percent(value: float) -> str:
-    return f"{'-':>6}" if math.isnan(value) else f"{100 * value:6.2f}"
+    def _write(self, report: Report, *, last: bool = False) -> None:
+        """Write the files whole; what is no file, such as a pipe, takes one text only: the last."""
+        from algm_trt.runtime.evaluation.per_picture import per_picture_csv
+        from algm_trt.runtime.files import is_special, write_report
+
+        if self._json is not None and (last or not is_special(self._json)):
+            write_report(self._json, self._json_text(report))
+        if self._csv is not None and (last or not is_special(self._csv)):
+            write_report(self._csv, per_picture_csv(report))
+
+    def _json_text(self, report: Report) -> str:
+        from algm_trt.runtime.machine import load_average
+
+        load = {"before": self._load, "after": load_average()}
+        how = {"command": self._command, "load_average": load}
+        return json.dumps(self._known | how | report.to_dict(), indent=1) + "\n"
 
 
 def _short_side(text: str) -> int:
@@ -214,6 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     add_engine_arguments(parser)
     add_reading_arguments(parser, workers=f"threads that read and score (default: cores, at most {MAX_WORKERS})")
     add("--json", type=Path, metavar="FILE", help="write all figures as JSON")
+    add("--per-picture", type=Path, metavar="FILE", help="write a line per run and picture as CSV")
     add("--drift", type=Path, metavar="DIR", help="draw the ten pictures of each run that drifted most from the first")
     add("-q", "--quiet", action="store_true", help="print errors only")
     add("--version", action=VersionAction, nargs=0, help="print the version")
@@ -222,7 +229,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("models", nargs="+", metavar="MODEL", help="model.onnx, an engine file, or checkpoint.pth[:dense]")
+    add(
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="model.onnx, an engine file, or checkpoint.pth[:dense|:coupled]; see below",
+    )
     add("--data", type=Path, required=True, metavar="ROOT", help="folder of the data set")
     add("--dataset", choices=LAYOUTS, required=True, help="its layout; see below")
     add("--split", metavar="NAME", help="part of the data set; see below for the defaults")
@@ -232,4 +244,4 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add("--label-suffix", default="", metavar="END", help="end of the label files' names, such as _gt.png")
     add("--ignore", type=int, metavar="VALUE", help="stored value that does not count")
     add("--label-map", type=Path, metavar="FILE", help='JSON {"stored value": class id, or null to ignore}')
-    add("--limit", type=positive_int, metavar="N", help="take the first N pictures only")
+    add("--limit", type=positive_int, metavar="N", help="take N pictures only, at equal distances in the set")

@@ -64,6 +64,7 @@ class Drift:
         self._reference = reference
         self._lock = threading.Lock()
         self._worst: list[_Worst] = []
+        self._equal: dict[int, float] = {}
         self.pictures = 0
         self.pixels = 0
         self.equal = 0
@@ -78,6 +79,7 @@ class Drift:
             self.pictures += 1
             self.pixels += labels.size
             self.equal += equal
+            self._equal[index] = equal / labels.size
             if equal < labels.size:
                 self._remember(_Worst(1 - equal / labels.size, -index, b""), labels)
 
@@ -85,6 +87,11 @@ class Drift:
     def share_equal(self) -> float:
         """Share of the pixels of all pictures that have equal labels; NaN without pictures."""
         return self.equal / self.pixels if self.pixels else float("nan")
+
+    @property
+    def shares_equal(self) -> dict[int, float]:
+        """Share of equal labels of each picture, by its number."""
+        return dict(self._equal)
 
     def worst(self) -> list[tuple[int, float]]:
         """Number and share of unequal pixels of the pictures that differ most, worst first."""

@@ -23,7 +23,7 @@ from algm_trt.runtime.engine import Engine
 from algm_trt.runtime.evaluation.boundary import BoundaryScores, boundary_counts
 from algm_trt.runtime.evaluation.drift import Labels
 from algm_trt.runtime.evaluation.label_files import LabelError, Truth
-from algm_trt.runtime.evaluation.metrics import Scores, confusion
+from algm_trt.runtime.evaluation.metrics import Scores, areas_of, confusion, mean_iou_of
 from algm_trt.runtime.evaluation.multiscale import Protocol, View, field_at, labels_of
 from algm_trt.runtime.evaluation.sets import EvaluationSet, Sample
 from algm_trt.runtime.field import LogitField
@@ -34,6 +34,9 @@ from algm_trt.runtime.watched_engine import WatchedEngine
 
 WINDOWS_COUPLED: Final = 4
 """Windows that the official evaluation gives its model at a time."""
+
+MOST_AREAS: Final = 2**22
+"""Classes times pictures up to which the areas of every picture are kept: 48 MiB."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +55,38 @@ class Failure:
 
 
 @dataclass(frozen=True, eq=False)
+class ScoredPicture:
+    """What is kept of one picture.
+
+    Attributes:
+        index: its place in the data set.
+        pixels: with ground truth.
+        mean_iou: of this picture alone, over the classes that occur in it or in its prediction; NaN without any.
+        windows: that the model ran on.
+        tokens: summed over these windows: before merging, after the local merge, after the last global one.
+        areas: (K, 3) int32 as `metrics.areas_of` gives them; None where those of all pictures would be too many.
+    """
+
+    index: int
+    pixels: int
+    mean_iou: float
+    windows: int
+    tokens: tuple[int, int, int]
+    areas: NDArray[np.int32] | None
+
+
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """What one model at one threshold reached.
 
     Attributes:
         scores: of all pictures that could be scored.
-        boundary: their boundary scores.
+        boundary: their boundary scores, of counts that are summed over the pictures.
+        boundary_of_pictures: mean over the pictures of the mean F-score of each, as Csurka et al. have it; NaN if none
+            has a boundary.
         pictures: number of pictures scored.
         failures: the others.
+        scored: what is kept of each of the pictures, in the order of the data set.
         windows: windows that the model ran on for the scored pictures.
         tokens: summed over these windows: before merging, after the local merge, after the last global one.
         seconds: wall time of the whole run.
@@ -68,8 +95,10 @@ class Evaluation:
 
     scores: Scores
     boundary: BoundaryScores
+    boundary_of_pictures: float
     pictures: int
     failures: tuple[Failure, ...]
+    scored: tuple[ScoredPicture, ...]
     windows: int
     tokens: tuple[int, int, int]
     seconds: float
@@ -98,7 +127,9 @@ class Evaluation:
             "mean_iou": json_number(self.scores.mean_iou),
             "pixel_accuracy": json_number(self.scores.pixel_accuracy),
             "mean_accuracy": json_number(self.scores.mean_accuracy),
+            "classes_in_mean": int(np.count_nonzero(~np.isnan(self.scores.iou))),
             "boundary_f_score": json_number(self.boundary.mean_f_score),
+            "boundary_f_score_mean_of_pictures": json_number(self.boundary_of_pictures),
             "tokens_kept": json_number(self.tokens_kept),
             "tokens_per_window": [total / self.windows for total in self.tokens] if self.windows else None,
             "pictures": self.pictures,
@@ -174,10 +205,15 @@ def evaluate(
         raise UsageError(f"the model has {classes} classes, but {data.dataset} has {data.coding.classes}")
     clock = _Clock()
     watched = WatchedEngine(engine, clock.watch)
-    total = _Total(classes)
+    total = _Total(classes, keeps_areas=classes * len(data.samples) <= MOST_AREAS)
     begin = time.perf_counter()
     bar = tqdm(
-        total=len(data.samples), desc=title or None, unit="image", disable=options.quiet or None, file=sys.stderr
+        total=len(data.samples),
+        desc=title or None,
+        unit="image",
+        disable=options.quiet or None,
+        file=sys.stderr,
+        leave=False,
     )
     with bar, closing(_outcomes(watched, data, options, on_labels)) as outcomes:
         for picture, views in groupby(outcomes, key=lambda outcome: outcome.key[0]):
@@ -195,6 +231,7 @@ class _PictureScore:
     """What one picture adds to the total."""
 
     confusion: NDArray[np.int64]
+    areas: NDArray[np.int64]
     boundary: NDArray[np.int64]
     windows: int
     tokens: NDArray[np.int64]
@@ -243,8 +280,10 @@ class _Picture:
                 return None
         labels = labels_of(views, [self._fields[view] for view in views])
         self._fields.clear()
+        counts = confusion(truth, labels, self._data.coding.classes)
         score = _PictureScore(
-            confusion(truth, labels, self._data.coding.classes),
+            counts,
+            areas_of(counts),
             boundary_counts(truth, labels, self._data.coding.classes),
             self._windows,
             self._tokens,
@@ -255,6 +294,8 @@ class _Picture:
         return score
 
     def _load(self, view: View) -> NDArray[np.uint8]:
+        if self.sample.problem:
+            raise AlgmError(self.sample.problem)
         picture = decode_image(self.sample.image, max_pixels=self._options.max_pixels)
         if view == self._options.protocol.views[0]:
             self._truth = self._data.truth(self.sample, (picture.shape[0], picture.shape[1]))
@@ -295,11 +336,15 @@ def _outcomes(
 class _Total:
     """Sums over the pictures so far."""
 
-    def __init__(self, classes: int):
+    def __init__(self, classes: int, *, keeps_areas: bool):
         self.pictures = 0
         self.failures: list[Failure] = []
+        self._scored: list[ScoredPicture] = []
+        self._keeps_areas = keeps_areas
         self._confusion = np.zeros((classes, classes), np.int64)
         self._boundary = np.zeros((classes, 4), np.int64)
+        self._boundary_sum = 0.0
+        self._boundary_pictures = 0
         self._tokens = np.zeros(3, np.int64)
         self._windows = 0
 
@@ -314,17 +359,35 @@ class _Total:
         for score in (view.value for view in views if view.value is not None):
             self.pictures += 1
             self._confusion += score.confusion
+            self._scored.append(self._kept(picture.index, score))
             self._boundary += score.boundary
+            outlines = BoundaryScores(score.boundary).mean_f_score
+            if not math.isnan(outlines):
+                self._boundary_sum += outlines
+                self._boundary_pictures += 1
             self._tokens += score.tokens
             self._windows += score.windows
+
+    def _kept(self, index: int, score: _PictureScore) -> ScoredPicture:
+        before, local, last = score.tokens.tolist()
+        return ScoredPicture(
+            index=index,
+            pixels=int(score.areas[:, 1].sum()),
+            mean_iou=float(mean_iou_of(score.areas)),
+            windows=score.windows,
+            tokens=(before, local, last),
+            areas=score.areas.astype(np.int32) if self._keeps_areas else None,
+        )
 
     def evaluation(self, seconds: float, model_seconds: float) -> Evaluation:
         before, local, last = self._tokens.tolist()
         return Evaluation(
             scores=Scores(self._confusion),
             boundary=BoundaryScores(self._boundary),
+            boundary_of_pictures=self._boundary_sum / self._boundary_pictures if self._boundary_pictures else math.nan,
             pictures=self.pictures,
             failures=tuple(self.failures),
+            scored=tuple(self._scored),
             windows=self._windows,
             tokens=(before, local, last),
             seconds=seconds,

@@ -1,254 +1,198 @@
-"""One run of algm-eval: several models and thresholds on the same pictures, and what changes between them."""
+"""One job of algm-eval: several models and thresholds on the same pictures, one after the other."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from PIL import Image
+import numpy as np
 
-from algm_trt.plugins.errors import UsageError
+from algm_trt.plugins.errors import AlgmError, UsageError
+from algm_trt.plugins.stopping import stop_behind
 from algm_trt.runtime.card import ModelCard
-from algm_trt.runtime.checkpoint_adapter import is_checkpoint, open_model
-from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.engine import Engine
-from algm_trt.runtime.engine_options import EngineOptions
-from algm_trt.runtime.evaluation.drift import Drift, Labels, LabelStore, side_by_side
-from algm_trt.runtime.evaluation.evaluate import (
-    Evaluation,
-    EvaluationOptions,
-    distinct_names,
-    evaluate,
-    json_number,
-)
-from algm_trt.runtime.evaluation.sets import EvaluationSet, Places, open_set
-from algm_trt.runtime.files import check_writable, renamed_together
-from algm_trt.runtime.titles import model_title
-from algm_trt.runtime.window_runner import usual_batch
+from algm_trt.runtime.evaluation.bootstrap import Interval, paired_interval
+from algm_trt.runtime.evaluation.drift import Drift, LabelStore
+from algm_trt.runtime.evaluation.drift_folder import write_drift
+from algm_trt.runtime.evaluation.evaluate import WINDOWS_COUPLED, Evaluation, EvaluationOptions, evaluate
+from algm_trt.runtime.evaluation.report import EvaluationJob, FailedRun, Report, Run, Variant
+from algm_trt.runtime.evaluation.sets import EvaluationSet, open_set, spread
+from algm_trt.runtime.files import check_writable
+from algm_trt.runtime.model_argument import ModelArgument
+from algm_trt.runtime.window_runner import lanes_of, usual_batch
 
 
-@dataclass(frozen=True)
-class EvaluationJob:
-    """What to evaluate.
-
-    Attributes:
-        models: files of models; a checkpoint (.pth) may end in ":dense" for its network without merging.
-        root: folder of the data set.
-        dataset: one of `evaluation.sets.DATASETS`.
-        places: what differs from the data set's official layout.
-        options: how pictures go through the models; the protocol's short side is replaced by `short_side`.
-        short_side: pixels; None is the data set's official value, 0 takes pictures as they are.
-        thresholds: similarities to run every merging model at; empty: the model's own.
-        limit: evaluate only this many pictures, the first ones.
-        engine: what runs the models, and where.
-        usual_batches: every model takes the batch size that suits it best, not that of the pipeline.
-    """
-
-    models: tuple[str, ...]
-    root: Path
-    dataset: str
-    places: Places
-    options: EvaluationOptions
-    short_side: int | None = None
-    thresholds: tuple[float, ...] = ()
-    limit: int | None = None
-    engine: EngineOptions = field(default_factory=EngineOptions)
-    usual_batches: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.models:
-            raise UsageError("no model given")
-        if len(set(self.thresholds)) < len(self.thresholds):
-            raise UsageError("a threshold is given twice")
-        if not all(map(math.isfinite, self.thresholds)):
-            raise UsageError(f"thresholds must be finite numbers, got {self.thresholds}")
-        if self.options.window_batch_coupled and not all(is_checkpoint(model) for model in self.models):
-            raise UsageError("--window-batch-coupled is for checkpoints (.pth): exported models decide per image")
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """One model at one threshold.
-
-    Attributes:
-        model: as it was given.
-        name: short name that no other model of the job has.
-        backend: that ran it, and where.
-        threshold: similarity it merged at; None for a dense model.
-        stride: step of its windows in pixels; None where it took pictures whole.
-        batch_size: windows it got at a time.
-        evaluation: what it reached.
-        drift: from the first run; None for the first run itself.
-    """
-
-    model: str
-    name: str
-    backend: str
-    threshold: float | None
-    stride: int | None
-    batch_size: int
-    evaluation: Evaluation
-    drift: Drift | None
-
-    @property
-    def title(self) -> str:
-        """Name of the model, and the threshold."""
-        return model_title(self.name, self.threshold)
-
-
-@dataclass(frozen=True, eq=False)
-class Report:
-    """What a job found.
-
-    Attributes:
-        data: what was evaluated on.
-        options: how, with the short side that was taken.
-        card: of the first model.
-        runs: in the order of the models and thresholds.
-    """
-
-    data: EvaluationSet
-    options: EvaluationOptions
-    card: ModelCard
-    runs: tuple[Run, ...]
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes: the data set's, or else the first model's."""
-        return self.data.class_names or self.card.classes
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        protocol = self.options.protocol
-        return {
-            "dataset": self.data.dataset,
-            "split": self.data.split,
-            "pictures": len(self.data.samples),
-            "protocol": {
-                "mode": self.options.pipeline.mode,
-                "short_side": protocol.short_side,
-                "max_ratio": protocol.max_ratio,
-                "scales": list(protocol.scales),
-                "flip": protocol.flip,
-                "window_batch_coupled": self.options.window_batch_coupled,
-            },
-            "runs": [self._run_dict(run) for run in self.runs],
-        }
-
-    def _run_dict(self, run: Run) -> dict[str, Any]:
-        known = {
-            "model": run.model,
-            "backend": run.backend,
-            "threshold": run.threshold,
-            "stride": run.stride,
-            "batch_size": run.batch_size,
-        }
-        scores = run.evaluation.to_dict(self.class_names)
-        return known | scores | ({"drift": self._drift_dict(run, run.drift)} if run.drift else {})
-
-    def _drift_dict(self, run: Run, drift: Drift) -> dict[str, Any]:
-        first = self.runs[0].evaluation.scores
-        change = run.evaluation.scores.iou - first.iou
-        return {
-            "from": self.runs[0].title,
-            "pictures": drift.pictures,
-            "labels_equal": json_number(drift.share_equal),
-            "mean_iou_change": json_number(run.evaluation.scores.mean_iou - first.mean_iou),
-            "iou_change": dict(zip(distinct_names(self.class_names), map(json_number, change), strict=True)),
-            "worst": [
-                {"name": self.data.samples[index].name, "labels_unequal": share} for index, share in drift.worst()
-            ],
-        }
-
-
-def run_evaluation(job: EvaluationJob, drift_folder: Path | None = None) -> Report:
+def run_evaluation(
+    job: EvaluationJob, drift_folder: Path | None = None, on_change: Callable[[Report], None] = lambda report: None
+) -> Report:
     """Evaluate every model at every threshold, one run after the other.
+
+    What goes wrong after the first run ends neither the job nor what was found: a model that fails is named in the
+    report, and after Ctrl-C or SIGTERM the report holds the runs that were complete.
 
     Args:
         job: what to evaluate.
         drift_folder: where the pictures that drifted most are drawn; None draws none.
+        on_change: gets the report when all models and the data set have been opened, and after every run.
 
     Raises:
-        AlgmError: a model or the data set cannot be opened, or none of the pictures could be scored.
+        AlgmError: a model or the data set cannot be opened, or the first run failed.
+        KeyboardInterrupt: before the first run was complete.
     """
-    cards = _checked_cards(job)
-    data = open_set(job.dataset, job.root, cards[0], job.places)
-    data = replace(data, samples=data.samples[: job.limit])
-    options = _official(job, data)
-    several = sum(len(_thresholds(job, card)) for card in cards) > 1
+    report = _planned(job)
     if drift_folder is not None:
-        if not several:
+        if len(report.planned) < 2:
             raise UsageError("--drift compares runs with the first one: give a second model or threshold")
         check_writable(drift_folder / "drift.json")
-    runs: list[Run] = []
+    on_change(report)
     with TemporaryDirectory(prefix="algm-eval-") as folder:
-        store = LabelStore(Path(folder)) if several else None
-        for model, name in zip(job.models, _short_names(job.models), strict=True):
-            with closing(_open(job, model)) as engine:
-                batch_size = usual_batch(engine) if job.usual_batches else options.pipeline.batch_size
-                for threshold in _thresholds(job, engine.card):
-                    pipeline = replace(options.pipeline, threshold=threshold, batch_size=batch_size)
-                    drift = Drift(store) if store and runs else None
-                    on_labels = drift.compare if drift else store.put if store else None
-                    runs.append(_run(model, name, engine, data, replace(options, pipeline=pipeline), on_labels, drift))
-        report = Report(data, options, cards[0], tuple(runs))
-        if drift_folder is not None:
-            _draw_drift(report, drift_folder)
-    return report
+        runs = _Runs(report, LabelStore(Path(folder)), drift_folder, on_change)
+        try:
+            runs.measure()
+        except KeyboardInterrupt as stop:
+            if not runs.report.runs:
+                raise
+            return replace(runs.report, stopped_by=stop.with_traceback(None))  # which would keep the model in memory
+        return runs.report
 
 
-def _checked_cards(job: EvaluationJob) -> list[ModelCard]:
-    """Cards of all models, so that a wrong one is met before the others have run for hours."""
-    cards = []
-    for model in job.models:
-        with closing(_open(job, model)) as engine:
-            job.options.pipeline.check_against(engine.card)
-            cards.append(engine.card)
+class _Runs:
+    """The runs of a job.
+
+    Attributes:
+        report: what they have found so far.
+    """
+
+    def __init__(
+        self, report: Report, store: LabelStore, drift_folder: Path | None, on_change: Callable[[Report], None]
+    ):
+        self.report = report
+        self._store = store
+        self._drift_folder = drift_folder
+        self._on_change = on_change
+
+    def measure(self) -> None:
+        """Run everything that is planned.
+
+        Raises:
+            AlgmError: the first run failed.
+            KeyboardInterrupt: Ctrl-C came.
+        """
+        for _, group in groupby(self.report.planned, key=lambda variant: id(variant.argument)):
+            variants = list(group)
+            try:
+                engine = _open(self.report.job, variants[0].argument)
+            except AlgmError as error:
+                self._note(variants[0].name, error)
+                continue
+            with closing(engine):
+                for variant in variants:
+                    self._run(variant, engine)
+
+    def _run(self, variant: Variant, engine: Engine) -> None:
+        options, runs = self.report.options, self.report.runs
+        batch_size = options.pipeline.batch_size
+        if self.report.job.usual_batches:
+            batch_size = WINDOWS_COUPLED if variant.window_batch_coupled else usual_batch(engine)
+        pipeline = replace(options.pipeline, threshold=variant.threshold, batch_size=batch_size)
+        options = replace(options, pipeline=pipeline, window_batch_coupled=variant.window_batch_coupled)
+        drift = Drift(self._store) if runs else None
+        on_labels = drift.compare if drift else self._store.put if len(self.report.planned) > 1 else None
+        try:
+            evaluation = evaluate(engine, self.report.data, options, on_labels, variant.title)
+        except AlgmError as error:
+            self._note(variant.title, error)
+            return
+        sha256 = _sha256(variant.argument)
+        interval = _interval(runs[0].evaluation, evaluation) if runs else None
+        run = Run(variant, engine.description, lanes_of(engine), batch_size, sha256, evaluation, drift, interval)
+        self.report = replace(self.report, runs=(*runs, run))
+        self._on_change(self.report)
+        if self._drift_folder is not None and drift is not None:
+            try:
+                write_drift(self.report, self._drift_folder)
+            except (AlgmError, OSError) as error:
+                self._note(f"{variant.title}, drawing its drift", error)
+
+    def _note(self, title: str, error: AlgmError | OSError) -> None:
+        """Name what failed, unless nothing has been found yet.
+
+        Raises:
+            AlgmError: no run is complete; or an OSError.
+            KeyboardInterrupt: it was no failure.
+        """
+        stop = stop_behind(error)
+        if stop is not None:
+            raise stop
+        if not self.report.runs:
+            raise error
+        failed = FailedRun(title, " ".join(str(error).split()))
+        self.report = replace(self.report, failed=(*self.report.failed, failed))
+        self._on_change(self.report)
+
+
+def _planned(job: EvaluationJob) -> Report:
+    """What is to run; all models have been opened, so that a wrong one is met before the others have run for hours."""
+    arguments = [ModelArgument.parse(text, job.engine) for text in job.models]
+    cards = [_checked_card(job, argument) for argument in arguments]
     counts = {len(card.classes) for card in cards}
     if len(counts) > 1:
         raise UsageError(f"the models have different numbers of classes: {sorted(counts)}")
-    return cards
+    data = open_set(job.dataset, job.root, cards[0], job.places)
+    total = len(data.samples)
+    if job.limit is not None:
+        data = replace(data, samples=tuple(spread(data.samples, job.limit)))
+    options = _official(job, data)
+    pipeline = options.pipeline
+    planned = [
+        Variant(
+            argument=argument,
+            name=name,
+            card=card,
+            threshold=threshold,
+            stride=(pipeline.stride or card.stride) if pipeline.mode == "slide" else None,
+            window_batch_coupled=_is_coupled(job, argument),
+        )
+        for argument, name, card in zip(arguments, _short_names(arguments), cards, strict=True)
+        for threshold in _thresholds(job, card)
+    ]
+    return Report(job, data, total, options, tuple(planned))
 
 
-def _open(job: EvaluationJob, model: str) -> Engine:
-    coupled = job.options.window_batch_coupled
-    return open_model(model, job.engine, window_batch_coupled=coupled)
+def _checked_card(job: EvaluationJob, argument: ModelArgument) -> ModelCard:
+    with closing(_open(job, argument)) as engine:
+        job.options.pipeline.check_against(engine.card)
+        return engine.card
 
 
-def _draw_drift(report: Report, folder: Path) -> None:
-    """Draw the pictures that drifted most, a subfolder per run, and write drift.json."""
-    changes = []
-    for number, (run, entry) in enumerate(zip(report.runs, report.to_dict()["runs"], strict=True)):
-        if run.drift is None:
-            continue
-        changes.append(entry["drift"] | {key: entry[key] for key in ("model", "threshold")})
-        at = "dense" if run.threshold is None else f"{run.threshold:g}"
-        for place, (index, _) in enumerate(run.drift.worst(), start=1):
-            name = report.data.samples[index].name.replace("/", "_")
-            path = folder / f"{number:02d}_{Path(run.name).stem}_{at}" / f"{place:02d}_{name}.png"
-            _write_sheet(_sheet(report, run, run.drift, index), path)
-    with renamed_together() as temporary:
-        temporary(folder / "drift.json").write_text(json.dumps(changes, indent=1) + "\n", encoding="utf-8")
+def _open(job: EvaluationJob, argument: ModelArgument) -> Engine:
+    return argument.open(window_batch_coupled=_is_coupled(job, argument))
 
 
-def _sheet(report: Report, run: Run, drift: Drift, index: int) -> Image.Image:
-    sample = report.data.samples[index]
-    picture = decode_image(sample.image, max_pixels=report.options.max_pixels)
-    truth = report.data.truth(sample, (picture.shape[0], picture.shape[1]))
-    before, after = drift.worst_labels(index)
-    columns = [("ground truth", truth), (report.runs[0].title, before), (run.title, after)]
-    return side_by_side(picture, columns, report.card.palette)
+def _is_coupled(job: EvaluationJob, argument: ModelArgument) -> bool:
+    return job.options.window_batch_coupled or argument.is_coupled
 
 
-def _write_sheet(sheet: Image.Image, path: Path) -> None:
-    with renamed_together() as temporary:
-        sheet.save(temporary(path))
+def _interval(first: Evaluation, other: Evaluation) -> Interval | None:
+    """Of the change of the mean IoU, from the pictures that both have scored."""
+    areas = [{picture.index: picture.areas for picture in run.scored} for run in (first, other)]
+    both = [index for index in areas[0] if index in areas[1]]
+    pairs = [(areas[0][index], areas[1][index]) for index in both]
+    known = [(before, after) for before, after in pairs if before is not None and after is not None]
+    if not known:
+        return None
+    return paired_interval(np.stack([before for before, _ in known]), np.stack([after for _, after in known]))
+
+
+def _sha256(argument: ModelArgument) -> str | None:
+    try:
+        return argument.sha256
+    except OSError:
+        return None
 
 
 def _official(job: EvaluationJob, data: EvaluationSet) -> EvaluationOptions:
@@ -268,23 +212,7 @@ def _thresholds(job: EvaluationJob, card: ModelCard) -> tuple[float | None, ...]
     return job.thresholds or (card.merge.threshold,)
 
 
-def _run(
-    model: str,
-    name: str,
-    engine: Engine,
-    data: EvaluationSet,
-    options: EvaluationOptions,
-    on_labels: Callable[[int, Labels], None] | None,
-    drift: Drift | None,
-) -> Run:
-    pipeline = options.pipeline
-    threshold, batch_size = pipeline.threshold, pipeline.batch_size
-    stride = (pipeline.stride or engine.card.stride) if pipeline.mode == "slide" else None
-    evaluation = evaluate(engine, data, options, on_labels, model_title(name, threshold))
-    return Run(model, name, engine.description, threshold, stride, batch_size, evaluation, drift)
-
-
-def _short_names(models: Sequence[str]) -> list[str]:
-    """File names of the models, where those differ; otherwise the models as they were given."""
-    names = [Path(model).name for model in models]
-    return names if len(set(names)) == len(names) else list(models)
+def _short_names(arguments: Sequence[ModelArgument]) -> list[str]:
+    """The models without their folders, where those differ; otherwise as they were given."""
+    names = [argument.short for argument in arguments]
+    return names if len(set(names)) == len(names) else [argument.text for argument in arguments]

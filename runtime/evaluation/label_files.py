@@ -108,7 +108,8 @@ def read_truth(path: Path, coding: LabelCoding, size: tuple[int, int]) -> Truth:
     truth = coding.table[np.clip(values, 0, _VALUES - 1)]
     invalid = (truth == _INVALID) | (values < 0) | (values >= _VALUES)
     if invalid.any():
-        raise LabelError(f"{printable(path)}: {_describe(values[invalid])} of no class and not ignored")
+        wrong = values[invalid]
+        raise LabelError(f"{printable(path)}: {_describe(wrong)} of no class and not ignored; {_cure(wrong)}")
     return truth
 
 
@@ -143,7 +144,7 @@ def _class_id_or_none(value: object) -> int | None:
 def _read(path: Path, size: tuple[int, int]) -> NDArray[np.generic]:
     """Pixels of a label file, (H, W) or (H, W, 3)."""
     if not path.is_file():
-        raise LabelError(f"{printable(path)}: there is no such label file")
+        raise LabelError(f"{printable(path)}: there is no such label file; --label-suffix names another end")
     try:
         with Image.open(path) as picture:
             if (picture.height, picture.width) != size:
@@ -174,3 +175,11 @@ def _describe(values: NDArray[np.int64]) -> str:
     named = ", ".join(str(value) for value in found[:_NAMED_VALUES])
     more = ", ..." if len(found) > _NAMED_VALUES else ""
     return f"value{'s' if len(found) > 1 else ''} {named}{more} in {values.size} pixels"
+
+
+def _cure(values: NDArray[np.int64]) -> str:
+    """How algm-eval is told what unknown values mean."""
+    found = np.unique(values)
+    if len(found) == 1 and 0 <= found[0] < _VALUES:
+        return f"--ignore {found[0]} leaves them out, --label-map says what values mean"
+    return "--label-map says what values mean"

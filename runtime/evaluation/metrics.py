@@ -94,6 +94,22 @@ class Scores:
         return float(np.trace(self.counts) / self.pixels) if self.pixels else float("nan")
 
 
+def areas_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What the IoU needs of a confusion matrix (K, K): (K, 3) pixels that are hit, true and predicted."""
+    return np.stack([np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)], axis=1)
+
+
+def mean_iou_of(areas: NDArray[Any]) -> NDArray[np.float64]:
+    """Mean IoU over the classes that have one: (...) of areas (..., K, 3) as `areas_of` gives them; NaN without any."""
+    hit, true, predicted = (areas[..., column].astype(np.float64) for column in range(3))
+    union = true + predicted - hit
+    occurs = union > 0
+    iou = np.divide(hit, union, out=np.zeros_like(hit), where=occurs)
+    count = occurs.sum(axis=-1)
+    mean: NDArray[np.float64] = np.divide(iou.sum(axis=-1), count, out=np.full(count.shape, np.nan), where=count > 0)
+    return mean
+
+
 def mean_of_known(values: NDArray[np.float64]) -> float:
     """Mean of the values that are numbers; NaN if none is."""
     known = values[~np.isnan(values)]

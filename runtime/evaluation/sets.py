@@ -1,7 +1,8 @@
 """Data sets with ground truth, in the folders that their makers or mmsegmentation's preparation leave on disk.
 
 A picture without a label file, or a label file without a picture, is in the list all the same: reading it fails and is
-reported. Only a layout that is not there at all is an error here.
+reported. So are two pictures of one name. Only a layout that is not there at all is an error here, and one in which no
+picture has the name of a label file.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+import numpy as np
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import ModelCard
@@ -24,7 +27,7 @@ from algm_trt.runtime.evaluation.label_files import (
     read_truth,
 )
 from algm_trt.runtime.paths import natural_key, printable
-from algm_trt.runtime.sources import PICTURE_SUFFIXES
+from algm_trt.runtime.sources import PICTURE_SUFFIXES, walk
 
 LABEL_SUFFIXES: Final = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")
 
@@ -33,6 +36,8 @@ _CITYSCAPES_EVALUATED: Final = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25
 # Things that COCO numbers but never labelled: COCO-Stuff's 182 stored values are 171 classes (stored = COCO id - 1).
 _COCO_UNUSED: Final = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 _COCO_VALUES: Final = 182
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -44,12 +49,14 @@ class Sample:
         image: the picture's file.
         label: the label file.
         segments: of a panoptic label file: segment id -> class id.
+        problem: why it cannot be scored, whatever its files hold; "" if nothing is known against it.
     """
 
     name: str
     image: Path
     label: Path
     segments: Mapping[int, int] | None = field(default=None, hash=False)
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,6 +145,25 @@ def open_set(dataset: str, root: Path, card: ModelCard, places: Places | None = 
     return found
 
 
+def spread(items: Sequence[_Item], count: int) -> list[_Item]:
+    """Some of a list, in its order and at equal distances: neighbours, such as frames of a video, are alike.
+
+    The first and the last are among them.
+
+    Args:
+        items: of any kind.
+        count: how many, at least 1; all of them where there are not so many.
+
+    Raises:
+        UsageError: a count below 1.
+    """
+    if count < 1:
+        raise UsageError(f"at least 1 must be taken, got {count}")
+    if count >= len(items):
+        return list(items)
+    return [items[int(index)] for index in np.linspace(0, len(items) - 1, count).round()]
+
+
 def _replaced(found: EvaluationSet, coding: LabelCoding) -> EvaluationSet:
     if any(sample.segments is not None for sample in found.samples):
         raise UsageError("panoptic annotations say themselves what their values mean: leave out --ignore, --label-map")
@@ -162,7 +188,7 @@ def _cityscapes(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
     labels = places.labels or _first_folder(root / "gtFine" / split)
     # the ids of training win where both lie on disk: cityscapesScripts makes them of the others
     suffix = places.label_suffix or "_gtFine_labelTrainIds.png"
-    if not places.label_suffix and not any(labels.rglob(f"*{suffix}")):
+    if not places.label_suffix and not any(parts[-1].endswith(suffix) for parts in walk(labels, recursive=True)):
         suffix = "_gtFine_labelIds.png"
     coding = _cityscapes_label_ids() if suffix.endswith("_labelIds.png") else plain_coding(19)
     samples = _paired(images, labels, places.image_suffix or "_leftImg8bit.png", suffix)
@@ -298,15 +324,28 @@ def _paired(images: Path, labels: Path, image_suffix: str, label_suffix: str) ->
     """Files of equal names in two folders and their subfolders; also those that lack their counterpart."""
     pictures = _by_name(_first_folder(images), image_suffix, sorted(PICTURE_SUFFIXES))
     truths = _by_name(_first_folder(labels), label_suffix, LABEL_SUFFIXES)
-    names = sorted(pictures.keys() | truths.keys(), key=natural_key)
-    return [
-        Sample(
-            name,
-            pictures.get(name, images / f"{name}{image_suffix or '.jpg'}"),
-            truths.get(name, labels / f"{name}{label_suffix or '.png'}"),
+    if pictures and truths and not pictures.keys() & truths.keys():
+        picture, truth = (min(found.values())[0].name for found in (pictures, truths))
+        raise UsageError(
+            f"{printable(images)}: no picture has the name of a label file in {printable(labels)}. Pictures are called "
+            f"like {printable(picture)}, label files like {printable(truth)}: algm-eval takes the ends that differ as "
+            "--image-suffix and --label-suffix"
         )
-        for name in names
-    ]
+    samples = []
+    for name in sorted(pictures.keys() | truths.keys(), key=natural_key):
+        image = pictures.get(name, [images / f"{name}{image_suffix or '.jpg'}"])
+        label = truths.get(name, [labels / f"{name}{label_suffix or '.png'}"])[0]
+        problem = _ambiguous([path for path in image if path != label])  # both may lie in one folder
+        samples.append(Sample(name, image[0], label, problem=problem))
+    return samples
+
+
+def _ambiguous(pictures: Sequence[Path]) -> str:
+    """What is wrong with so many pictures of one name; "" if it is one."""
+    if len(pictures) < 2:
+        return ""
+    named = " and ".join(printable(path.name) for path in pictures[:2])
+    return f"two pictures of this name, {named}; choose with --image-suffix"
 
 
 def _listed(listing: Path, images: Path, labels: Path, places: Places) -> list[Sample]:
@@ -321,23 +360,22 @@ def _listed(listing: Path, images: Path, labels: Path, places: Places) -> list[S
     for name in names:
         stem = Path(name).stem if Path(name).suffix.lower() in PICTURE_SUFFIXES else name
         candidates = [images / f"{stem}{ending}" for ending in endings]
-        picture = next((path for path in candidates if path.is_file()), candidates[0])
-        samples.append(Sample(stem, picture, labels / f"{stem}{places.label_suffix or '.png'}"))
+        pictures = [path for path in candidates if path.is_file()] or candidates[:1]
+        label = labels / f"{stem}{places.label_suffix or '.png'}"
+        samples.append(Sample(stem, pictures[0], label, problem=_ambiguous(pictures)))
     return samples
 
 
-def _by_name(folder: Path, suffix: str, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Files below a folder by their relative names without suffix; of several with one name the first suffix wins."""
-    found: dict[str, tuple[int, Path]] = {}
-    for path in folder.rglob("*"):
-        relative = path.relative_to(folder).as_posix()
+def _by_name(folder: Path, suffix: str, suffixes: Sequence[str]) -> dict[str, list[Path]]:
+    """Files below a folder by their relative names without suffix; those of one name in the order of the suffixes."""
+    found: dict[str, list[tuple[int, Path]]] = {}
+    for parts in walk(folder, recursive=True):
+        relative, path = "/".join(parts), folder.joinpath(*parts)
         rank = 0 if suffix else _rank(path.suffix.lower(), suffixes)
-        if rank < 0 or not relative.endswith(suffix) or path.name.startswith(".") or path.is_dir():
-            continue
         name = relative.removesuffix(suffix or path.suffix)
-        if name and (name not in found or rank < found[name][0]):
-            found[name] = (rank, path)
-    return {name: path for name, (_, path) in found.items()}
+        if rank >= 0 and relative.endswith(suffix) and name:
+            found.setdefault(name, []).append((rank, path))
+    return {name: [path for _, path in sorted(files)] for name, files in found.items()}
 
 
 def _rank(ending: str, suffixes: Sequence[str]) -> int:

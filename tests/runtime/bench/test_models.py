@@ -1,4 +1,4 @@
-"""Models of algm-bench's command line: prefixes, names, and the order in which things are refused."""
+"""Models of algm-bench's command line: names, streams, and facts about them."""
 
 from __future__ import annotations
 
@@ -9,45 +9,10 @@ import pytest
 from helpers.bench import install
 
 from algm_trt.plugins.errors import UsageError
-from algm_trt.runtime.bench.models import ModelArgument, open_contenders
+from algm_trt.runtime.bench.models import open_contenders
 from algm_trt.runtime.engine_options import EngineOptions
 
 DEFAULTS = EngineOptions(threads=3, cpu_precision="bf16")
-
-
-@pytest.mark.parametrize(
-    ("text", "model", "options"),
-    [
-        ("model.onnx", "model.onnx", DEFAULTS),
-        ("a/b.plan", "a/b.plan", DEFAULTS),
-        ("onnxruntime:a/b.onnx", "a/b.onnx", EngineOptions("onnxruntime", threads=3)),
-        ("onnxruntime-cuda:m.onnx", "m.onnx", EngineOptions("onnxruntime", "cuda", threads=3)),
-        ("openvino:m.onnx", "m.onnx", EngineOptions("openvino", threads=3)),
-        ("openvino-bf16:m.onnx", "m.onnx", EngineOptions("openvino", threads=3, cpu_precision="bf16")),
-        ("openvino-cpu-bf16:m.onnx", "m.onnx", EngineOptions("openvino", "cpu", 3, "bf16")),
-        ("tensorrt:m.plan", "m.plan", EngineOptions("tensorrt", threads=3)),
-        ("./openvino:m.onnx", "./openvino:m.onnx", DEFAULTS),
-        ("checkpoint.pth:dense", "checkpoint.pth:dense", DEFAULTS),
-        ("openvino:", "openvino:", DEFAULTS),
-        ("opencv:m.onnx", "opencv:m.onnx", DEFAULTS),
-    ],
-)
-def test_a_prefix_chooses_backend_device_and_precision(text: str, model: str, options: EngineOptions) -> None:
-    assert ModelArgument.parse(text, DEFAULTS) == ModelArgument(text, model, options)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("onnxruntime-bf16:m.onnx", "needs the OpenVINO backend"),
-        ("openvino-cuda:m.onnx", "runs on CPUs"),
-        ("openvino:checkpoint.pth", "a checkpoint runs in PyTorch"),
-        ("auto:checkpoint.pth:dense", "a checkpoint runs in PyTorch"),
-    ],
-)
-def test_prefixes_that_make_no_sense(text: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        ModelArgument.parse(text, EngineOptions())
 
 
 def test_short_names_unless_two_are_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

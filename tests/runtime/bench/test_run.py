@@ -21,7 +21,8 @@ from algm_trt.runtime.bench.run import run_bench
 from algm_trt.runtime.engine import EngineOutput
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluation.evaluate import EvaluationOptions
-from algm_trt.runtime.evaluation.job import EvaluationJob, run_evaluation
+from algm_trt.runtime.evaluation.job import run_evaluation
+from algm_trt.runtime.evaluation.report import EvaluationJob
 from algm_trt.runtime.evaluation.sets import Places
 from algm_trt.runtime.job import JobOptions, JobReport, run_job
 from algm_trt.runtime.pipeline_options import PipelineOptions

@@ -43,6 +43,7 @@ def test_drift_counts_and_remembers_the_worst_in_any_order(tmp_path: Path) -> No
     expected = sorted(counts, key=lambda index: (-counts[index], index))[:WORST]
     for drift in drifts:
         assert drift.pictures == 40
+        assert drift.shares_equal == pytest.approx({index: 1 - count / 100 for index, count in counts.items()})
         assert drift.share_equal == pytest.approx(1 - sum(counts.values()) / 4000)
         assert [index for index, _ in drift.worst()] == expected
         assert [share for _, share in drift.worst()] == pytest.approx([counts[index] / 100 for index in expected])

@@ -20,7 +20,9 @@ from PIL import Image
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.engine import Engine
 from algm_trt.runtime.engine_options import EngineOptions
+from algm_trt.runtime.evaluation import evaluate as evaluation
 from algm_trt.runtime.evaluation.evaluate import EvaluationOptions, evaluate
+from algm_trt.runtime.evaluation.metrics import areas_of
 from algm_trt.runtime.evaluation.multiscale import Protocol
 from algm_trt.runtime.evaluation.sets import EvaluationSet, open_set
 from algm_trt.runtime.pipeline import EngineFailedError
@@ -139,6 +141,49 @@ def test_bad_label_files_are_named_and_left_out(root: Path) -> None:
     assert single.scores.mean_iou == pytest.approx(expected[0], abs=1e-12)
 
 
+def test_a_sample_with_a_problem_is_left_out(root: Path) -> None:
+    Image.fromarray(color_picture(40, 61)).save(root / "images" / "p0.jpg")
+    found = evaluate(FakeEngine(), opened(root), options())
+    assert found.pictures == 4
+    ((name, kind, error),) = [(failure.name, failure.kind, failure.error) for failure in found.failures]
+    assert (name, kind) == ("p0", "picture")
+    assert error.startswith("two pictures of this name, p0.jpg and p0.png")
+
+
+def test_boundary_score_over_all_and_mean_of_the_pictures(root: Path) -> None:
+    data = opened(root)
+    single = []
+    for sample in data.samples:
+        found = evaluate(FakeEngine(), EvaluationSet(**{**data.__dict__, "samples": (sample,)}), options())
+        assert found.boundary_of_pictures == found.boundary.mean_f_score
+        single.append(found.boundary.mean_f_score)
+    whole = evaluate(FakeEngine(), data, options())
+    assert whole.boundary_of_pictures == pytest.approx(np.mean(single), abs=1e-12)
+    assert whole.boundary_of_pictures != pytest.approx(whole.boundary.mean_f_score, abs=1e-6)
+    entry = whole.to_dict(data.class_names)
+    assert entry["boundary_f_score"] == whole.boundary.mean_f_score
+    assert entry["boundary_f_score_mean_of_pictures"] == whole.boundary_of_pictures
+    assert entry["classes_in_mean"] == 5
+
+
+def test_what_is_kept_of_every_picture_adds_up(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "labels" / "p1.png").unlink()
+    data = opened(root)
+    found = evaluate(FakeEngine(), data, options(4))
+    assert [picture.index for picture in found.scored] == [0, 2, 3, 4]
+    assert sum(picture.pixels for picture in found.scored) == found.scores.pixels
+    assert sum(picture.windows for picture in found.scored) == found.windows
+    assert np.sum([picture.tokens for picture in found.scored], axis=0).tolist() == list(found.tokens)
+    areas = np.stack([picture.areas for picture in found.scored if picture.areas is not None])
+    assert areas.shape == (4, 5, 3)
+    assert np.array_equal(areas.sum(axis=0), areas_of(found.scores.counts))
+    alone = evaluate(FakeEngine(), EvaluationSet(**{**data.__dict__, "samples": data.samples[2:3]}), options())
+    assert found.scored[1].mean_iou == pytest.approx(alone.scores.mean_iou, abs=1e-15)
+
+    monkeypatch.setattr(evaluation, "MOST_AREAS", 5 * 5 - 1)
+    assert all(picture.areas is None for picture in evaluate(FakeEngine(), data, options()).scored)
+
+
 def test_not_one_picture_is_an_error(root: Path) -> None:
     for path in (root / "labels").iterdir():
         path.unlink()
@@ -203,6 +248,7 @@ def test_json_has_no_nan(root: Path) -> None:
     found = evaluate(FakeEngine(card), open_set("folder", root, card), options()).to_dict(card.classes)
     assert found["per_class"]["red"]["accuracy"] is not None
     assert found["per_class"]["green"]["accuracy"] is None
+    assert found["classes_in_mean"] == sum(scores["iou"] is not None for scores in found["per_class"].values()) < 6
     assert list(found["per_class"]) == list(card.classes)
 
 

@@ -16,7 +16,7 @@ from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.evaluation.label_files import LabelError
 from algm_trt.runtime.evaluation.layouts import LAYOUTS
 from algm_trt.runtime.evaluation.metrics import IGNORED
-from algm_trt.runtime.evaluation.sets import DATASETS, EvaluationSet, Places, Sample, open_set
+from algm_trt.runtime.evaluation.sets import DATASETS, EvaluationSet, Places, Sample, open_set, spread
 
 CARD = make_card()
 
@@ -184,6 +184,55 @@ def test_folder_leaves_out_what_is_no_picture_and_takes_the_first_of_several_suf
     assert {sample.label.suffix for sample in samples} == {".png"}
 
 
+def test_linked_folders_are_read_and_loops_end(tmp_path: Path) -> None:
+    put(tmp_path / "elsewhere" / "images" / "x.jpg")
+    put(tmp_path / "elsewhere" / "labels" / "x.png", 3)
+    for kind in ("images", "labels"):
+        put(tmp_path / kind / f"y.{'jpg' if kind == 'images' else 'png'}")
+        (tmp_path / kind / "more").symlink_to(tmp_path / "elsewhere" / kind)
+        (tmp_path / kind / "loop").symlink_to(tmp_path / kind)
+    assert truths(open_set("folder", tmp_path, CARD)) == {"more/x": [3] * 4, "y": [0] * 4}
+
+    put(tmp_path / "elsewhere" / "ulm" / "ulm_1_2_leftImg8bit.png")
+    put(tmp_path / "elsewhere" / "ulm" / "ulm_1_2_gtFine_labelTrainIds.png", 5)
+    for kind in ("leftImg8bit", "gtFine"):
+        (tmp_path / kind / "val").mkdir(parents=True)
+        (tmp_path / kind / "val" / "ulm").symlink_to(tmp_path / "elsewhere" / "ulm")
+    assert truths(open_set("cityscapes", tmp_path, CARD)) == {"ulm/ulm_1_2": [5] * 4}
+
+
+def test_two_pictures_of_one_name_are_a_problem_of_this_name(tmp_path: Path) -> None:
+    for name in ("0.jpg", "0.png", "1.jpg"):
+        put(tmp_path / "images" / name)
+    for name in ("0.png", "1.png"):
+        put(tmp_path / "labels" / name)
+    two, one = open_set("folder", tmp_path, CARD).samples
+    assert two.problem == "two pictures of this name, 0.jpg and 0.png; choose with --image-suffix"
+    assert one.problem == ""
+    chosen = open_set("folder", tmp_path, CARD, Places(image_suffix=".png")).samples[0]
+    assert (chosen.problem, chosen.image.name) == ("", "0.png")
+
+    (tmp_path / "test.txt").write_text("0\n1\n")
+    places = Places(images=tmp_path / "images", labels=tmp_path / "labels")
+    assert [bool(sample.problem) for sample in open_set("camvid", tmp_path, CARD, places).samples] == [True, False]
+
+
+def test_pictures_and_label_files_in_one_folder(tmp_path: Path) -> None:
+    put(tmp_path / "0.jpg")
+    put(tmp_path / "0.png", 2)
+    (sample,) = open_set("folder", tmp_path, CARD, Places(images=tmp_path, labels=tmp_path)).samples
+    assert (sample.image.name, sample.label.name, sample.problem) == ("0.jpg", "0.png", "")
+
+
+def test_names_of_which_none_pair_say_what_they_are_like(tmp_path: Path) -> None:
+    put(tmp_path / "images" / "0_img.jpg")
+    put(tmp_path / "labels" / "0_gt.png")
+    with pytest.raises(
+        UsageError, match=r"like 0_img\.jpg, label files like 0_gt\.png: .* --image-suffix and --label-suffix"
+    ):
+        open_set("folder", tmp_path, CARD)
+
+
 def test_folder_with_suffixes_ignore_value_and_label_map(tmp_path: Path) -> None:
     put(tmp_path / "imgs" / "00_img.jpg")
     put(tmp_path / "gts" / "00_gt.png", [0, 1, 7, 7])
@@ -214,6 +263,21 @@ def test_ignore_adds_to_what_a_data_set_ignores_and_replaces_it_in_a_folder(tmp_
     put(tmp_path / "labels" / "validation" / "x.png", [0, 1, 2, 255])
     with pytest.raises(LabelError, match="value 255"):
         truths(open_set("folder", tmp_path, CARD, Places(split="validation", ignore=2)))
+
+
+def test_some_of_a_list_lie_at_equal_distances() -> None:
+    assert spread(range(9), 3) == [0, 4, 8]
+    assert spread(range(9), 1) == [0]
+    assert spread("abc", 3) == spread("abc", 7) == ["a", "b", "c"]
+    assert spread((), 2) == []
+    for total in range(1, 40):
+        for count in range(1, total + 1):
+            chosen = spread(range(total), count)
+            assert len(set(chosen)) == count
+            assert chosen == sorted(chosen)
+            assert count == 1 or (chosen[0], chosen[-1]) == (0, total - 1)
+    with pytest.raises(UsageError, match="at least 1"):
+        spread("abc", 0)
 
 
 def test_commands_offer_every_layout() -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.evaluation.boundary import BoundaryScores, boundary_counts
-from algm_trt.runtime.evaluation.metrics import IGNORED, MOST_CLASSES, Scores, confusion
+from algm_trt.runtime.evaluation.metrics import IGNORED, MOST_CLASSES, Scores, areas_of, confusion, mean_iou_of
 
 Ids = NDArray[np.integer]
 
@@ -42,6 +42,19 @@ def by_hand(pairs: list[tuple[Ids, Ids]], classes: int) -> dict[str, float | lis
         "mean_accuracy": float(np.nanmean(accuracy)),
         "pixel_accuracy": float(np.mean(truth == predicted)),
     }
+
+
+def test_areas_give_the_mean_iou_of_the_matrix() -> None:
+    rng = np.random.default_rng(3)
+    counts = rng.integers(0, 50, (4, 6, 6))
+    counts[1, 2] = counts[1, :, 2] = 0
+    counts[3] = 0
+    areas = np.stack([areas_of(matrix) for matrix in counts])
+    assert areas.shape == (4, 6, 3)
+    expected = [Scores(matrix).mean_iou for matrix in counts]
+    assert np.isnan(expected[3])
+    assert mean_iou_of(areas) == pytest.approx(expected, abs=1e-15, nan_ok=True)
+    assert mean_iou_of(areas.sum(axis=0)) == pytest.approx(Scores(counts.sum(axis=0)).mean_iou, abs=1e-15)
 
 
 @pytest.mark.parametrize(

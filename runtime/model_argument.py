@@ -1,0 +1,101 @@
+"""A model as the measuring commands take it: a file and what runs it in one argument, `openvino-bf16:model.onnx`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from algm_trt.plugins.errors import UsageError
+from algm_trt.runtime.checkpoint_adapter import COUPLED, DENSE, is_checkpoint, open_model
+from algm_trt.runtime.engine import Engine
+from algm_trt.runtime.engine_options import BACKENDS, CPU_PRECISIONS, DEVICES, EngineOptions
+
+_NAMED_DEVICES = [name for name in DEVICES if name != "auto"]
+_PREFIX = re.compile(
+    rf"(?P<backend>{'|'.join(BACKENDS)})"
+    rf"(?:-(?P<device>{'|'.join(_NAMED_DEVICES)}))?"
+    rf"(?:-(?P<precision>{'|'.join(CPU_PRECISIONS)}))?"
+    r":(?P<model>.+)"
+)
+
+
+@dataclass(frozen=True)
+class ModelArgument:
+    """One model of the command line.
+
+    Attributes:
+        text: as it was given.
+        model: path without the prefix; a checkpoint may end in ":dense" or ":coupled".
+        options: what runs it, and where.
+    """
+
+    text: str
+    model: str
+    options: EngineOptions
+
+    @classmethod
+    def parse(cls, text: str, options: EngineOptions) -> ModelArgument:
+        """Read `[BACKEND[-DEVICE][-PRECISION]:]MODEL`.
+
+        Args:
+            text: the argument. A file whose name begins like a prefix is named with a folder, as in ./openvino:x.onnx.
+            options: of models without a prefix; a prefix takes nothing but threads and streams from them.
+
+        Raises:
+            UsageError: a prefix that contradicts itself, one before a checkpoint, or ":coupled" behind what is none.
+        """
+        if text.endswith(COUPLED) and not is_checkpoint(text):
+            raise UsageError(f"{text}: {COUPLED} is for checkpoints: exported models decide per image")
+        match = _PREFIX.fullmatch(text)
+        if match is None:
+            return cls(text, text, options)
+        if is_checkpoint(match["model"]):
+            raise UsageError(f"{text}: a checkpoint runs in PyTorch; leave out {match['backend']}")
+        chosen = replace(
+            options,
+            backend=match["backend"],
+            device=match["device"] or "auto",
+            cpu_precision=match["precision"] or "fp32",
+        )
+        return cls(text, match["model"], chosen)
+
+    @property
+    def file(self) -> Path:
+        """The file of the model or of the checkpoint."""
+        path = Path(self.model.removesuffix(COUPLED).removesuffix(DENSE))
+        return path / "checkpoint.pth" if path.is_dir() else path
+
+    @property
+    def sha256(self) -> str:
+        """Of the file, in hexadecimal.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        with self.file.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @property
+    def is_coupled(self) -> bool:
+        """Whether windows of a batch are to merge equally many tokens, as in the official code."""
+        return self.model.endswith(COUPLED)
+
+    @property
+    def short(self) -> str:
+        """As given, without folders."""
+        prefix = self.text.removesuffix(self.model)
+        return prefix + (Path(self.model).name or self.model)
+
+    def open(self, *, window_batch_coupled: bool = False) -> Engine:
+        """Open the model.
+
+        Args:
+            window_batch_coupled: as if ":coupled" stood behind it.
+
+        Raises:
+            AlgmError: it cannot be opened; the message says why.
+        """
+        coupled = window_batch_coupled or self.is_coupled
+        return open_model(self.model.removesuffix(COUPLED), self.options, window_batch_coupled=coupled)
