@@ -17,7 +17,7 @@ from algm_trt.exporter.config import NORMALIZATIONS
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.evaluation.label_files import plain_coding, read_truth
-from algm_trt.runtime.evaluation.sets import open_set
+from algm_trt.runtime.evaluation.sets import open_set, spread
 from algm_trt.runtime.windows import canvas_image, crop, plan_slide
 
 CLASSES: Final = 11
@@ -63,8 +63,7 @@ def load_split(root: Path, split: str) -> Pictures:
 def frames(data: Path, card: ModelCard, count: int) -> list[Frame]:
     """Windows (n, H, W, 3) of each of some frames, taken at equal distances from the test frames."""
     samples = open_set("camvid", data, card).samples
-    chosen = [samples[int(index)] for index in np.linspace(0, len(samples) - 1, count).round()]
-    return [windows_of(decode_image(sample.image), card) for sample in chosen]
+    return [windows_of(decode_image(sample.image), card) for sample in spread(samples, count)]
 
 
 def windows_of(image: NDArray[np.uint8], card: ModelCard) -> Frame:

@@ -10,7 +10,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+import numpy as np
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import ModelCard
@@ -33,6 +35,8 @@ _CITYSCAPES_EVALUATED: Final = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25
 # Things that COCO numbers but never labelled: COCO-Stuff's 182 stored values are 171 classes (stored = COCO id - 1).
 _COCO_UNUSED: Final = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 _COCO_VALUES: Final = 182
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,25 @@ def open_set(dataset: str, root: Path, card: ModelCard, places: Places | None = 
         ids = {value: number for value, number in found.coding.ids.items() if value != places.ignore}
         return _replaced(found, LabelCoding(found.coding.classes, ids, found.coding.ignored | {places.ignore}))
     return found
+
+
+def spread(items: Sequence[_Item], count: int) -> list[_Item]:
+    """Some of a list, in its order and at equal distances: neighbours, such as frames of a video, are alike.
+
+    The first and the last are among them.
+
+    Args:
+        items: of any kind.
+        count: how many, at least 1; all of them where there are not so many.
+
+    Raises:
+        UsageError: a count below 1.
+    """
+    if count < 1:
+        raise UsageError(f"at least 1 must be taken, got {count}")
+    if count >= len(items):
+        return list(items)
+    return [items[int(index)] for index in np.linspace(0, len(items) - 1, count).round()]
 
 
 def _replaced(found: EvaluationSet, coding: LabelCoding) -> EvaluationSet:

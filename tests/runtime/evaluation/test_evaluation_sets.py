@@ -16,7 +16,7 @@ from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.evaluation.label_files import LabelError
 from algm_trt.runtime.evaluation.layouts import LAYOUTS
 from algm_trt.runtime.evaluation.metrics import IGNORED
-from algm_trt.runtime.evaluation.sets import DATASETS, EvaluationSet, Places, Sample, open_set
+from algm_trt.runtime.evaluation.sets import DATASETS, EvaluationSet, Places, Sample, open_set, spread
 
 CARD = make_card()
 
@@ -214,6 +214,21 @@ def test_ignore_adds_to_what_a_data_set_ignores_and_replaces_it_in_a_folder(tmp_
     put(tmp_path / "labels" / "validation" / "x.png", [0, 1, 2, 255])
     with pytest.raises(LabelError, match="value 255"):
         truths(open_set("folder", tmp_path, CARD, Places(split="validation", ignore=2)))
+
+
+def test_some_of_a_list_lie_at_equal_distances() -> None:
+    assert spread(range(9), 3) == [0, 4, 8]
+    assert spread(range(9), 1) == [0]
+    assert spread("abc", 3) == spread("abc", 7) == ["a", "b", "c"]
+    assert spread((), 2) == []
+    for total in range(1, 40):
+        for count in range(1, total + 1):
+            chosen = spread(range(total), count)
+            assert len(set(chosen)) == count
+            assert chosen == sorted(chosen)
+            assert count == 1 or (chosen[0], chosen[-1]) == (0, total - 1)
+    with pytest.raises(UsageError, match="at least 1"):
+        spread("abc", 0)
 
 
 def test_commands_offer_every_layout() -> None:
