@@ -151,7 +151,7 @@ def _counts(text: str) -> tuple[int, ...]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="algm-bench",
-        description="Measure models against each other: images/s, latency, tokens, and where the time goes.",
+        description="Measure models against each other: images/s, latency, tokens, GFLOPs, and where the time goes.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.bench.figures import JobFigures, ModelFigures, TokenFigures, ratio
+from algm_trt.runtime.bench.operations import Operations
 from algm_trt.runtime.bench.pictures import Pictures
 from algm_trt.runtime.bench.scoring import ScoredSet
 from algm_trt.runtime.bench.turns import Variant
@@ -111,6 +112,7 @@ class BenchResult:
         variant: which.
         origin: where the windows that `model` ran on come from.
         tokens: of these windows.
+        operations: of these windows; None where the model does not say what it consists of.
         model: the model alone.
         job: the whole job; None where it was not asked for, or not reached.
         quality: labels against ground truth; None without a data set.
@@ -119,6 +121,7 @@ class BenchResult:
     variant: Variant
     origin: Origin
     tokens: TokenFigures
+    operations: Operations | None
     model: ModelFigures
     job: JobFigures | None
     quality: Evaluation | None
@@ -249,6 +252,7 @@ class BenchReport:
             "pictures_are": self.pictures.kind,
             "windows": result.origin.to_dict(),
             "tokens": result.tokens.to_dict(variant.batch),
+            "gflops": None if result.operations is None else result.operations.to_dict(),
             **_score_dict(result.quality),
             "model_alone": model,
             "whole_job": job,

@@ -22,6 +22,7 @@ from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime.bench.data_set_folders import refuse_data_set
 from algm_trt.runtime.bench.models import Contender, open_contenders
 from algm_trt.runtime.bench.notes import notes_of
+from algm_trt.runtime.bench.operations import operations_of
 from algm_trt.runtime.bench.pictures import Pictures, drawn_pictures, folder_pictures, listed_pictures
 from algm_trt.runtime.bench.report import BenchOptions, BenchReport, BenchResult
 from algm_trt.runtime.bench.scoring import ScoredSet, Scoring
@@ -133,8 +134,10 @@ class _Run:
                 continue
             job = self.jobs[variant].figures() if variant in self.jobs else None
             quality = self.scoring.found.get((variant.model, variant.threshold))
-            origin = self._inputs_of(self.contenders[variant.model])[1].origin
-            yield BenchResult(variant, origin, tokens, figures, job, quality)
+            contender = self.contenders[variant.model]
+            origin = self._inputs_of(contender)[1].origin
+            operations = operations_of(contender.card, tokens.counts)
+            yield BenchResult(variant, origin, tokens, operations, figures, job, quality)
 
     def _variants(self) -> Iterator[Variant]:
         for contender in self.contenders.values():

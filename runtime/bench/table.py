@@ -74,6 +74,7 @@ def _speed_columns(report: BenchReport) -> list[Column]:
     columns = [
         *_names(rows),
         ("tokens", "kept", [f"{row.tokens.kept:.1%}" for row in rows]),
+        *_operations(rows),
         ("model alone", "images/s [quartiles]", [_spread(row.model.images_per_second) for row in rows]),
         ("times", "as fast", [_times(report.model_ratio(row)) for row in rows]),
     ]
@@ -138,6 +139,11 @@ def _meaning(report: BenchReport) -> list[str]:
         lines.append(
             "Tokens kept: in the windows of the model alone; in these: in all windows of the pictures that were scored."
         )
+    if any(row.operations for row in report.results):
+        lines.append(
+            "GFLOPs: products of matrices, a multiplication with its addition counted once, as in the paper's table; "
+            "mean of the windows of the model alone."
+        )
     clocks = {model["device_clock"] for model in report.contenders}
     where = {
         frozenset({True}): "host clock, and events on the GPU",
@@ -174,6 +180,13 @@ def _calls(report: BenchReport) -> str:
 def _names(rows: Sequence[BenchResult]) -> list[Column]:
     titles = [row.variant.title for row in rows]
     return [("", "model @ threshold", titles), ("", "batch", [str(row.variant.batch) for row in rows])]
+
+
+def _operations(rows: Sequence[BenchResult]) -> list[Column]:
+    """What a window costs, where models say what they consist of."""
+    if not any(row.operations for row in rows):
+        return []
+    return [("GFLOPs", "per window", [row.operations.text if row.operations else _NONE for row in rows])]
 
 
 def _pictures(report: BenchReport) -> list[Column]:

@@ -287,10 +287,14 @@ def test_the_sample_is_measured_with_labels(
     assert merged["tokens"]["kept"] < 0.7
     assert dense["tokens"]["kept"] == 1.0
     assert dense["threshold"] is None
+    assert 0.3 * dense["gflops"]["per_window"] < merged["gflops"]["per_window"] < 0.9 * dense["gflops"]["per_window"]
+    assert merged["gflops"]["exact"] is True
     assert merged["mean_iou"] > 0.4
     assert merged["whole_job"]["pictures"] == 2
     assert merged["whole_job"]["share_of_work"]["model"] > 0.1
-    assert "GPU" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "GPU" not in out
+    assert "GFLOPs: products of matrices" in out
     picture = np.asarray(Image.open(plot).convert("RGB"))
     assert min(picture.shape[:2]) > 500
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
