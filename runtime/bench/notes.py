@@ -33,7 +33,7 @@ def _tokens(report: BenchReport) -> Iterator[str]:
         yield (
             f"{title} keeps {result.tokens.kept:.1%} of the tokens in the windows that were timed, but "
             f"{quality.tokens_kept:.1%} in the pictures that were scored: its speed on those is another; "
-            "a larger --pictures brings the two together"
+            f"more --pictures{' and a larger --limit' if report.options.limit else ''} bring the two together"
         )
 
 
