@@ -91,7 +91,8 @@ class SegmenterConfig:
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
 
     def describe(self) -> str:
-        """One line for people."""
+        """One line for people, which `algm_trt.runtime.bench.operations` reads as well."""
         decoder = f"{self.decoder} x{self.decoder_layers}" if self.decoder_layers else self.decoder
         kind = "DeiT distilled" if self.distilled else "ViT"
-        return f"{kind} d{self.d_model} h{self.n_heads} L{self.n_layers} /{self.patch_size}, {decoder}"
+        hidden = "" if self.d_ff == 4 * self.d_model else f" ff{self.d_ff}"
+        return f"{kind} d{self.d_model} h{self.n_heads} L{self.n_layers}{hidden} /{self.patch_size}, {decoder}"

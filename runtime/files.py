@@ -66,18 +66,19 @@ def renamed_together() -> Iterator[Temporary]:
                 _remove(draft)
 
 
-def write_report(path: Path, text: str) -> None:
-    """Write a text in UTF-8: a file whole or not at all, where a link leads to it too; what is no file as it comes.
+def write_report(path: Path, content: str | bytes) -> None:
+    """Write a text in UTF-8, or bytes: a file whole or not at all, also where a link leads to it; no file as it comes.
 
     Raises:
         OSError: it cannot be written.
     """
+    data = content.encode() if isinstance(content, str) else content
     if is_special(path):
-        with path.open("a", encoding="utf-8") as special:  # a pipe, or /dev/stdout behind what was printed
-            special.write(text)
+        with path.open("ab") as special:  # a pipe, or /dev/stdout behind what was printed
+            special.write(data)
         return
     with renamed_together() as temporary:
-        temporary(Path(os.path.realpath(path))).write_text(text, encoding="utf-8")
+        temporary(Path(os.path.realpath(path))).write_bytes(data)
 
 
 def check_writable(path: Path) -> None:

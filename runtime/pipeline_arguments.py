@@ -19,6 +19,20 @@ def add_window_arguments(parser: argparse.ArgumentParser) -> None:
     add("--stride", type=positive_int, metavar="N", help="step of the windows in pixels (default: the model's)")
 
 
+def short_side(text: str) -> int:
+    """An argument that resizes pictures: pixels of their short side, or 0 for "native", as they are.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    if text == "native":
+        return 0
+    try:
+        return positive_int(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; native takes pictures as they are") from None
+
+
 def add_reading_arguments(parser: argparse.ArgumentParser, *, workers: str, larger: str = "refuse") -> None:
     """Add --workers and --max-pixels.
 

@@ -14,10 +14,15 @@ from algm_trt.plugins.stopping import exit_code
 from algm_trt.runtime.command import VersionAction, numbers, positive_int, run_command, say
 from algm_trt.runtime.engine_arguments import add_engine_arguments, engine_options
 from algm_trt.runtime.evaluation.layouts import LAYOUTS
-from algm_trt.runtime.pipeline_arguments import add_reading_arguments, add_window_arguments, pipeline_options
+from algm_trt.runtime.pipeline_arguments import (
+    add_reading_arguments,
+    add_window_arguments,
+    pipeline_options,
+    short_side,
+)
 
 if TYPE_CHECKING:
-    from algm_trt.runtime.bench.report import BenchOptions, BenchReport
+    from algm_trt.runtime.bench.report import BenchOptions
 
 _PROBLEMS_SHOWN = 20
 _EPILOG = """\
@@ -32,19 +37,24 @@ pictures: unlike ones, since pictures merge unlike numbers of tokens
   (default)                      drawn scenes of the model's size, busy and calm
   --data FOLDER                  photographs, those in subfolders too
   --data FOLDER --labels DIR     with ground truth: files of equal names, values are the model's class ids
-  --data ROOT --dataset NAME     a data set: mean IoU of it all as in algm-eval, speed on its first pictures as stored
+  --data ROOT --dataset NAME     a data set: mean IoU of it all as in algm-eval, speed on some pictures from all over it
   --repeat-one                   the first picture stands for all: the official way of measuring, and marked as such
+Of a folder or a data set, --pictures are taken at equal distances: neighbours are often alike, frames of a video for
+example. With --dataset pictures are timed and scored at the short side of the official evaluation, as in algm-eval;
+without it as they are stored. --short-side says otherwise for both.
 
 streams: unless --streams is given, the model alone computes one window at a time, on all threads of a CPU, and the
 whole job as many side by side as algm-infer does. With it both compute so many, the model alone in batches as large.
 
 Every model, threshold and batch size takes its turn in every round, in one process; figures are medians and quartiles
-over rounds. The model alone runs on windows in memory (at most 64 of them, or one batch), the whole job from picture
-files to files written in a temporary folder. --plot draws images/s of the model alone at the largest batch against the
-mean IoU, or without ground truth against the tokens kept.
+over rounds. The model alone runs on windows in memory (at most 64 of them, or one batch), at equal distances over all
+that the whole job cuts; the whole job goes from picture files to files written in a temporary folder. Models of unlike
+sizes are compared by the whole job only. --plot draws images/s of the model alone at the largest batch against the mean
+IoU, or without ground truth against the tokens kept.
 
 exit codes: 0 measured; 1 failed; 2 wrong usage; 4 the machine lacks something that is asked for; 5 some variants or
-pictures were left out: they are named; 130 interrupted or 143 terminated, with the figures so far if there are any.
+pictures were left out: they are named; 130 interrupted or 143 terminated, with the scores and figures that were
+complete by then if there are any.
 """
 
 
@@ -60,7 +70,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     from algm_trt.runtime.bench.plot import check_plot, draw_plot
     from algm_trt.runtime.bench.run import run_bench
     from algm_trt.runtime.bench.table import report_lines
-    from algm_trt.runtime.files import check_writable
+    from algm_trt.runtime.files import check_writable, write_report
     from algm_trt.runtime.machine import busy_warning, load_average
 
     options = _options(arguments)
@@ -75,13 +85,15 @@ def _bench(arguments: argparse.Namespace) -> int:
     if not arguments.quiet:
         say(sys.stdout, "\n".join(report_lines(report)))
     if arguments.json:
-        _write_json(report, arguments.json)
-    if arguments.plot:
+        sys.stdout.flush()  # the file may be /dev/stdout
+        write_report(arguments.json, json.dumps(report.to_dict(), indent=1) + "\n")
+    if arguments.plot and report.results:
         draw_plot(report, arguments.plot)
     for problem in report.problems[:_PROBLEMS_SHOWN]:
         say(sys.stderr, f"algm-bench: {problem}")
     if report.stopped_by:
-        say(sys.stderr, "algm-bench: interrupted; the figures are of the turns before")
+        before = "the figures are of the turns before" if report.results else "the scores are of the models before"
+        say(sys.stderr, f"algm-bench: interrupted; {before}")
         return exit_code(report.stopped_by)
     return PartialFailureError.exit_code if report.problems else 0
 
@@ -114,6 +126,7 @@ def _options(arguments: argparse.Namespace) -> BenchOptions:
         pictures=arguments.pictures,
         batches=arguments.batch,
         thresholds=arguments.thresholds,
+        short_side=arguments.short_side,
         repeat_one=arguments.repeat_one,
         rounds=arguments.rounds,
         warmup=arguments.warmup,
@@ -130,13 +143,6 @@ def _options(arguments: argparse.Namespace) -> BenchOptions:
     )
 
 
-def _write_json(report: BenchReport, path: Path) -> None:
-    from algm_trt.runtime.files import renamed_together
-
-    with renamed_together() as temporary:
-        temporary(path).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
-
-
 def _counts(text: str) -> tuple[int, ...]:
     """An argument such as 1,8,32."""
     return tuple(positive_int(part) for part in text.split(","))
@@ -145,7 +151,7 @@ def _counts(text: str) -> tuple[int, ...]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="algm-bench",
-        description="Measure models against each other: images/s, latency, tokens, and where the time goes.",
+        description="Measure models against each other: images/s, latency, tokens, GFLOPs, and where the time goes.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -160,6 +166,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-job", action="store_true", help="measure the model alone, not the whole job")
     add("--save", default="labels,overlay", metavar="KINDS", help="files of the whole job (default: labels,overlay)")
     add_window_arguments(parser)
+    add(
+        "--short-side", type=short_side, metavar="N", help="pixels, or native (default: as --dataset has it, or native)"
+    )
     workers = "threads to read, and as many to write (default: as algm-infer)"
     add_reading_arguments(parser, workers=workers, larger="leave out")
     add_engine_arguments(parser)
@@ -177,6 +186,6 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
     add("--dataset", choices=LAYOUTS, help="layout of --data with ground truth, as in algm-eval")
     add("--labels", type=Path, metavar="DIR", help="folder of the label files of --data")
     add("--split", metavar="NAME", help="part of the data set")
-    add("--limit", type=positive_int, metavar="N", help="mean IoU over the first N pictures only")
-    add("--pictures", type=positive_int, metavar="N", help="pictures of a job (default: 16, or the largest batch)")
+    add("--limit", type=positive_int, metavar="N", help="mean IoU over N pictures only, at equal distances")
+    add("--pictures", type=positive_int, metavar="N", help="pictures to time (default: 16, or the largest batch)")
     add("--repeat-one", action="store_true", help="one picture stands for all: the official way of measuring")

@@ -69,6 +69,7 @@ class Contender:
             "architecture": self.card.architecture,
             "precision": self.card.precision,
             "size": list(self.card.size),
+            "stride": self.card.stride,
             "classes": len(self.card.classes),
             "merge_layers": list(self.card.merge.layers) if self.card.merge else None,
             "threshold": self.card.merge.threshold if self.card.merge else None,

@@ -15,17 +15,14 @@ from PIL import Image
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.decode import decode_image
+from algm_trt.runtime.evaluation.sets import spread
 from algm_trt.runtime.limits import DEFAULT_MAX_PIXELS
 from algm_trt.runtime.paths import printable
-from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.scenes import MINIMUM_SIDE, draw_scene
 from algm_trt.runtime.sources import Source, find_sources
-from algm_trt.runtime.windows import canvas_image, crop
 
 UNLIKE: Final = "unlike pictures"
 REPEATED: Final = "one picture repeated"
-MOST_WINDOWS: Final = 64
-"""Windows that are held in memory for the model alone, unless a batch has more."""
 
 _ENLARGED = (1, 2, 4)  # factors by which every three drawn scenes differ: a busy one, a calmer one, a calm one
 _JPEG_QUALITY = 92
@@ -38,6 +35,7 @@ class Pictures:
     Attributes:
         described: in words, for people.
         paths: the files; none for drawn scenes, which every model has at its own size.
+        sizes: height and width in pixels of each of `paths`, upright.
         count: of pictures that a whole job takes.
         repeated: the first of them stands for all.
         max_pixels: of a picture; larger ones were left out.
@@ -46,6 +44,7 @@ class Pictures:
 
     described: str
     paths: tuple[Path, ...]
+    sizes: tuple[tuple[int, int], ...]
     count: int
     repeated: bool
     max_pixels: int = DEFAULT_MAX_PIXELS
@@ -67,39 +66,18 @@ class Pictures:
         chosen = [paths[0]] * self.count if self.repeated else paths
         return [Source(path, f"{index:05d}", "image") for index, path in enumerate(chosen)]
 
-    def windows(
-        self, sources: Sequence[Source], card: ModelCard, options: PipelineOptions, largest_batch: int
-    ) -> NDArray[np.uint8]:
-        """What the model alone is measured on: the first windows of these sources, as a whole job cuts them.
-
-        Returns:
-            (W, h, w, 3) uint8 of the model's input size; W is at most MOST_WINDOWS or the largest batch.
-        """
-        most = max(MOST_WINDOWS, largest_batch)
-        found: list[NDArray[np.uint8]] = []
-        for source in sources:
-            picture = decode_image(source.path, max_pixels=self.max_pixels)
-            plan = options.plan((picture.shape[0], picture.shape[1]), card)
-            canvas = canvas_image(picture, plan)
-            if self.repeated:
-                return np.repeat(crop(canvas, plan, 0)[None], min(self.count, most), axis=0)
-            found.extend(crop(canvas, plan, index).copy() for index in range(min(len(plan), most - len(found))))
-            if len(found) == most:
-                break
-        return np.stack(found)
-
 
 def drawn_pictures(count: int, *, repeated: bool) -> Pictures:
     """Drawn scenes at the size of the model."""
     described = f"one drawn scene, repeated: {count}" if repeated else f"drawn scenes, busy and calm: {count}"
-    return Pictures(described, (), count, repeated)
+    return Pictures(described, (), (), count, repeated)
 
 
 def folder_pictures(folder: Path, count: int, *, repeated: bool, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pictures:
-    """The first pictures of a folder and its subfolders that can be read; arguments as for `listed_pictures`.
+    """Pictures from all over a folder and its subfolders; arguments as for `listed_pictures`.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none that can be read.
     """
     paths = [source.path for source in find_sources([str(folder)], recursive=True) if source.medium == "image"]
     return listed_pictures(paths, count, printable(folder.resolve().name), repeated=repeated, max_pixels=max_pixels)
@@ -108,11 +86,11 @@ def folder_pictures(folder: Path, count: int, *, repeated: bool, max_pixels: int
 def listed_pictures(
     paths: Sequence[Path], count: int, place: str, *, repeated: bool, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> Pictures:
-    """The first files of a list that can be read.
+    """Files of a list that can be read, at equal distances over all of it: neighbours are often alike.
 
     Args:
         paths: the files.
-        count: how many to take; for `repeated`, how often the first is taken.
+        count: how many to take, in the order of the list; for `repeated`, how often the first is taken.
         place: where they come from, for people.
         repeated: one of them stands for all.
         max_pixels: of a picture; larger ones cannot be read.
@@ -120,23 +98,38 @@ def listed_pictures(
     Raises:
         UsageError: none can be read.
     """
-    good: list[Path] = []
+    good: dict[int, tuple[int, int]] = {}  # place in the list: size
     unreadable: list[str] = []
     wanted = 1 if repeated else count
-    for path in paths:
+    chosen = spread(range(len(paths)), wanted)
+    others = set(range(len(paths))).difference(chosen)
+    for index in (*chosen, *sorted(others)):  # the others stand in for those that cannot be read
+        if len(good) == wanted:
+            break
         try:
-            decode_image(path, max_pixels=max_pixels)
+            height, width = decode_image(paths[index], max_pixels=max_pixels).shape[:2]
         except AlgmError as error:
             unreadable.append(str(error))
             continue
-        good.append(path)
-        if len(good) == wanted:
-            break
+        good[index] = height, width
     if not good:
         raise UsageError(f"no picture of {place} can be read{': ' + unreadable[0] if unreadable else ''}")
-    described = f"one picture of {place}, repeated: {count}" if repeated else f"pictures of {place}: {len(good)}"
+    if repeated:
+        described = f"one picture of {place}, repeated: {count}"
+    else:
+        described = f"pictures of {place}: {len(good)}"
+        described += f" at equal distances over {len(paths)}" if wanted < len(paths) else ""
     taken = count if repeated else len(good)
-    return Pictures(described, tuple(good), taken, repeated, max_pixels, tuple(unreadable))
+    order = sorted(good)
+    return Pictures(
+        described,
+        tuple(paths[index] for index in order),
+        tuple(good[index] for index in order),
+        taken,
+        repeated,
+        max_pixels,
+        tuple(unreadable),
+    )
 
 
 def drawn_files(size: tuple[int, int], count: int, folder: Path) -> list[Path]:

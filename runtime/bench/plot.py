@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
+from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from algm_trt.plugins.errors import MissingDependencyError, UsageError
 from algm_trt.runtime.bench.report import BenchReport, BenchResult
-from algm_trt.runtime.files import renamed_together
+from algm_trt.runtime.files import write_report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +31,8 @@ _DOTS_PER_INCH = 200
 _MARKER_SIZE = 5
 _HEADROOM = 1.1
 """Height of the axis over its highest point: room for the text above that point."""
+_LEAST_WIDTH = 1.0
+"""Points of mean IoU or tokens kept that the axis spans at least: less would draw chance as if it were a difference."""
 _STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -41,6 +44,8 @@ _STYLE = {
     "svg.hashsalt": "algm-bench",
     "text.parse_math": False,  # a file name may hold dollars
 }
+# Without the date, so that equal figures make equal files.
+_METADATA: Final[dict[str, dict[str, None]]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 # Places of a threshold around its point, the best first: offset in points, and which side of the text touches it.
 _PLACES = (
     ((4, 4), "left", "bottom"),
@@ -87,21 +92,27 @@ def draw_plot(report: BenchReport, path: Path) -> None:
     models = [_at_largest_batch(list(group)) for _, group in groupby(report.results, key=lambda r: r.variant.model)]
     batches = {results[0].variant.batch for results in models}
     against_quality = all(result.mean_iou is not None for results in models for result in results)
-    sizes = {"x".join(map(str, model["size"])) for model in report.contenders}
+    sizes = {results[0].origin.size_text for results in models}
     size = f"{sizes.pop()}, " if len(sizes) == 1 else ""
     batch = f"batch of {batches.pop()}, " if len(batches) == 1 else ""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
         axes = figure.add_subplot()
         lines = [_draw_model(axes, results, number, against_quality) for number, results in enumerate(models)]
-        axes.set_xlabel("mean IoU (%)" if against_quality else "tokens kept (%)")
+        scored = f", {report.scored.described}" if report.scored is not None else ""
+        axes.set_xlabel(f"mean IoU (%){scored}" if against_quality else "tokens kept (%)")
         axes.set_ylabel(f"images/s, model alone\n({size}{batch}{report.pictures.kind})")
         axes.set_ylim(0, _HEADROOM * axes.get_ylim()[1])
         axes.margins(x=0.12)
-        titles = [_title(results, with_batch=not batch) for results in models]
+        left, right = axes.get_xlim()
+        spare = max(0.0, _LEAST_WIDTH - (right - left)) / 2
+        axes.set_xlim(left - spare, right + spare)
+        titles = [_title(results, "" if size else results[0].origin.size_text, not batch) for results in models]
         _place_labels(figure, axes, axes.legend(lines, titles, frameon=False, fontsize=8))
-        with renamed_together() as temporary:
-            figure.savefig(temporary(path), dpi=_DOTS_PER_INCH, metadata=_metadata(path))
+        drawn = BytesIO()
+        suffix = path.suffix.lower()
+        figure.savefig(drawn, format=suffix[1:], dpi=_DOTS_PER_INCH, metadata=_METADATA.get(suffix, {}))
+    write_report(path, drawn.getvalue())
 
 
 def _at_largest_batch(results: Sequence[BenchResult]) -> list[BenchResult]:
@@ -109,9 +120,11 @@ def _at_largest_batch(results: Sequence[BenchResult]) -> list[BenchResult]:
     return [result for result in results if result.variant.batch == batch]
 
 
-def _title(results: Sequence[BenchResult], *, with_batch: bool) -> str:
+def _title(results: Sequence[BenchResult], size: str, with_batch: bool) -> str:
+    """Name of a model, with what the models do not have in common."""
     variant = results[0].variant
     remarks = ["dense"] if variant.threshold is None else []
+    remarks += [size] if size else []
     remarks += [f"batch of {variant.batch}"] if with_batch else []
     return f"{variant.model} ({', '.join(remarks)})" if remarks else variant.model
 
@@ -176,8 +189,3 @@ def _covered(box: Bbox, others: Sequence[Bbox]) -> float:
 def _across(result: BenchResult, against_quality: bool) -> float:
     quality = result.mean_iou
     return quality if against_quality and quality is not None else result.tokens.kept
-
-
-def _metadata(path: Path) -> dict[str, None]:
-    """Without the date, so that equal figures make equal files."""
-    return {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower(), {})

@@ -10,41 +10,43 @@ rounds: the model alone, on windows that lie in memory, and the whole job of alg
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from algm_trt.plugins.errors import AlgmError
+from algm_trt.runtime.bench.data_set_folders import refuse_data_set
 from algm_trt.runtime.bench.models import Contender, open_contenders
+from algm_trt.runtime.bench.notes import notes_of
+from algm_trt.runtime.bench.operations import operations_of
 from algm_trt.runtime.bench.pictures import Pictures, drawn_pictures, folder_pictures, listed_pictures
 from algm_trt.runtime.bench.report import BenchOptions, BenchReport, BenchResult
+from algm_trt.runtime.bench.scoring import ScoredSet, Scoring
 from algm_trt.runtime.bench.turns import JobTurn, ModelTurn, Variant
-from algm_trt.runtime.card import ModelCard
-from algm_trt.runtime.evaluation.evaluate import Evaluation, EvaluationOptions, evaluate
-from algm_trt.runtime.evaluation.multiscale import Protocol
+from algm_trt.runtime.bench.windows import Windows, cut_windows
 from algm_trt.runtime.evaluation.sets import EvaluationSet, open_set
 from algm_trt.runtime.machine import environment, load_average, peak_memory_mib
 from algm_trt.runtime.paths import printable
 from algm_trt.runtime.sources import Source
 from algm_trt.runtime.timing import Call, take_turns
-from algm_trt.runtime.titles import model_title
 
 
 def run_bench(options: BenchOptions) -> BenchReport:
     """Measure all variants.
 
-    After Ctrl-C the report holds what was measured by then, if every variant that it holds had a turn.
+    After Ctrl-C the report holds what was complete by then: scores of models, and variants that had a turn.
 
     Raises:
         AlgmError: a model or the pictures cannot be opened, or no variant could be measured.
-        KeyboardInterrupt: before anything was measured.
+        UsageError: a model does not fit the data set, or a folder of pictures is the root of a data set.
+        KeyboardInterrupt: before anything was scored or measured.
     """
+    if options.data is not None and options.dataset is None:
+        refuse_data_set(options.data)
     known = environment() | {"load_average": {"before": load_average()}}
     with ExitStack() as stack:
         contenders = open_contenders(options.models, options.engine, stack, whole_job=options.whole_job)
@@ -53,17 +55,21 @@ def run_bench(options: BenchOptions) -> BenchReport:
         stopped_by = run.measure()
         known["load_average"]["after"] = load_average()
         known["peak_memory_mib"] = peak_memory_mib()
-        return BenchReport(
+        report = BenchReport(
             options=options,
             contenders=tuple(contender.to_dict() for contender in contenders),
             pictures=run.pictures,
+            shown=run.pipelines,
+            scored=run.scored,
+            scores=run.scoring.found,
             results=tuple(run.results()),
             baseline=_baseline(contenders, options.thresholds),
             left_out=tuple(run.left_out),
-            notes=tuple(run.notes),
+            notes=(),
             stopped_by=stopped_by,
             environment=known,
         )
+    return replace(report, notes=notes_of(report))
 
 
 class _Run:
@@ -75,23 +81,38 @@ class _Run:
         self.options = options
         self.contenders = {contender.name: contender for contender in contenders}
         self.folder = folder
-        self.sets = {contender.name: self._labelled(contender) for contender in contenders}
-        self.pictures = self._pictures(contenders[0])
-        self.notes = self._notes()
+        sets = _sets(options, contenders)
+        self.pipelines = {
+            name: replace(options.job.pipeline, short_side=options.shown_side(sets.get(name)))
+            for name in self.contenders
+        }
+        data = sets.get(contenders[0].name)
+        self.scored = None if data is None else ScoredSet.of(data, options.limit)
+        self.scoring = Scoring(contenders, sets, self.pipelines, options.limit)
+        self.pictures = _pictures(options, data)
         self.left_out: list[str] = []
-        self.quality: dict[tuple[str, float | None], Evaluation] = {}
         self.models: dict[Variant, ModelTurn] = {}
         self.jobs: dict[Variant, JobTurn] = {}
-        self._inputs: dict[tuple[tuple[int, int], int], tuple[list[Source], NDArray[np.uint8]]] = {}
+        self._inputs: dict[tuple[tuple[int, int], int, int | None], tuple[list[Source], Windows]] = {}
 
     def measure(self) -> KeyboardInterrupt | None:
         """Quality, warm-up, rounds; returns what ended it before its last round, if something did.
 
         Raises:
             AlgmError: no variant could be measured.
-            KeyboardInterrupt: before any variant had a turn.
+            KeyboardInterrupt: before any model was scored, or any variant had a turn.
         """
-        self._score()
+        options = self.options
+        try:
+            self.scoring.run(options.thresholds, max_pixels=options.job.max_pixels, quiet=options.quiet)
+            self._measure_speed()
+        except KeyboardInterrupt as stop:
+            if not self.scoring.found and not any(turn.figures() for turn in self.models.values()):
+                raise
+            return stop.with_traceback(None)  # which would keep the models in memory
+        return None
+
+    def _measure_speed(self) -> None:
         variants = list(self._variants())
         kinds = 2 if self.options.whole_job else 1
         total = len(variants) * kinds * (self.options.rounds + self.options.warmup)
@@ -102,14 +123,8 @@ class _Run:
             if not self.models:
                 raise AlgmError(f"nothing could be measured: {self.left_out[0]}")
             bar.set_description("measuring")
-            try:
-                for _ in self._turns():
-                    bar.update()
-            except KeyboardInterrupt as stop:
-                if not any(turn.figures() for turn in self.models.values()):
-                    raise
-                return stop.with_traceback(None)  # which would keep the models in memory
-        return None
+            for _ in self._turns():
+                bar.update()
 
     def results(self) -> Iterator[BenchResult]:
         """Of the variants that had a turn."""
@@ -118,8 +133,11 @@ class _Run:
             if figures is None or tokens is None:
                 continue
             job = self.jobs[variant].figures() if variant in self.jobs else None
-            quality = self.quality.get((variant.model, variant.threshold))
-            yield BenchResult(variant, tokens, figures, job, quality)
+            quality = self.scoring.found.get((variant.model, variant.threshold))
+            contender = self.contenders[variant.model]
+            origin = self._inputs_of(contender)[1].origin
+            operations = operations_of(contender.card, tokens.counts)
+            yield BenchResult(variant, origin, tokens, operations, figures, job, quality)
 
     def _variants(self) -> Iterator[Variant]:
         for contender in self.contenders.values():
@@ -130,9 +148,10 @@ class _Run:
     def _prepare(self, variant: Variant) -> None:
         """Warm a variant up; one that cannot run is left out by name."""
         options, contender = self.options, self.contenders[variant.model]
-        sources, windows = self._inputs_of(contender.card)
-        turn = ModelTurn(contender, variant, windows)
-        job = JobTurn(contender, variant, sources, self.folder, options.job) if options.whole_job else None
+        sources, windows = self._inputs_of(contender)
+        turn = ModelTurn(contender, variant, windows.pixels)
+        how = replace(options.job, pipeline=self.pipelines[contender.name])
+        job = JobTurn(contender, variant, sources, self.folder, how) if options.whole_job else None
         try:
             for _ in range(options.warmup):
                 turn.probe()
@@ -145,13 +164,14 @@ class _Run:
         if job is not None:
             self.jobs[variant] = job
 
-    def _inputs_of(self, card: ModelCard) -> tuple[list[Source], NDArray[np.uint8]]:
+    def _inputs_of(self, contender: Contender) -> tuple[list[Source], Windows]:
         """Files for the whole job and windows for the model alone, shared by all models that take the same."""
-        key = (card.size, card.stride)
+        card, pipeline = contender.card, self.pipelines[contender.name]
+        key = (card.size, card.stride, pipeline.short_side)
         if key not in self._inputs:
             sources = self.pictures.sources(card, self.folder)
-            pipeline = self.options.job.pipeline
-            self._inputs[key] = sources, self.pictures.windows(sources, card, pipeline, max(self.options.batches))
+            windows = cut_windows(self.pictures, sources, card, pipeline, max(self.options.batches))
+            self._inputs[key] = sources, windows
         return self._inputs[key]
 
     def _turns(self) -> Iterator[Variant]:
@@ -168,46 +188,27 @@ class _Run:
                 self.models[variant].add(seconds)
             yield variant
 
-    def _labelled(self, contender: Contender) -> EvaluationSet | None:
-        if self.options.dataset is None or self.options.data is None:
-            return None
-        data = open_set(self.options.dataset, self.options.data, contender.card, self.options.places)
-        return replace(data, samples=data.samples[: self.options.limit])
 
-    def _pictures(self, contender: Contender) -> Pictures:
-        count, repeated = self.options.picture_count, self.options.repeat_one
-        limit = self.options.job.max_pixels
-        if self.options.data is None:
-            return drawn_pictures(count, repeated=repeated)
-        data = self.sets[contender.name]
-        if data is None:
-            return folder_pictures(self.options.data, count, repeated=repeated, max_pixels=limit)
-        place = data.dataset if data.dataset != "folder" else printable(self.options.data.resolve().name)
-        paths = [sample.image for sample in data.samples]
-        return listed_pictures(paths, count, place, repeated=repeated, max_pixels=limit)
+def _sets(options: BenchOptions, contenders: Sequence[Contender]) -> Mapping[str, EvaluationSet]:
+    """The data set by name of the model, whose card may decide on classes and short side; empty without one."""
+    if options.dataset is None or options.data is None:
+        return {}
+    return {
+        contender.name: open_set(options.dataset, options.data, contender.card, options.places)
+        for contender in contenders
+    }
 
-    def _score(self) -> None:
-        """Mean IoU of every model at every threshold, as algm-eval finds it."""
-        for contender in self.contenders.values():
-            data = self.sets[contender.name]
-            if data is None:
-                continue
-            for threshold in contender.thresholds(self.options.thresholds):
-                self.quality[contender.name, threshold] = self._evaluate(contender, data, threshold)
 
-    def _evaluate(self, contender: Contender, data: EvaluationSet, threshold: float | None) -> Evaluation:
-        pipeline = replace(self.options.job.pipeline, threshold=threshold, batch_size=1)
-        slides = pipeline.mode == "slide"
-        protocol = Protocol(short_side=data.short_side, max_ratio=data.max_ratio) if slides else Protocol()
-        options = EvaluationOptions(
-            protocol, pipeline, max_pixels=self.options.job.max_pixels, quiet=self.options.quiet
-        )
-        return evaluate(contender.job_engine, data, options, title=model_title(contender.name, threshold))
-
-    def _notes(self) -> list[str]:
-        dense = [contender.name for contender in self.contenders.values() if contender.is_dense]
-        asked = self.options.thresholds
-        return [f"{name} does not merge: --thresholds do not apply to it" for name in dense if asked]
+def _pictures(options: BenchOptions, data: EvaluationSet | None) -> Pictures:
+    """What is timed: of a data set all pictures are taken into account, whatever the limit of the scores."""
+    count, repeated, largest = options.picture_count, options.repeat_one, options.job.max_pixels
+    if options.data is None:
+        return drawn_pictures(count, repeated=repeated)
+    if data is None:
+        return folder_pictures(options.data, count, repeated=repeated, max_pixels=largest)
+    place = data.dataset if data.dataset != "folder" else printable(options.data.resolve().name)
+    paths = [sample.image for sample in data.samples]
+    return listed_pictures(paths, count, place, repeated=repeated, max_pixels=largest)
 
 
 def _baseline(contenders: Sequence[Contender], thresholds: Sequence[float]) -> str:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from algm_trt.runtime.bench.figures import PERCENTILES, ratio
-from algm_trt.runtime.bench.report import BenchReport, BenchResult
+from algm_trt.runtime.bench.figures import PERCENTILES
+from algm_trt.runtime.bench.report import BenchReport, BenchResult, mean_iou
 from algm_trt.runtime.job import STAGES
 from algm_trt.runtime.timing import Spread
+from algm_trt.runtime.titles import model_title
 
 _NONE = "-"
 
 
 def report_lines(report: BenchReport) -> list[str]:
     """All that a run says at its end."""
+    if not report.results:
+        return [*_setting(report), "", *_table(_score_columns(report))]
     return [
         *_setting(report),
         "",
@@ -31,20 +35,33 @@ def _setting(report: BenchReport) -> list[str]:
     options, found = report.options, report.environment["machine"]
     load = report.environment["load_average"]
     processors = "; ".join([f"{found['processor']}, usable cores: {found['usable_cores']}", *found["gpus"]])
+    rounds = f"{report.rounds_measured} of {options.rounds}" if report.stopped_by else f"{options.rounds}"
     lines = [
-        f"{report.pictures.described}; rounds in which all variants take turns: {options.rounds}, "
+        f"{report.pictures.described}; rounds in which all variants take turns: {rounds}, "
         f"for warming up: {options.warmup}",
         f"{processors}; load {_number(load['before'])} before, {_number(load['after'])} after",
     ]
-    for model in report.contenders:
-        size = "x".join(map(str, model["size"]))
-        threads = f", threads: {model['threads']}" if model["threads"] else ""
-        alone, job = model["streams"]["model_alone"], model["streams"]["whole_job"]
-        streams = f", streams: {alone}" if alone > 1 else f", streams of the whole job: {job}" if job > 1 else ""
-        lines.append(f"{model['name']}: {model['backend']}{threads}{streams}, {size}, {model['precision']}")
-    if report.stopped_by:
-        lines.append("INTERRUPTED: the figures come from fewer rounds than asked for")
+    if report.scored is not None:
+        lines.append(f"mean IoU: {report.scored.described}")
+    lines += [_model_line(report, model) for model in report.contenders]
+    if report.stopped_by and report.results:
+        lines.append(f"INTERRUPTED: the figures come from {rounds} rounds")
+    elif report.stopped_by:
+        lines.append("INTERRUPTED: these scores were complete, no speed was measured")
     return lines
+
+
+def _model_line(report: BenchReport, model: dict[str, Any]) -> str:
+    """What ran a model, how pictures were shown to it, and on how many windows."""
+    threads = f", threads: {model['threads']}" if model["threads"] else ""
+    alone, job = model["streams"]["model_alone"], model["streams"]["whole_job"]
+    streams = f", streams: {alone}" if alone > 1 else f", streams of the whole job: {job}" if job > 1 else ""
+    side = report.shown[model["name"]].short_side
+    shown = "" if side is None else f", short side {side}"
+    origins = [result.origin.described for result in report.results if result.variant.model == model["name"]]
+    windows = f"; alone on {origins[0]}" if origins else ""
+    size = "x".join(map(str, model["size"]))
+    return f"{model['name']}: {model['backend']}{threads}{streams}, {size}, {model['precision']}{shown}{windows}"
 
 
 Column = tuple[str, str, list[str]]
@@ -57,8 +74,9 @@ def _speed_columns(report: BenchReport) -> list[Column]:
     columns = [
         *_names(rows),
         ("tokens", "kept", [f"{row.tokens.kept:.1%}" for row in rows]),
+        *_operations(rows),
         ("model alone", "images/s [quartiles]", [_spread(row.model.images_per_second) for row in rows]),
-        ("times", "as fast", [_times_model(report, row) for row in rows]),
+        ("times", "as fast", [_times(report.model_ratio(row)) for row in rows]),
     ]
     columns += [("batch", f"p{percent} ms", [_milliseconds(row, percent) for row in rows]) for percent in PERCENTILES]
     if any(row.model.device for row in rows):
@@ -66,10 +84,25 @@ def _speed_columns(report: BenchReport) -> list[Column]:
     if any(row.job for row in rows):
         values = [_spread(row.job.images_per_second) if row.job else _NONE for row in rows]
         columns.append(("whole job", "pictures/s [quartiles]", values))
-        columns.append(("times", "as fast", [_times_job(report, row) for row in rows]))
+        columns.append(("times", "as fast", [_times(report.job_ratio(row)) for row in rows]))
     if any(row.quality for row in rows):
-        columns.append(("", "mIoU", [_NONE if row.mean_iou is None else f"{100 * row.mean_iou:.2f}" for row in rows]))
+        columns += [
+            ("", "mIoU", [_percent(row.mean_iou) for row in rows]),
+            ("pictures", "scored", [f"{row.quality.pictures}" if row.quality else _NONE for row in rows]),
+            ("tokens kept", "in these", [f"{row.quality.tokens_kept:.1%}" if row.quality else _NONE for row in rows]),
+        ]
     return columns + _pictures(report)
+
+
+def _score_columns(report: BenchReport) -> list[Column]:
+    """Scores alone, of a run that ended before anything was timed."""
+    scores = report.scores.values()
+    return [
+        ("", "model @ threshold", [model_title(name, threshold) for name, threshold in report.scores]),
+        ("", "mIoU", [_percent(mean_iou(quality)) for quality in scores]),
+        ("pictures", "scored", [f"{quality.pictures}" for quality in scores]),
+        ("tokens kept", "in these", [f"{quality.tokens_kept:.1%}" for quality in scores]),
+    ]
 
 
 def _batch_columns(report: BenchReport) -> list[Column]:
@@ -102,6 +135,15 @@ def _meaning(report: BenchReport) -> list[str]:
         )
     if len(report.results) > 1:
         lines.append(f"Times as fast: as {report.baseline} at the same batch; paired by round, median.")
+    if report.scored is not None:
+        lines.append(
+            "Tokens kept: in the windows of the model alone; in these: in all windows of the pictures that were scored."
+        )
+    if any(row.operations for row in report.results):
+        lines.append(
+            "GFLOPs: products of matrices, a multiplication with its addition counted once, as in the paper's table; "
+            "mean of the windows of the model alone."
+        )
     clocks = {model["device_clock"] for model in report.contenders}
     where = {
         frozenset({True}): "host clock, and events on the GPU",
@@ -140,21 +182,24 @@ def _names(rows: Sequence[BenchResult]) -> list[Column]:
     return [("", "model @ threshold", titles), ("", "batch", [str(row.variant.batch) for row in rows])]
 
 
+def _operations(rows: Sequence[BenchResult]) -> list[Column]:
+    """What a window costs, where models say what they consist of."""
+    if not any(row.operations for row in rows):
+        return []
+    return [("GFLOPs", "per window", [row.operations.text if row.operations else _NONE for row in rows])]
+
+
 def _pictures(report: BenchReport) -> list[Column]:
     """The words that stand beside every figure that is not of unlike pictures."""
     return [("", "measured on", [report.pictures.kind] * len(report.results))] if report.pictures.repeated else []
 
 
-def _times_model(report: BenchReport, row: BenchResult) -> str:
-    base = report.base_of(row)
-    return _NONE if base is None else f"{ratio(row.model.rates, base.model.rates).median:.2f}"
+def _times(spread: Spread | None) -> str:
+    return _NONE if spread is None else f"{spread.median:.2f}"
 
 
-def _times_job(report: BenchReport, row: BenchResult) -> str:
-    base = report.base_of(row)
-    if base is None or base.job is None or row.job is None:
-        return _NONE
-    return f"{ratio(row.job.rates, base.job.rates).median:.2f}"
+def _percent(share: float | None) -> str:
+    return _NONE if share is None else f"{100 * share:.2f}"
 
 
 def _milliseconds(row: BenchResult, percent: float) -> str:

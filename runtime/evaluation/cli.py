@@ -16,7 +16,12 @@ from algm_trt.runtime.engine_arguments import add_engine_arguments, engine_optio
 from algm_trt.runtime.evaluation.layouts import LAYOUTS
 from algm_trt.runtime.limits import MAX_WORKERS
 from algm_trt.runtime.paths import printable
-from algm_trt.runtime.pipeline_arguments import add_reading_arguments, add_window_arguments, pipeline_options
+from algm_trt.runtime.pipeline_arguments import (
+    add_reading_arguments,
+    add_window_arguments,
+    pipeline_options,
+    short_side,
+)
 
 if TYPE_CHECKING:
     from algm_trt.runtime.evaluation.report import Report
@@ -183,15 +188,6 @@ class _Output:
         return json.dumps(self._known | how | report.to_dict(), indent=1) + "\n"
 
 
-def _short_side(text: str) -> int:
-    if text == "native":
-        return 0
-    try:
-        return positive_int(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}; native takes pictures as they are") from None
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="algm-eval",
@@ -202,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(parser)
     add = parser.add_argument
     add_window_arguments(parser)
-    add("--short-side", type=_short_side, metavar="N", help="pixels, or native (default: the data set's official one)")
+    add("--short-side", type=short_side, metavar="N", help="pixels, or native (default: the data set's official one)")
     add("--scales", type=numbers, default=(1.0,), metavar="S,...", help="averaged; official: 0.5,0.75,1,1.25,1.5,1.75")
     add("--flip", action="store_true", help="average each scale with its mirror image")
     add("--thresholds", type=numbers, default=(), metavar="T,...", help="merging similarities (default: the model's)")

@@ -123,6 +123,8 @@ def test_a_report_goes_where_its_name_leads(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     link, pipe = tmp_path / "link.json", tmp_path / "pipe"
     link.symlink_to("real/out.json")
+    write_report(link, b"bytes")
+    assert link.read_bytes() == b"bytes"
     write_report(link, "ä")
     assert (link.is_symlink(), (tmp_path / "real" / "out.json").read_bytes()) == (True, "ä".encode())
     os.mkfifo(pipe)

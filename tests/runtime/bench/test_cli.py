@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -99,6 +100,48 @@ def test_json_and_plot_are_written_and_labels_give_the_miou(
     assert f"{100 * content['results'][0]['mean_iou']:.2f}" in capsys.readouterr().out
 
 
+def test_the_tables_say_what_was_scored(
+    opened: Opened, folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    plot = tmp_path / "p.svg"
+    models = ("merged.onnx", "wide.onnx", "--thresholds", "0.5,0.9")
+    data = ("--data", str(folder), "--dataset", "folder", "--limit", "1", "--short-side", "64")
+    assert main([*models, *data, *FAST, "--plot", str(plot)]) == 0
+    out = capsys.readouterr().out
+    assert "\nmean IoU: folder, 1 of 2 pictures\n" in out
+    assert "merged.onnx: fake backend, 32x32, fp32, short side 64; alone on 18 windows, from 2 pictures" in out
+    lines = out.splitlines()
+    base, other = (
+        re.split(" {2,}", next(line for line in lines if line.startswith(title)))
+        for title in ("merged.onnx @ 0.5 ", "wide.onnx @ 0.5 ")
+    )
+    assert (base[4], other[4]) == ("1.00", "-")  # the model alone
+    assert base[9] == "1.00"
+    assert float(other[9]) > 0  # the whole job
+    assert base[11] == other[11] == "1"  # pictures that were scored
+    assert 0 < float(base[12].removesuffix("%")) < 100
+    assert "Note: windows differ in size (merged.onnx 32x32, wide.onnx 24x40)" in out
+    assert "mean IoU (%), folder, 1 of 2 pictures" in plot.read_text()
+    assert "wide.onnx (24x40)" in plot.read_text()
+
+
+def test_files_that_are_devices_pipes_and_links(
+    opened: Opened, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, target in (("null.svg", "/dev/null"), ("link.json", str(tmp_path / "real.json"))):
+        (tmp_path / name).symlink_to(target)
+    before = Path("/dev/null").stat()
+    alone = ("merged.onnx", "--no-job", *FAST)
+    assert main([*alone, "--json", "/dev/null", "--plot", str(tmp_path / "null.svg"), "-q"]) == 0
+    after = Path("/dev/null").stat()
+    assert (after.st_ino, after.st_rdev) == (before.st_ino, before.st_rdev)
+    assert (tmp_path / "null.svg").is_symlink()
+    assert main([*alone, "--json", str(tmp_path / "link.json"), "-q"]) == 0
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "real.json").read_text())["results"]
+    capfd.readouterr()
+
+
 def test_left_out_is_exit_code_5(opened: Opened, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["small.plan", "--batch", "1,8", "--rounds", "1", "-q"]) == 5
     said = capsys.readouterr()
@@ -127,6 +170,7 @@ def test_every_problem_is_one_line(opened: Opened, folder: Path, capsys: pytest.
         (("--plot", "x.jpg"), "must end in .png, .svg, .pdf"),
         (("--save", "nothing"), "cannot save nothing"),
         (("--batch", "2,2"), "batch size is given twice"),
+        (("--short-side", "64", "--mode", "whole"), "leave out --short-side"),
         (("--stride", "99"), "stride must be between 1 and the window's 32 pixels"),
     ],
 )
@@ -142,7 +186,8 @@ def test_usage_errors(
 
 
 def test_arguments_that_argparse_refuses(capsys: pytest.CaptureFixture[str]) -> None:
-    for wrong in (("m", "--batch", "0"), ("m", "--batch", "a"), ("m", "--thresholds", "x"), ("m", "--rounds", "0"), ()):
+    options = (("--batch", "0"), ("--batch", "a"), ("--thresholds", "x"), ("--rounds", "0"), ("--short-side", "0"))
+    for wrong in (*(("m", *option) for option in options), ()):
         with pytest.raises(SystemExit) as stopped:
             main(wrong)
         assert stopped.value.code == 2
@@ -187,9 +232,29 @@ def test_an_interrupted_run_reports_the_turns_before(
     monkeypatch.setattr(bench, "take_turns", stopped)
     assert main(["merged.onnx", *FAST, "--no-job", "--json", "out.json"]) == code
     said = capsys.readouterr()
-    assert "INTERRUPTED" in said.out
+    assert "INTERRUPTED: the figures come from 1 of 1 rounds" in said.out
+    assert "take turns: 1 of 1, for warming up: 1" in said.out
     assert said.err == "algm-bench: interrupted; the figures are of the turns before\n"
     assert json.loads(Path("out.json").read_text())["interrupted"] is True
+
+
+def test_a_run_that_is_interrupted_before_its_first_turn_reports_its_scores(
+    opened: Opened, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> object:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(bench, "take_turns", stopped)
+    files = ("--json", "out.json", "--plot", "out.svg")
+    assert main(["merged.onnx", "--data", str(folder), "--dataset", "folder", *FAST, *files]) == 130
+    said = capsys.readouterr()
+    assert "INTERRUPTED: these scores were complete, no speed was measured" in said.out
+    (score,) = json.loads(Path("out.json").read_text())["scores"]
+    row = ["merged.onnx", "@", "0.88", f"{100 * score['mean_iou']:.2f}", "2", f"{score['tokens_kept_scored']:.1%}"]
+    assert words(said.out, "merged.onnx @ ") == row
+    assert said.err == "algm-bench: interrupted; the scores are of the models before\n"
+    assert not Path("out.svg").exists()
 
 
 def test_a_busy_machine_is_warned_about(
@@ -222,10 +287,14 @@ def test_the_sample_is_measured_with_labels(
     assert merged["tokens"]["kept"] < 0.7
     assert dense["tokens"]["kept"] == 1.0
     assert dense["threshold"] is None
+    assert 0.3 * dense["gflops"]["per_window"] < merged["gflops"]["per_window"] < 0.9 * dense["gflops"]["per_window"]
+    assert merged["gflops"]["exact"] is True
     assert merged["mean_iou"] > 0.4
     assert merged["whole_job"]["pictures"] == 2
     assert merged["whole_job"]["share_of_work"]["model"] > 0.1
-    assert "GPU" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "GPU" not in out
+    assert "GFLOPs: products of matrices" in out
     picture = np.asarray(Image.open(plot).convert("RGB"))
     assert min(picture.shape[:2]) > 500
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50

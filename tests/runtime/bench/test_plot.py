@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.bench import install
 from matplotlib.axes import Axes
@@ -15,6 +16,7 @@ from PIL import Image
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.bench import plot
+from algm_trt.runtime.bench.figures import TokenFigures
 from algm_trt.runtime.bench.plot import _place_labels, check_plot, draw_plot
 from algm_trt.runtime.bench.report import BenchOptions, BenchReport
 from algm_trt.runtime.bench.run import run_bench
@@ -58,8 +60,8 @@ def test_models_of_unlike_batches_and_sizes_say_so(monkeypatch: pytest.MonkeyPat
     draw_plot(report, tmp_path / "plot.svg")
     text = (tmp_path / "plot.svg").read_text()
     assert "(one picture repeated)" in text
-    assert "wide.onnx (batch of 8)" in text
-    assert "small.plan (batch of 2)" in text
+    assert "wide.onnx (24x40, batch of 8)" in text
+    assert "small.plan (32x32, batch of 2)" in text
 
 
 @pytest.mark.parametrize("suffix", [".png", ".PNG", ".svg", ".pdf"])
@@ -108,6 +110,26 @@ def test_the_text_of_the_highest_point_is_inside(
     *texts, top = heights
     assert len(texts) == 3
     assert max(texts) <= top
+
+
+def test_points_that_hardly_differ_lie_close(
+    report: BenchReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spans: list[float] = []
+
+    def place(figure: Figure, axes: Axes, legend: Legend) -> None:
+        left, right = axes.get_xlim()
+        spans.append(right - left)
+
+    monkeypatch.setattr(plot, "_place_labels", place)
+    alike = [
+        replace(result, tokens=TokenFigures(np.array([[10**6, kept, kept]], np.int32)))
+        for result, kept in zip(report.results[3::2], (500_000, 500_001), strict=True)
+    ]
+    draw_plot(replace(report, results=tuple(alike)), tmp_path / "plot.svg")
+    draw_plot(report, tmp_path / "plot.svg")
+    assert spans[0] == pytest.approx(1)
+    assert spans[1] > 1
 
 
 def test_dollars_in_a_name_are_dollars(report: BenchReport, tmp_path: Path) -> None:

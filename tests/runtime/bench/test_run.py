@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers.bench import Opened, install
-from helpers.fake_engine import FakeEngine, color_picture
+from helpers.bench import CARDS, Opened, install
+from helpers.fake_engine import FakeEngine, color_picture, make_card
 from PIL import Image
 
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.bench import run as bench
-from algm_trt.runtime.bench import turns
+from algm_trt.runtime.bench import scoring, turns
 from algm_trt.runtime.bench.report import BenchOptions, BenchReport
 from algm_trt.runtime.bench.run import run_bench
+from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.engine import EngineOutput
 from algm_trt.runtime.engine_options import EngineOptions
-from algm_trt.runtime.evaluation.evaluate import EvaluationOptions
+from algm_trt.runtime.evaluation.evaluate import EvaluationOptions, evaluate
 from algm_trt.runtime.evaluation.job import run_evaluation
 from algm_trt.runtime.evaluation.report import EvaluationJob
-from algm_trt.runtime.evaluation.sets import Places
+from algm_trt.runtime.evaluation.sets import EvaluationSet, Places, open_set
 from algm_trt.runtime.job import JobOptions, JobReport, run_job
 from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.segmenter import Segmenter
@@ -160,7 +162,110 @@ def test_mean_iou_in_mode_whole_and_with_a_limit(opened: Opened, labelled: Path)
     assert report.results[0].quality is not None
     assert report.results[0].quality.pictures == 2
     assert report.results[0].job is not None
-    assert report.results[0].job.pictures == sum(report.results[0].job.sizes) == 2
+    assert report.results[0].job.pictures == sum(report.results[0].job.sizes) == 7  # a limit is for the scores
+
+
+def test_a_limit_takes_pictures_from_all_over_the_set(opened: Opened, labelled: Path) -> None:
+    (labelled / "labels" / "p6.png").unlink()  # the last of the three
+    report = quiet("merged.onnx", data=labelled, dataset="folder", limit=3, pictures=4, rounds=1)
+    assert [path.stem for path in report.pictures.paths] == ["p0", "p2", "p4", "p6"]
+    (result,) = report.results
+    assert result.quality is not None
+    assert [failure.name for failure in result.quality.failures] == ["p6"]
+    how = report.to_dict()["how"]
+    assert how["files"] == [str(labelled / "images" / f"p{index}.png") for index in (0, 2, 4, 6)]
+    assert how["pictures"] == "pictures of set: 4 at equal distances over 7"
+    assert how["limit"] == 3
+    assert how["scored"] == {"dataset": "folder", "split": "", "pictures": 3, "available": 7, "ignored": [255]}
+
+
+@pytest.mark.parametrize(
+    ("short_side", "mode", "official", "expected"),
+    [
+        (None, "slide", 64, 64),
+        (None, "slide", None, None),
+        (48, "slide", 64, 48),
+        (0, "slide", 64, None),
+        (None, "whole", 64, None),
+        (0, "whole", 64, None),
+    ],
+)
+def test_pictures_are_timed_as_they_are_scored(
+    monkeypatch: pytest.MonkeyPatch,
+    opened: Opened,
+    labelled: Path,
+    short_side: int | None,
+    mode: str,
+    official: int | None,
+    expected: int | None,
+) -> None:
+    def official_set(*arguments: Any) -> EvaluationSet:
+        return replace(open_set(*arguments), short_side=official, max_ratio=2)
+
+    monkeypatch.setattr(bench, "open_set", official_set)
+    job = JobOptions(PipelineOptions(mode=mode))
+    report = quiet("merged.onnx", data=labelled, dataset="folder", short_side=short_side, job=job, rounds=1)
+    (result,) = report.results
+    assert result.job is not None
+    assert result.quality is not None
+    assert sum(result.job.sizes) == result.origin.available == result.quality.windows
+    how = report.to_dict()["how"]
+    assert how["short_side"] == {"merged.onnx": expected}
+    assert how["stride"] == {"merged.onnx": 24 if mode == "slide" else None}
+
+
+def test_a_short_side_without_ground_truth(opened: Opened, labelled: Path) -> None:
+    native, resized = (
+        quiet("merged.onnx", data=labelled / "images", short_side=side, rounds=1).results[0].origin.available
+        for side in (None, 80)
+    )
+    assert resized > native
+
+
+def test_classes_are_compared_before_anything_is_scored(
+    monkeypatch: pytest.MonkeyPatch, opened: Opened, labelled: Path
+) -> None:
+    monkeypatch.setitem(CARDS, "wide.onnx", make_card(classes=7))
+
+    def eleven(dataset: str, root: Path, card: ModelCard, places: Places) -> EvaluationSet:
+        return open_set(dataset, root, make_card(), places)
+
+    monkeypatch.setattr(bench, "open_set", eleven)
+    with pytest.raises(UsageError, match=r"^wide\.onnx has 7 classes, but folder has 5$"):
+        quiet("merged.onnx wide.onnx", data=labelled, dataset="folder")
+    assert not opened.engines[0].batches
+
+
+def test_tokens_of_what_was_scored_stand_beside_the_mean_iou(opened: Opened, labelled: Path) -> None:
+    Image.new("RGB", (50, 40)).save(labelled / "images" / "p0.png")  # merges to one token
+    report = quiet("merged.onnx dense.onnx", data=labelled, dataset="folder", pictures=1, rounds=1, batches=(1, 2))
+    scored = {entry["model"]: entry["tokens_kept_scored"] for entry in report.to_dict()["results"]}
+    timed = {entry["model"]: entry["tokens"]["kept"] for entry in report.to_dict()["results"]}
+    assert scored["dense.onnx"] == timed["dense.onnx"] == 1
+    assert scored["merged.onnx"] > timed["merged.onnx"] + 0.03
+    (note,) = report.notes
+    assert note.startswith(
+        f"merged.onnx @ 0.88 keeps {timed['merged.onnx']:.1%} of the tokens in the windows that were timed, "
+        f"but {scored['merged.onnx']:.1%} in the pictures that were scored"
+    )
+    assert quiet("merged.onnx", data=labelled, dataset="folder", rounds=1).notes == ()
+
+
+def test_a_data_set_is_no_folder_of_pictures(opened: Opened, labelled: Path) -> None:
+    with pytest.raises(UsageError, match=r"give --dataset folder, or the folder of the pictures, such as .*images$"):
+        quiet("merged.onnx", data=labelled)
+    assert not opened.engines
+
+
+def test_models_of_unlike_sizes_are_compared_by_the_whole_job(opened: Opened) -> None:
+    report = quiet("merged.onnx wide.onnx", rounds=1, pictures=2)
+    base, wide = report.to_dict()["results"]
+    assert base["model_alone"]["times_as_fast"]["median"] == 1
+    assert "times_as_fast" not in wide["model_alone"]
+    assert wide["whole_job"]["times_as_fast"]["median"] > 0
+    assert wide["windows"] == {"windows": 2, "available": 2, "pictures": 2, "size": (24, 40)}
+    (note,) = report.notes
+    assert note.startswith("windows differ in size (merged.onnx 32x32, wide.onnx 24x40): ")
 
 
 def test_what_fails_is_named_and_the_rest_is_measured(opened: Opened, labelled: Path) -> None:
@@ -212,6 +317,8 @@ def test_ctrl_c_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch, opened:
     report = quiet("merged.onnx dense.onnx", rounds=9, pictures=2, whole_job=False)
     assert report.stopped_by
     assert len(report.results) == min(after, 2)
+    how = report.to_dict()["how"]
+    assert (how["rounds"], how["rounds_measured"]) == (9, 1)
     assert sum(len(result.model.samples.rounds) for result in report.results) == after
     assert json.dumps(report.to_dict())
     assert all(engine.closed for engine in opened.engines)
@@ -228,12 +335,54 @@ def test_ctrl_c_before_the_first_turn(monkeypatch: pytest.MonkeyPatch, opened: O
     assert opened.engines[0].closed
 
 
+@pytest.mark.parametrize(("after", "scored"), [(0, 0), (1, 1), (2, 2)])
+def test_ctrl_c_keeps_the_scores_that_were_complete(
+    monkeypatch: pytest.MonkeyPatch, opened: Opened, labelled: Path, after: int, scored: int
+) -> None:
+    evaluated = itertools.count()
+
+    def stopped(*arguments: Any, **options: Any) -> Any:
+        if next(evaluated) == after:
+            raise KeyboardInterrupt
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr(scoring, "evaluate", stopped)
+    models: dict[str, Any] = {"data": labelled, "dataset": "folder", "thresholds": (0.5, 0.9)}
+    if not scored:
+        with pytest.raises(KeyboardInterrupt):
+            quiet("merged.onnx dense.onnx", **models)
+        return
+    report = quiet("merged.onnx dense.onnx", **models)
+    content = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert content["interrupted"] is True
+    assert content["results"] == []
+    assert content["how"]["rounds_measured"] == 0
+    scores = [("merged.onnx", 0.5), ("merged.onnx", 0.9)]
+    assert [(entry["model"], entry["threshold"]) for entry in content["scores"]] == scores[:scored]
+    for entry in content["scores"]:
+        assert entry["pictures_scored"] == 7
+        assert 0 < entry["mean_iou"] < 1
+        assert 0 < entry["tokens_kept_scored"] < 1
+
+
+def test_ctrl_c_while_warming_up_keeps_the_scores(
+    monkeypatch: pytest.MonkeyPatch, opened: Opened, labelled: Path
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(turns.ModelTurn, "probe", stopped)
+    report = quiet("merged.onnx", data=labelled, dataset="folder")
+    assert len(report.scores) == 1
+    assert report.results == ()
+
+
 def test_json_holds_the_raw_times_and_the_machine(opened: Opened) -> None:
     report = quiet("merged.onnx dense.onnx", rounds=2, pictures=3, batches=(2,))
     content = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert set(content) == {
         *("format_version", "date", "machine", "versions", "load_average", "peak_memory_mib", "interrupted", "how"),
-        *("models", "baseline", "results", "problems", "notes"),
+        *("models", "baseline", "scores", "results", "problems", "notes"),
     }
     assert set(content["load_average"]) == {"before", "after"}
     assert {"processor", "cores", "usable_cores", "memory_gib", "gpus", "system"} == set(content["machine"])
@@ -252,6 +401,7 @@ def test_json_holds_the_raw_times_and_the_machine(opened: Opened) -> None:
         assert job["latency_seconds"]["p50"] == pytest.approx(np.median(job["seconds_of_pictures"]))
         assert set(job["share_of_work"]) == {"decode", "cut", "model", "labels", "write"}
         assert entry["mean_iou"] is None
+        assert entry["gflops"] is None  # the stand-ins do not say what they consist of
         assert set(entry["tokens"]["padding_avoided"]) == {"after_local", "after_global"}
 
 
@@ -263,6 +413,8 @@ def test_json_holds_the_raw_times_and_the_machine(opened: Opened) -> None:
         ({"thresholds": (float("nan"),)}, "finite"),
         ({"batches": (0,)}, "at least 1"),
         ({"batches": ()}, "at least 1"),
+        ({"short_side": -1}, "short side must not be negative"),
+        ({"short_side": 9, "job": JobOptions(PipelineOptions(mode="whole"))}, "leave out --short-side"),
         ({"rounds": 0}, "rounds must be at least 1"),
         ({"warmup": 0}, "warm-up turns must be at least 1"),
         ({"dataset": "camvid"}, "needs --data"),
