@@ -38,7 +38,8 @@ def run_command(name: str, action: Callable[[], int], *, interrupted: str = "int
         except BrokenPipeError:
             code = READER_GONE
         except OSError as error:
-            code = _complain(name, str(error), AlgmError.exit_code)
+            cure = ": set TMPDIR to a folder that can be written" if "temporary directory" in str(error) else ""
+            code = _complain(name, f"{error}{cure}", AlgmError.exit_code)
         return _flush_output(name, code)
 
 
@@ -57,9 +58,14 @@ class VersionAction(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         """Print the version and leave."""
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        sys.stdout.write(f"{parser.prog} {version('algm-trt')}\n")
+        try:
+            number = version("algm-trt")
+        except PackageNotFoundError:
+            number = "of unknown version: it is not installed"
+        if sys.stdout is not None:  # started with `>&-`
+            sys.stdout.write(f"{parser.prog} {number}\n")
         parser.exit()
 
 

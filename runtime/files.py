@@ -123,6 +123,8 @@ def _own_draft(path: Path) -> tuple[Path, int]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(lock), draft.lstat()):
+                if _keeps_from_writing(draft):
+                    fcntl.flock(lock, fcntl.LOCK_UN)
                 return draft, lock
         except BlockingIOError:
             number += 1
@@ -131,6 +133,17 @@ def _own_draft(path: Path) -> tuple[Path, int]:
         except OSError:
             return draft, lock  # a file system without locks
         os.close(lock)
+
+
+def _keeps_from_writing(draft: Path) -> bool:
+    """Whether our own lock keeps us from writing through another descriptor, as on SMB shares (mandatory locks)."""
+    try:
+        with draft.open("wb", buffering=0) as other:
+            other.write(b"\0")
+            other.truncate(0)
+    except PermissionError:
+        return True
+    return False
 
 
 def _open_draft(draft: Path) -> int:

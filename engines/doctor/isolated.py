@@ -1,7 +1,8 @@
 """Run a function in a process of its own with a time limit: what crashes or hangs becomes a line of the report.
 
 Drivers hang, damaged libraries end the process, packages print while they are imported: none of it may reach the
-doctor. The child writes its answer to a file, so that whatever libraries print does no harm.
+doctor. The child writes its answer to a file in memory, so that whatever libraries print does no harm, and no folder
+for temporary files is needed.
 """
 
 from __future__ import annotations
@@ -13,11 +14,9 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from algm_trt.plugins.errors import MissingDependencyError
@@ -66,10 +65,9 @@ def call(
     """
     name = function if isinstance(function, str) else f"{function.__module__}:{function.__qualname__}"
     begin = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="algm-doctor-") as folder:
-        result = Path(folder) / "answer.json"
+    with open(os.memfd_create("algm-doctor"), "rb") as result:  # noqa: PTH123 - it has no path
         # -P: modules of the working folder must not stand in for installed ones.
-        command = [sys.executable, "-P", "-m", __name__, name, json.dumps(arguments), str(result)]
+        command = [sys.executable, "-P", "-m", __name__, name, json.dumps(arguments), str(result.fileno())]
         variables = {**os.environ, **(environment or {})}
         try:
             # A session of its own, so that the end of the child is the end of what it started, compilers for one.
@@ -81,6 +79,7 @@ def call(
                 stderr=subprocess.PIPE,
                 text=True,
                 errors="replace",
+                pass_fds=(result.fileno(),),
                 start_new_session=True,
             )
         except OSError as error:
@@ -92,9 +91,11 @@ def call(
         finally:
             _end(child)
         seconds = time.monotonic() - begin
-        if not result.is_file():
+        result.seek(0)
+        try:
+            found = json.loads(result.read())
+        except ValueError:  # none, or a part: it ended while it wrote
             return Answer(None, _death(child.returncode, said), False, seconds)
-        found = json.loads(result.read_text(encoding="utf-8"))
     return Answer(found["value"], found["error"], found["missing"], seconds)
 
 
@@ -127,7 +128,7 @@ def one_line(text: str) -> str:
 
 
 def _child(name: str, arguments: str, result: str) -> None:
-    """Call the function and leave its answer in a file."""
+    """Call the function and leave its answer in the file with the descriptor `result`."""
     answer: dict[str, Any] = {"value": None, "error": "", "missing": False}
     switch_telemetry_off()
     try:
@@ -140,9 +141,8 @@ def _child(name: str, arguments: str, result: str) -> None:
     except Exception as error:
         # Whatever a package raises while it is imported or asked is what the report is about.
         answer["error"] = one_line(str(error)) or type(error).__name__
-    draft = Path(f"{result}.part")
-    draft.write_text(json.dumps(answer), encoding="utf-8")
-    draft.replace(result)
+    with open(int(result), "wb") as file:  # noqa: PTH123 - it has no path
+        file.write(json.dumps(answer).encode())
 
 
 if __name__ == "__main__":

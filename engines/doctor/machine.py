@@ -9,6 +9,7 @@ import platform
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -113,11 +114,16 @@ def examine(limit: float = 60.0) -> Machine:
     Args:
         limit: seconds that one probe may take.
     """
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        library = pool.submit(_library, limit)
-        asked = {name: pool.submit(call, probe, limit=limit) for name, probe in PROBES.items()}
-        answers = {name: future.result() for name, future in asked.items()}
-    machine = Machine(answers, library.result(), _onnxruntime_packages(), free_memory_mib())
+    probes_of_all = {name: partial(call, probe, limit=limit) for name, probe in PROBES.items()}
+    try:
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            asked = {name: pool.submit(ask) for name, ask in probes_of_all.items()}
+            library = _library(limit)
+            answers = {name: future.result() for name, future in asked.items()}
+    except RuntimeError:  # the system starts no thread
+        answers = {name: ask() for name, ask in probes_of_all.items()}
+        library = _library(limit)
+    machine = Machine(answers, library, _onnxruntime_packages(), free_memory_mib())
     if machine.gpus and "CUDAExecutionProvider" in machine.providers:
         answers["onnxruntime_on_cuda"] = call(probes.onnxruntime_on_cuda, limit=limit)
     return machine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,14 @@ def test_this_machine_answers_every_question() -> None:
     names = [fact.name for fact in machine_facts(at)]
     for name in ("NVIDIA driver", "TensorRT", "TensorRT lean", "TensorRT-RTX", "onnxruntime", "openvino", "torch"):
         assert name in names
+
+
+def test_a_system_that_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", refuse)
+    assert set(examine().answers) == set(PROBES)
 
 
 def test_absent_and_broken_are_told_apart() -> None:

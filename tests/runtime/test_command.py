@@ -98,6 +98,40 @@ def test_a_closed_stream_changes_nothing(stream: str) -> None:
     assert done.stderr == (b"" if stream == "2" else b"a remark\n")
 
 
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (OSError(2, "No usable temporary directory found in ['/tmp']"), "set TMPDIR to a folder that can be written"),
+        (OSError(13, "Permission denied"), "Permission denied"),
+    ],
+)
+def test_errors_of_the_system_are_one_line(raised: OSError, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def action() -> int:
+        raise raised
+
+    assert run_command("algm-some", action) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("algm-some: ")
+    assert line.endswith(said)
+
+
+@pytest.mark.parametrize("closing", ["", ">&-"])
+def test_the_version_of_what_is_not_installed(closing: str, tmp_path: Path) -> None:
+    program = (
+        "import argparse, importlib.metadata as m\n"
+        "from algm_trt.runtime.command import VersionAction\n"
+        "def missing(name): raise m.PackageNotFoundError(name)\n"
+        "m.version = missing\n"
+        "parser = argparse.ArgumentParser('algm-some')\n"
+        "parser.add_argument('--version', action=VersionAction, nargs=0)\n"
+        "parser.parse_args(['--version'])"
+    )
+    command = ["sh", "-c", f'exec "$0" -c "$1" {closing}', sys.executable, program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    expected = "" if closing else "algm-some of unknown version: it is not installed\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, expected, "")
+
+
 def test_onnxruntime_keeps_no_record_of_the_use(tmp_path: Path) -> None:
     """Its builds since 1.30 at the latest put an identifier and events below the user's cache, to be sent."""
     program = (
@@ -125,10 +159,11 @@ def test_openvino_sends_nothing(how: str, tmp_path: Path) -> None:
         "    return len(threading.enumerate()) - 1\n"
     )
     program = (
+        "import os\n"
         "from program import use\n"
         "from algm_trt.runtime.command import run_command\n"
         "from algm_trt.engines.doctor.isolated import _child\n"
-        f"child = lambda name: _child(name, '[]', {str(tmp_path / 'answer')!r})\n"
+        "child = lambda name: _child(name, '[]', str(os.memfd_create('answer')))\n"
         f"raise SystemExit({how})"
     )
     home = tmp_path / "home"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -156,6 +158,27 @@ def test_files_have_the_permissions_that_the_user_gives_new_ones(tmp_path: Path)
     finally:
         os.umask(mask)
     assert (tmp_path / "x.png").stat().st_mode & 0o777 == 0o664
+
+
+def test_locks_that_keep_their_owner_from_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on SMB shares: input and output through another descriptor of a locked file fail."""
+    real_flock, real_open, locked = fcntl.flock, Path.open, []
+
+    def flock(descriptor: int, operation: int) -> None:
+        real_flock(descriptor, operation)
+        locked[:] = [descriptor] if operation & fcntl.LOCK_EX else []
+
+    def opened(path: Path, *arguments: Any, **named: Any) -> Any:
+        if locked and os.path.samestat(path.stat(), os.fstat(locked[0])):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real_open(path, *arguments, **named)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(Path, "open", opened)
+    for text in ("first", "second"):
+        with renamed_together() as temporary:
+            temporary(tmp_path / "x.txt").write_text(text)
+        assert (tmp_path / "x.txt").read_bytes().decode() == text
 
 
 def test_nothing_stays_open(tmp_path: Path) -> None:
