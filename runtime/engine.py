@@ -21,6 +21,10 @@ class EngineError(AlgmError):
     """A model file that cannot be opened or run."""
 
 
+class EngineClosedError(EngineError):
+    """The engine is closed, or cannot be used in this process."""
+
+
 class EngineOutput:
     """What a model says about a batch of B pictures.
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import AlgmError
-from algm_trt.runtime.engine import Engine
+from algm_trt.runtime.engine import Engine, EngineClosedError
 from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.window_runner import PictureScores, WindowRequest, runner_for
 from algm_trt.runtime.windows import WindowPlan, canvas_image
@@ -146,7 +146,7 @@ class Outcome(Generic[K, T]):
 
 def run_pipeline(
     engine: Engine, options: PipelineOptions, items: Iterable[Item[K]], finish: Callable[[K, Inferred], T]
-) -> Generator[Outcome[K, T], None, None]:
+) -> Outcomes[K, T]:
     """Run pictures through a model.
 
     Args:
@@ -155,22 +155,53 @@ def run_pipeline(
         items: the pictures; taken one by one as there is room for them.
         finish: last step, run in a thread: what it raises fails this picture alone.
 
-    Close the generator if it is left early: that waits for the threads.
-
-    Yields:
+    Returns:
         One outcome per item, in the order of the items.
 
     Raises:
         UsageError: options that the model cannot serve.
-        EngineFailedError: the model raises for every batch.
-        NoThreadError: the system starts no thread, by its limit of processes or of memory.
     """
     options.check_against(engine.card)
-    run = _Run(engine, options, finish)
-    try:
-        yield from run.outcomes(iter(items))
-    finally:
-        run.close()
+    return Outcomes(_Run(engine, options, finish), iter(items))
+
+
+class Outcomes(Iterator[Outcome[K, T]]):
+    """The outcomes of a run, as they are ready.
+
+    Close them if they are left early: that waits for the threads. Where they are dropped instead, nothing is waited for:
+    the garbage collector does that in whichever thread it runs, while that holds whatever lock.
+    """
+
+    def __init__(self, run: _Run[K, T], items: Iterator[Item[K]]) -> None:
+        self._run: _Run[K, T] | None = run
+        self._outcomes = run.outcomes(items)
+
+    def __next__(self) -> Outcome[K, T]:
+        """The next one.
+
+        Raises:
+            EngineFailedError: the model raises for every batch.
+            EngineClosedError: the model is closed.
+            NoThreadError: the system starts no thread, by its limit of processes or of memory.
+        """
+        if self._run is None:
+            raise StopIteration
+        try:
+            return next(self._outcomes)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Cancel what has not begun and wait for the rest."""
+        run, self._run = self._run, None
+        if run is not None:
+            self._outcomes.close()
+            run.close()
+
+    def __del__(self) -> None:
+        if self._run is not None:
+            self._run.close(wait=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,7 +360,7 @@ class _Run(Generic[K, T]):
         self.failures = 0
         self.any_success = False
 
-    def outcomes(self, items: Iterator[Item[K]]) -> Iterator[Outcome[K, T]]:
+    def outcomes(self, items: Iterator[Item[K]]) -> Generator[Outcome[K, T], None, None]:
         while True:
             self._announce(items)
             self._admit()
@@ -347,10 +378,10 @@ class _Run(Generic[K, T]):
         while self.on_the_way:
             yield self._leave()
 
-    def close(self) -> None:
-        """Cancel what has not begun and wait for the rest."""
+    def close(self, wait: bool = True) -> None:
+        """Cancel what has not begun."""
         for pool in (self.readers, self.models, self.finishers):
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=wait, cancel_futures=True)
 
     def _announce(self, items: Iterator[Item[K]]) -> None:
         """Begin to read the headers of the next pictures."""
@@ -449,7 +480,9 @@ class _Run(Generic[K, T]):
         return _BatchOutput(counts, token_map, time.perf_counter() - begin)
 
     def _give_up_on(self, windows: list[_Window[K, T]], error: Exception) -> None:
-        """Fail the pictures of a batch; raise when the model seems not to work at all."""
+        """Fail the pictures of a batch; raise when the model is closed, or seems not to work at all."""
+        if isinstance(error, EngineClosedError):
+            raise error
         reason = " ".join(str(error).split()) or type(error).__name__
         self.failures += 1
         if not self.any_success and self.failures == _FAILURES_BEFORE_GIVING_UP:
@@ -479,6 +512,8 @@ def _begin(pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: Any) ->
     try:
         return pool.submit(work, *arguments)
     except RuntimeError as error:
+        if "interpreter shutdown" in str(error):
+            raise NoThreadError("Python is coming to its end: no more pictures can be segmented") from error
         if "start new thread" not in str(error):
             raise
         raise NoThreadError(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, overload
 
@@ -17,7 +16,7 @@ from algm_trt.runtime.decode import decode_image, picture_size, to_rgb
 from algm_trt.runtime.engine import Engine, open_engine
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.limits import DEFAULT_MAX_PIXELS
-from algm_trt.runtime.pipeline import Inferred, Item, run_pipeline
+from algm_trt.runtime.pipeline import Inferred, Item, Outcomes, run_pipeline
 from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.result import SegmentationResult
 
@@ -107,7 +106,7 @@ class Segmenter:
         logits: bool = False,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         **options: Any,
-    ) -> Generator[SegmentationResult, None, None]:
+    ) -> ResultStream:
         """Segment any number of pictures one after another, in bounded memory.
 
         A result has the name of its file without the suffix, and one of a picture in memory image_000000 and so on, by
@@ -120,32 +119,22 @@ class Segmenter:
             max_pixels: files with larger pictures are refused.
             **options: mode, stride, short_side, threshold, batch_size, workers of `PipelineOptions`.
 
-        Yields:
+        Returns:
             One result per picture, in order.
 
         Raises:
-            DecodeError: a picture that cannot be read; the stream ends there.
             UsageError: options that make no sense for this model.
-            AlgmError: the model failed, or is closed.
         """
         items = (_item(picture, f"image_{place:06}", max_pixels) for place, picture in enumerate(pictures))
-        yield from self._results(items, logits, PipelineOptions(**options))
+        return self._results(items, logits, PipelineOptions(**options))
 
-    def _results(
-        self, items: Iterable[Item[str]], logits: bool, options: PipelineOptions
-    ) -> Generator[SegmentationResult, None, None]:
+    def _results(self, items: Iterable[Item[str]], logits: bool, options: PipelineOptions) -> ResultStream:
         def finish(name: str, inferred: Inferred) -> SegmentationResult:
             inferred.scores.field()  # keeps the scores: the result outlives this step
             result = make_result(self.card, name, inferred)
             return result.with_logits() if logits else result
 
-        with closing(run_pipeline(self.engine, options, items, finish)) as outcomes:
-            for outcome in outcomes:
-                try:
-                    result = outcome.result()
-                finally:
-                    del outcome  # its error, which knows this frame, would keep itself; see `_failure` of the pipeline
-                yield result
+        return ResultStream(run_pipeline(self.engine, options, items, finish))
 
     def close(self) -> None:
         """Release the model."""
@@ -160,6 +149,43 @@ class Segmenter:
     def __repr__(self) -> str:
         height, width = self.card.size
         return f"Segmenter({len(self.card.classes)} classes, {height}x{width} windows, {self.engine.description})"
+
+
+class ResultStream(Iterator[SegmentationResult]):
+    """Results as they are ready, in the order of their pictures.
+
+    Close one that is left early, or use it in a `with` block: that waits for its threads. One that is only dropped ends
+    them without waiting.
+    """
+
+    def __init__(self, outcomes: Outcomes[str, SegmentationResult]) -> None:
+        self._outcomes = outcomes
+
+    def __next__(self) -> SegmentationResult:
+        """The next one.
+
+        Raises:
+            DecodeError: a picture that cannot be read; the stream ends there.
+            AlgmError: the model failed, or is closed.
+        """
+        outcome = next(self._outcomes)
+        try:
+            return outcome.result()
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            del outcome  # its error, which knows this frame, would keep itself; see `_failure` of the pipeline
+
+    def close(self) -> None:
+        """Cancel what has not begun and wait for the rest."""
+        self._outcomes.close()
+
+    def __enter__(self) -> ResultStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def make_result(card: ModelCard, name: str, inferred: Inferred) -> SegmentationResult:

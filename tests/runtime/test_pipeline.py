@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -18,13 +20,14 @@ from numpy.typing import NDArray
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime import pipeline
 from algm_trt.runtime.decode import DecodeError
-from algm_trt.runtime.engine import EngineOutput
+from algm_trt.runtime.engine import EngineClosedError, EngineOutput
 from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.pipeline import EngineFailedError, Inferred, Item, NoThreadError, Outcome, run_pipeline
 from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.window_runner import HostScores, HostWindowRunner, WindowRequest
 from algm_trt.runtime.windows import WindowPlan, plan_slide
 
+PICTURE = color_picture(32, 32)
 SIZES = [(32, 32), (70, 101), (1, 1), (20, 90), (33, 32), (128, 40), (7, 3), (31, 31)]
 
 
@@ -384,6 +387,60 @@ def test_closing_early_stops_the_threads_and_drops_the_rest() -> None:
     assert count < 20
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("algm-")]
     assert len(loaded) == count
+
+
+def test_outcomes_that_are_dropped_end_their_threads_and_wait_for_nothing() -> None:
+    """The garbage collector drops them in any thread, also in one that holds what theirs wait for."""
+    first, go_on = threading.Event(), threading.Event()
+
+    class StuckEngine(FakeEngine):
+        def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
+            if first.is_set():
+                go_on.wait(60)
+            first.set()
+            return super().run(images, threshold)
+
+    outcomes = run_pipeline(StuckEngine(), PipelineOptions(workers=1), [item(n, PICTURE) for n in range(2)], labels_of)
+    assert next(outcomes).error is None
+    cycle = [outcomes]
+    cycle.append(cycle)  # type: ignore[arg-type]
+    del outcomes, cycle
+    begin = time.monotonic()
+    gc.collect()
+    assert time.monotonic() - begin < 5
+    go_on.set()
+    end = time.monotonic() + 60
+    while any(thread.name.startswith("algm-") for thread in threading.enumerate()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_closed_model_says_so_and_nothing_else() -> None:
+    class ClosedEngine(FakeEngine):
+        def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
+            raise EngineClosedError("the engine is closed")
+
+    with pytest.raises(EngineClosedError, match="^the engine is closed$"):
+        run(ClosedEngine(), [item(0, PICTURE)])
+
+
+def test_pictures_after_the_end_of_the_main_thread_are_an_error() -> None:
+    program = (
+        "import threading\n"
+        "from algm_trt.engines.sample import SAMPLE_MODEL, recorded\n"
+        "from algm_trt.runtime import load\n"
+        "segmenter, picture = load(SAMPLE_MODEL), recorded().images[0]\n"
+        "def late():\n"
+        "    threading.main_thread().join()\n"
+        "    try:\n"
+        "        segmenter(picture)\n"
+        "    except Exception as error:\n"
+        "        print(type(error).__name__, error, flush=True)\n"
+        "threading.Thread(target=late).start()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    said = "NoThreadError Python is coming to its end: no more pictures can be segmented\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
 
 
 def test_an_interrupt_in_the_model_ends_the_run() -> None:

@@ -10,7 +10,7 @@ from algm_trt.runtime.backends.tensorrt.lane import Lane
 from algm_trt.runtime.backends.tensorrt.plan import OpenPlan
 from algm_trt.runtime.backends.tensorrt.profiles import Piece, capacity, pieces
 from algm_trt.runtime.cuda import Device
-from algm_trt.runtime.engine import EngineError
+from algm_trt.runtime.engine import EngineClosedError
 
 
 class Lanes:
@@ -46,12 +46,12 @@ class Lanes:
         """A lane; waits until one is idle. The engine's device is the thread's current one meanwhile.
 
         Raises:
-            EngineError: the engine is closed.
+            EngineClosedError: the engine is closed.
         """
         lane = self._idle.get()
         if lane is None:
             self._idle.put(None)  # for the next one that waits
-            raise EngineError("the engine is closed")
+            raise EngineClosedError("the engine is closed")
         try:
             with self._device.current():
                 yield lane

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +14,7 @@ import pytest
 
 from algm_trt.runtime.backends import streams as module
 from algm_trt.runtime.backends.streams import UNASKED_STREAMS, Streams, shared_threads
-from algm_trt.runtime.engine import EngineError
+from algm_trt.runtime.engine import EngineClosedError, EngineError
 
 PATIENCE = 10.0
 
@@ -134,3 +136,79 @@ def test_closing_ends_what_waits_and_not_what_runs() -> None:
         assert first.result(PATIENCE) == ["only"]
     with pytest.raises(EngineError, match=r"^the engine is closed$"):
         streams.map(slow, 1)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may come inside a destructor too
+def test_what_a_signal_handler_raises_loses_no_stream() -> None:
+    """As Ctrl-C in a notebook, or the time limit of a task queue: at any moment, on the main thread."""
+
+    class TimeIsUpError(Exception):
+        pass
+
+    def handler(*_: object) -> None:
+        raise TimeIsUpError
+
+    moments = random.Random(0)
+    streams = Streams(["a", "b"])
+    before, interrupted = signal.signal(signal.SIGALRM, handler), 0
+    try:
+        for _ in range(400):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-5, 1.5e-3))
+                streams.map(lambda _, index: index, 3)
+                time.sleep(1e-3)
+            except TimeIsUpError:
+                interrupted += 1
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted > 50
+    end = time.monotonic() + PATIENCE
+    while any(thread.name == "algm-stream" for thread in threading.enumerate()):
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    assert sorted(streams._free or ()) == ["a", "b"]
+    assert streams.map(lambda _, index: index, 3) == [0, 1, 2]
+
+
+def test_a_process_that_is_forked_while_a_stream_is_in_use_says_so() -> None:
+    program = (
+        "import os, threading\n"
+        "from algm_trt.runtime.backends.streams import Streams\n"
+        "busy, idle, go_on, begun = Streams(['a']), Streams(['a']), threading.Event(), threading.Event()\n"
+        "def work(place, index):\n"
+        "    begun.set()\n"
+        "    go_on.wait(60)\n"
+        "thread = threading.Thread(target=busy.map, args=(work, 1))\n"
+        "thread.start()\n"
+        "begun.wait(60)\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    try:\n"
+        "        print(idle.map(lambda place, index: place, 1), flush=True)\n"
+        "        busy.map(lambda place, index: place, 1)\n"
+        "    except Exception as error:\n"
+        "        print(error, flush=True)\n"
+        "    os._exit(0)\n"
+        "print(os.waitpid(child, 0)[1])\n"
+        "go_on.set()\n"
+        "thread.join()\n"
+        "print(busy.map(lambda place, index: place, 1))\n"
+    )
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "['a']",
+        "the model was in use when this process was forked: open it in this process",
+        "0",
+        "['a']",
+    ]
+
+
+def test_closed_streams_say_that_they_are_closed() -> None:
+    streams = Streams(["a"])
+    streams.close()
+    with pytest.raises(EngineClosedError, match="^the engine is closed$"):
+        streams.map(lambda place, index: place, 1)
