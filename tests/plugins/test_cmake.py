@@ -1,0 +1,64 @@
+"""Configuring the plugin library with CMake, as pip and algm-build-plugins do: the nvcc it takes, and what it says."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from algm_trt.plugins import build
+from algm_trt.plugins.build import find_nvcc
+from algm_trt.plugins.errors import MissingDependencyError
+
+TOO_OLD = "nvcc too old: needs CUDA 11.1 or newer"
+NVCCS = {
+    "CUDA 10": "echo \"nvcc fatal   : Unknown option '--list-gpu-arch'\" >&2; exit 1",
+    "up to 7.5": "printf 'compute_35\\ncompute_70\\ncompute_75\\n'; exit 0",
+}
+
+
+@pytest.fixture
+def nvcc() -> Path:
+    if shutil.which("cmake") is None:
+        pytest.skip("no cmake")
+    try:
+        return find_nvcc()
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+
+
+def imitation(file: Path, nvcc: Path, listing: str) -> Path:
+    """An nvcc that answers `--list-gpu-arch` in its own way and otherwise is the one of this machine."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f'#!/bin/sh\ncase "$*" in *--list-gpu-arch*) {listing};; esac\nexec {nvcc} "$@"\n')
+    file.chmod(0o755)
+    return file
+
+
+def configure(folder: Path, *defines: str, **variables: str) -> tuple[int, str]:
+    """Exit status, and what was said, on one line: CMake breaks lines of messages."""
+    command = ["cmake", "-S", str(Path(build.__file__).parent), "-B", str(folder / "cmake"), *defines]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CUDA")} | variables
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+@pytest.mark.parametrize("kind", NVCCS)
+def test_an_old_nvcc_does_not_stop_an_installation(kind: str, nvcc: Path, tmp_path: Path) -> None:
+    old = imitation(tmp_path / "nvcc", nvcc, NVCCS[kind])
+    code, said = configure(tmp_path, CUDACXX=str(old))
+    assert code == 0
+    assert f"{TOO_OLD}, and {old} knows no compute capability of 80: installing without the plugin library" in said
+
+
+@pytest.mark.parametrize("kind", NVCCS)
+@pytest.mark.parametrize("wanted", ["", "90"])
+def test_an_old_nvcc_stops_what_needs_the_library(kind: str, wanted: str, nvcc: Path, tmp_path: Path) -> None:
+    old = imitation(tmp_path / "nvcc", nvcc, NVCCS[kind])
+    defines = ["-DALGM_BUILD_PLUGINS=ON", f"-DCMAKE_CUDA_COMPILER={old}", f"-DALGM_CUDA_ARCHITECTURES={wanted}"]
+    code, said = configure(tmp_path, *defines)
+    assert code != 0
+    assert f"{TOO_OLD}, and {old} knows no compute capability of 80; install a newer CUDA" in said
