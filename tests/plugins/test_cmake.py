@@ -62,3 +62,34 @@ def test_an_old_nvcc_stops_what_needs_the_library(kind: str, wanted: str, nvcc: 
     code, said = configure(tmp_path, *defines)
     assert code != 0
     assert f"{TOO_OLD}, and {old} knows no compute capability of 80; install a newer CUDA" in said
+
+
+@pytest.mark.parametrize("place", ["CUDACXX", "PATH", "CUDA_HOME", "CUDA_PATH"])
+def test_nvcc_is_found_where_the_command_finds_it(
+    place: str, nvcc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those behind the place hold another; each says who it is by being too old."""
+    places = ["CUDACXX", "PATH", "CUDA_HOME", "CUDA_PATH"]
+    found = {name: imitation(tmp_path / name / "bin" / "nvcc", nvcc, "exit 1") for name in places}
+    tools = tmp_path / "tools"  # what CMake needs besides, without an nvcc of this machine
+    tools.mkdir()
+    for tool in ("cmake", "make", "ninja", "sh", "cc", "c++", "gcc", "g++", "as", "ld", "cat", "sed", "rm"):
+        if there := shutil.which(tool):
+            (tools / tool).symlink_to(there)
+    values = {name: str(file.parents[1]) for name, file in found.items()}
+    values |= {"CUDACXX": str(found["CUDACXX"]), "PATH": f"{found['PATH'].parent}:{tools}"}
+    behind = places[places.index(place) :]
+    variables = {"PATH": str(tools)} | {name: values[name] for name in behind}
+    for name in ("CUDACXX", "CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert find_nvcc() == found[place]
+    _, said = configure(tmp_path, **variables)
+    assert f"{found[place]} knows no compute capability of 80" in said
+
+
+def test_nvcc_that_is_named_is_the_only_one(nvcc: Path, tmp_path: Path) -> None:
+    code, said = configure(tmp_path, CUDACXX=str(tmp_path / "nvcc"), CUDA_HOME=str(nvcc.parents[1]))
+    assert code == 0
+    assert "installing without the plugin library" in said
