@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,9 @@ def test_nvcc_that_is_named_is_the_only_one(nvcc: Path, tmp_path: Path) -> None:
     code, said = configure(tmp_path, CUDACXX=str(tmp_path / "nvcc"), CUDA_HOME=str(nvcc.parents[1]))
     assert code == 0
     assert "installing without the plugin library" in said
+
+
+def test_pip_builds_outside_the_checkout() -> None:
+    """A checkout may be read-only, and two installations from it at once must not write into one folder."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "build-dir" not in project["tool"]["scikit-build"]
