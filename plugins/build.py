@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from algm_trt.plugins.library import LIBRARY_NAME, LIBRARY_VARIABLE, cache_libra
 from algm_trt.plugins.stopping import exit_code, stops_cleanly
 
 _SOURCES = Path(__file__).resolve().parent
+_LINES_SHOWN, _LINES_BELOW = 20, 4
+_LITTLE_SPACE = 2**20
+_TELLS = re.compile(r"\berror\b(?!s occurred)|\bnot found\b|\bfatal\b|no space left", re.IGNORECASE)
 _EPILOG = """\
 The library holds the CUDA kernels and the TensorRT plugins around them; TensorRT is not needed to compile it. In the
 user's cache it is found without being named, elsewhere the variable ALGM_PLUGINS_LIB names it. nvcc is taken from
@@ -71,8 +75,8 @@ def build_library(options: BuildOptions) -> Path:
     Raises:
         UsageError: the file to write is a folder.
         MissingDependencyError: cmake, nvcc or the sources are missing.
-        AlgmError: the compiler failed; the message holds the end of what it said.
-        OSError: the file cannot be written.
+        AlgmError: the compiler failed, and the message holds what it said about that.
+        OSError: the file cannot be written; where it was to be in the user's cache, an AlgmError names the cure.
     """
     cmake = _tool("cmake")
     nvcc = find_nvcc()
@@ -97,13 +101,19 @@ def build_library(options: BuildOptions) -> Path:
 @contextmanager
 def _draft(output: Path) -> Iterator[Path]:
     """A file to write and rename when it is whole; made now, because compiling takes minutes, and never left behind."""
-    output.parent.mkdir(parents=True, exist_ok=True)
     draft = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        draft.touch()
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            draft.touch()
+        except OSError as error:
+            if output != cache_library():
+                raise
+            raise AlgmError(f"{error}; name another place with -o, or set XDG_CACHE_HOME") from error
         yield draft
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
 
 
 def find_nvcc() -> Path:
@@ -188,7 +198,7 @@ def _run(command: Sequence[str], folder: Path, verbose: bool) -> None:
     """Run a tool whose compilers end with it and keep their temporary files in a folder of ours.
 
     Raises:
-        AlgmError: it failed; the message holds the end of what it said.
+        AlgmError: it failed; the message holds what it said about that.
     """
     stdout, stderr = (None, None) if verbose else (subprocess.PIPE, subprocess.STDOUT)
     environment = os.environ | {"TMPDIR": str(folder)}
@@ -202,8 +212,29 @@ def _run(command: Sequence[str], folder: Path, verbose: bool) -> None:
             tool.communicate()  # until the last of them has closed its output
             raise
     if tool.returncode:
-        end = "see above" if verbose else "\n".join(said.splitlines()[-15:])
-        raise AlgmError(f"'{' '.join(command[:2])} ...' failed with status {tool.returncode}: {end}")
+        cause = "see above" if verbose else f"(--verbose shows all it says)\n{_cause(said)}"
+        if shutil.disk_usage(folder).free < _LITTLE_SPACE:
+            cause = f"no space is left in {folder.parent}; set TMPDIR to a folder that has some"
+        raise AlgmError(f"'{' '.join(command[:2])} ...' failed with status {tool.returncode}: {cause}")
+
+
+def _cause(said: str) -> str:
+    """The lines that say why a tool failed, each with a few that are indented below it; without any, the last lines.
+
+    CMake ends with pointers to logs that are gone by then.
+    """
+    kept: dict[str, None] = {}  # in order, each once
+    below = 0
+    for line in filter(str.strip, said.splitlines()):
+        if _TELLS.search(line):
+            below = _LINES_BELOW
+        elif below and line[0].isspace():
+            below -= 1
+        else:
+            below = 0
+            continue
+        kept[line] = None
+    return "\n".join(list(kept)[:_LINES_SHOWN] or said.splitlines()[-_LINES_SHOWN:])
 
 
 def _complain(message: str, code: int) -> int:

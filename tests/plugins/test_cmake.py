@@ -65,13 +65,31 @@ def test_an_old_nvcc_stops_what_needs_the_library(kind: str, wanted: str, nvcc: 
     assert f"{TOO_OLD}, and {old} knows no compute capability of 80; install a newer CUDA" in said
 
 
+def test_an_nvcc_that_does_not_run_says_why(nvcc: Path, tmp_path: Path) -> None:
+    broken = imitation(tmp_path / "nvcc", nvcc, "echo 'libfoo.so: cannot open shared object file' >&2; exit 127")
+    code, said = configure(tmp_path, "-DALGM_BUILD_PLUGINS=ON", f"-DCMAKE_CUDA_COMPILER={broken}")
+    assert code != 0
+    assert f"no working nvcc found: {broken} ends with 127 and says 'libfoo.so: cannot open shared object file'" in said
+
+
+@pytest.mark.parametrize("wanted", ["AUTO", "ON"])
+def test_a_missing_cpp_compiler_is_not_blamed_on_nvcc(wanted: str, nvcc: Path, tmp_path: Path) -> None:
+    defines = [f"-DALGM_BUILD_PLUGINS={wanted}", f"-DCMAKE_CUDA_COMPILER={nvcc}"]
+    code, said = configure(tmp_path, *defines, CXX=str(tmp_path / "c++"))
+    assert (code == 0) == (wanted == "AUTO")
+    assert "algm: no working C++ compiler found" in said
+    assert ("installing without the plugin library" in said) == (wanted == "AUTO")
+    # One that is installed later is found in the same folder.
+    assert configure(tmp_path, *defines, "-DALGM_CUDA_ARCHITECTURES=90")[0] == 0
+
+
 @pytest.mark.parametrize("place", ["CUDACXX", "PATH", "CUDA_HOME", "CUDA_PATH"])
 def test_nvcc_is_found_where_the_command_finds_it(
     place: str, nvcc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those behind the place hold another; each says who it is by being too old."""
     places = ["CUDACXX", "PATH", "CUDA_HOME", "CUDA_PATH"]
-    found = {name: imitation(tmp_path / name / "bin" / "nvcc", nvcc, "exit 1") for name in places}
+    found = {name: imitation(tmp_path / name / "bin" / "nvcc", nvcc, "exit 0") for name in places}
     tools = tmp_path / "tools"  # what CMake needs besides, without an nvcc of this machine
     tools.mkdir()
     for tool in ("cmake", "make", "ninja", "sh", "cc", "c++", "gcc", "g++", "as", "ld", "cat", "sed", "rm"):

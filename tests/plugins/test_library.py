@@ -318,6 +318,71 @@ def test_unusable_place_is_told_before_minutes_of_compiling(
     assert build.main(["-o", str(tmp_path / output)]) == (2 if output == "out" else 1)
 
 
+def test_a_cache_that_cannot_be_written_has_a_cure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _compiles(monkeypatch, tmp_path, AssertionError)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert build.main([]) == 1
+    assert capsys.readouterr().err.endswith("; name another place with -o, or set XDG_CACHE_HOME\n")
+    assert build.main(["-o", str(tmp_path / "file" / "lib.so")]) == 1
+    assert "XDG_CACHE_HOME" not in capsys.readouterr().err
+
+
+SAYS = {
+    "-- Looking for a CXX compiler - NOTFOUND": False,
+    "CMake Error at CMakeLists.txt:35 (message):": True,
+    "  algm: no working C++ compiler found": True,
+    "": False,
+    "Call Stack (most recent call first):": False,
+    "  CMakeLists.txt:67 (algm_give_up)": False,
+    "lib/report.cpp:3:1: fatal error: no.h: No such file": True,
+    "/bin/sh: nvcc: not found": True,
+    "cc1plus: No space left on device": True,
+    "-- Configuring incomplete, errors occurred!": False,
+    'See also "/tmp/algm-build-x/CMakeFiles/CMakeError.log".': False,
+}
+
+
+def _fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, says: str) -> None:
+    """A cmake that says something and fails."""
+    (tmp_path / "says").write_text(says)
+    (tmp_path / "cmake").write_text(f"#!/bin/sh\ncat {tmp_path}/says\nexit 1\n")
+    (tmp_path / "cmake").chmod(0o755)
+    monkeypatch.setattr(build, "_tool", lambda name: str(tmp_path / name))
+    monkeypatch.setattr(build, "find_nvcc", lambda: Path("nvcc"))
+
+
+def test_what_failed_is_shown_without_what_surrounds_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _fails(monkeypatch, tmp_path, "\n".join(SAYS))
+    assert build.main(["-o", str(tmp_path / "lib.so")]) == 1
+    first, *shown = capsys.readouterr().err.splitlines()
+    assert "failed with status 1: (--verbose shows all it says)" in first
+    assert shown == [line for line, tells in SAYS.items() if tells]
+
+
+def test_a_failure_without_a_cause_shows_the_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _fails(monkeypatch, tmp_path, "\n".join(f"step {number}" for number in range(100)))
+    assert build.main(["-o", str(tmp_path / "lib.so")]) == 1
+    assert capsys.readouterr().err.splitlines()[1:] == [f"step {number}" for number in range(80, 100)]
+
+
+def test_a_full_temporary_folder_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _fails(monkeypatch, tmp_path, "CMake Error: the C++ compiler is not able to compile a simple test program")
+    total, used, _ = usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(build.shutil, "disk_usage", lambda path: type(usage)(total, used, 0))
+    monkeypatch.setattr(build.tempfile, "tempdir", str(tmp_path))
+    assert build.main(["-o", str(tmp_path / "lib.so")]) == 1
+    assert capsys.readouterr().err.endswith(f"no space is left in {tmp_path}; set TMPDIR to a folder that has some\n")
+
+
 @pytest.mark.parametrize(("wanted", "code"), [("", "80-virtual"), ("120;90", "90-virtual")])
 def test_every_newer_device_finds_code(tmp_path: Path, wanted: str, code: str) -> None:
     try:
