@@ -23,6 +23,7 @@ from algm_trt.plugins.stopping import exit_code, stops_cleanly
 
 _SOURCES = Path(__file__).resolve().parent
 _LINES_SHOWN, _LINES_BELOW = 20, 4
+_READER_GONE = 141
 _LITTLE_SPACE = 2**20
 _TELLS = re.compile(r"\berror\b(?!s occurred)|\bnot found\b|\bfatal\b|no space left", re.IGNORECASE)
 _EPILOG = """\
@@ -139,6 +140,9 @@ def find_nvcc() -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # started with it closed (`>&-`)
+            setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     arguments = _parser().parse_args(argv)
     start = time.monotonic()
     with stops_cleanly():
@@ -152,10 +156,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError as error:
             return _complain(str(error), 1)
     size = path.stat().st_size / 2**20
-    sys.stdout.write(f"{path}: {size:.1f} MiB, built in {time.monotonic() - start:.0f} s\n")
+    said = f"{path}: {size:.1f} MiB, built in {time.monotonic() - start:.0f} s\n"
     if arguments.output:
-        sys.stdout.write(f"set {LIBRARY_VARIABLE}={shlex.quote(str(path.resolve()))} to use it\n")
-    return 0
+        said += f"set {LIBRARY_VARIABLE}={shlex.quote(str(path.resolve()))} to use it\n"
+    return _print(said)
+
+
+def _print(text: str) -> int:
+    """Write to standard output; returns the exit code, as the other commands have it (`runtime/command.py`)."""
+    try:
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:
+        code = _READER_GONE
+    except OSError as error:
+        code = _complain(f"cannot write the output: {error.strerror}", 1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still tries to write
+    return code
+
+
+class _Version(argparse.Action):
+    """`--version`: looks the version up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        parser.exit(_print(f"{parser.prog} {version('algm-trt')}\n"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -177,6 +205,7 @@ def _parser() -> argparse.ArgumentParser:
         "-j", "--jobs", type=int, default=os.cpu_count() or 1, help="compilers at once (default: all cores)"
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="show what the compilers say")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     return parser
 
 

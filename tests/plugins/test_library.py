@@ -297,6 +297,48 @@ def test_what_it_says_can_be_pasted(
     assert capsys.readouterr().out.endswith(f"set {LIBRARY_VARIABLE}='{folder}/lib.so' to use it\n")
 
 
+BUILT = """
+import sys
+from pathlib import Path
+from algm_trt.plugins import build
+
+build.build_library = lambda options: Path(sys.executable)
+sys.exit(build.main(["-o", sys.argv[1]]))
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_is_full_or_not_read_is_no_traceback(unbuffered: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", BUILT, str(tmp_path / "lib.so")]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    if Path("/dev/full").exists():
+        with Path("/dev/full").open("wb") as full:
+            done = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 1
+        assert done.stderr == "algm-build-plugins: cannot write the output: No space left on device\n"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(("closed", "code"), [("1", 0), ("2", 0), ("2", 2)])
+def test_a_closed_stream_changes_nothing(closed: str, code: int, tmp_path: Path) -> None:
+    program = BUILT if code == 0 else "from algm_trt.plugins.build import main; raise SystemExit(main(['-j', '0']))"
+    command = ["sh", "-c", f'exec "$0" "$@" {closed}>&-', sys.executable, "-c", program, str(tmp_path / "lib.so")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, "")
+    assert ("MiB, built in" in done.stdout) == (closed == "2" and code == 0)
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: f"1.2.3 of {name}")
+    with pytest.raises(SystemExit) as stop:
+        build.main(["--version"])
+    assert (stop.value.code, capsys.readouterr().out) == (0, "algm-build-plugins 1.2.3 of algm-trt\n")
+
+
 def test_full_disk_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def full(source: Path, target: Path) -> None:
         Path(target).write_bytes(b"half")
