@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import re
 import shlex
@@ -23,6 +24,7 @@ from algm_trt.plugins.stopping import exit_code, stops_cleanly
 
 _SOURCES = Path(__file__).resolve().parent
 _LINES_SHOWN, _LINES_BELOW = 20, 4
+_COMPILED = (".cu", ".cuh", ".cpp", ".h", ".map")
 _READER_GONE = 141
 _LITTLE_SPACE = 2**20
 _TELLS = re.compile(r"\berror\b(?!s occurred)|\bnot found\b|\bfatal\b|no space left", re.IGNORECASE)
@@ -91,12 +93,23 @@ def build_library(options: BuildOptions) -> Path:
         configure = [cmake, "-S", str(_SOURCES), "-B", str(folder), "-DALGM_BUILD_PLUGINS=ON"]
         configure += [f"-DCMAKE_CUDA_COMPILER={nvcc}", "-DCMAKE_BUILD_TYPE=Release"]
         configure += [f"-DALGM_CUDA_ARCHITECTURES={';'.join(map(str, options.architectures))}"]
+        configure += [f"-DALGM_SOURCES={sources_digest()}"]
         _run(configure, folder, options.verbose)
         _run([cmake, "--build", str(folder), "--parallel", str(options.jobs)], folder, options.verbose)
         load_ctypes(folder / LIBRARY_NAME)
         shutil.copyfile(folder / LIBRARY_NAME, draft)
         draft.replace(output)
     return output
+
+
+def sources_digest() -> str:
+    """Of the sources that a library built now would have: what `algm_sources()` of one built from them returns."""
+    native, digest = _SOURCES / "native", hashlib.sha256()
+    names = (path.relative_to(native).as_posix() for path in native.rglob("*") if path.suffix in _COMPILED)
+    for name in sorted(names):
+        if not name.startswith("cpu_twin/"):  # not in the wheel
+            digest.update(f"{name}\0".encode() + (native / name).read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from algm_trt.plugins import build, interface, library
-from algm_trt.plugins.build import BuildOptions, build_library, find_nvcc
+from algm_trt.plugins.build import BuildOptions, build_library, find_nvcc, sources_digest
 from algm_trt.plugins.errors import MissingDependencyError, UsageError
 from algm_trt.plugins.library import (
     INTERFACE_VERSION,
@@ -467,4 +468,19 @@ def test_command_builds_a_library_that_loads(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert f"{LIBRARY_VARIABLE}={target}" in done.stdout
     assert [path.name for path in target.parent.iterdir()] == [LIBRARY_NAME]  # no draft is left
-    assert load_ctypes(target).algm_version() == INTERFACE_VERSION
+    built = load_ctypes(target)
+    assert built.algm_version() == INTERFACE_VERSION
+    built.algm_sources.restype = ctypes.c_char_p
+    assert built.algm_sources().decode() == sources_digest()
+
+
+def test_digest_is_of_what_is_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shutil.copytree(Path(build.__file__).with_name("native"), tmp_path / "native")
+    before = sources_digest()
+    monkeypatch.setattr(build, "_SOURCES", tmp_path)
+    assert sources_digest() == before
+    shutil.rmtree(tmp_path / "native" / "cpu_twin")  # as in a wheel
+    assert sources_digest() == before
+    with (tmp_path / "native" / "common" / "warp.cuh").open("a") as file:
+        file.write("\n")
+    assert sources_digest() != before
