@@ -8,7 +8,7 @@ python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or 
 .venv/bin/python -m pip install --quiet --upgrade pip
 .venv/bin/python -m pip install --quiet --requirement tests/requirements.txt
 # The plugin library is for NVIDIA GPUs and takes minutes to compile: algm-build-plugins makes it when it is wanted.
-.venv/bin/python -m pip install --quiet -C cmake.define.ALGM_BUILD_PLUGINS=OFF '.[export]'
+.venv/bin/python -m pip install --quiet --config-settings=cmake.define.ALGM_BUILD_PLUGINS=OFF '.[export]'
 
 .venv/bin/algm-export examples/sample -o masks/model.onnx --classes examples/sample/classes.txt
 .venv/bin/algm-infer examples/pictures --engine masks/model.onnx -o masks --save labels,overlay,tokens

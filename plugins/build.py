@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -12,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,11 @@ from algm_trt.plugins.library import LIBRARY_NAME, LIBRARY_VARIABLE, cache_libra
 from algm_trt.plugins.stopping import exit_code, stops_cleanly
 
 _SOURCES = Path(__file__).resolve().parent
+_LINES_SHOWN, _LINES_BELOW = 20, 4
+_COMPILED = (".cu", ".cuh", ".cpp", ".h", ".map")
+_READER_GONE = 141
+_LITTLE_SPACE = 2**20
+_TELLS = re.compile(r"\berror\b(?!s occurred)|\bnot found\b|\bfatal\b|no space left", re.IGNORECASE)
 _EPILOG = """\
 The library holds the CUDA kernels and the TensorRT plugins around them; TensorRT is not needed to compile it. In the
 user's cache it is found without being named, elsewhere the variable ALGM_PLUGINS_LIB names it. nvcc is taken from
@@ -71,8 +78,8 @@ def build_library(options: BuildOptions) -> Path:
     Raises:
         UsageError: the file to write is a folder.
         MissingDependencyError: cmake, nvcc or the sources are missing.
-        AlgmError: the compiler failed; the message holds the end of what it said.
-        OSError: the file cannot be written.
+        AlgmError: the compiler failed, and the message holds what it said about that.
+        OSError: the file cannot be written; where it was to be in the user's cache, an AlgmError names the cure.
     """
     cmake = _tool("cmake")
     nvcc = find_nvcc()
@@ -86,6 +93,7 @@ def build_library(options: BuildOptions) -> Path:
         configure = [cmake, "-S", str(_SOURCES), "-B", str(folder), "-DALGM_BUILD_PLUGINS=ON"]
         configure += [f"-DCMAKE_CUDA_COMPILER={nvcc}", "-DCMAKE_BUILD_TYPE=Release"]
         configure += [f"-DALGM_CUDA_ARCHITECTURES={';'.join(map(str, options.architectures))}"]
+        configure += [f"-DALGM_SOURCES={sources_digest()}"]
         _run(configure, folder, options.verbose)
         _run([cmake, "--build", str(folder), "--parallel", str(options.jobs)], folder, options.verbose)
         load_ctypes(folder / LIBRARY_NAME)
@@ -94,16 +102,32 @@ def build_library(options: BuildOptions) -> Path:
     return output
 
 
+def sources_digest() -> str:
+    """Of the sources that a library built now would have: what `algm_sources()` of one built from them returns."""
+    native, digest = _SOURCES / "native", hashlib.sha256()
+    names = (path.relative_to(native).as_posix() for path in native.rglob("*") if path.suffix in _COMPILED)
+    for name in sorted(names):
+        if not name.startswith("cpu_twin/"):  # not in the wheel
+            digest.update(f"{name}\0".encode() + (native / name).read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
 @contextmanager
 def _draft(output: Path) -> Iterator[Path]:
     """A file to write and rename when it is whole; made now, because compiling takes minutes, and never left behind."""
-    output.parent.mkdir(parents=True, exist_ok=True)
     draft = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        draft.touch()
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            draft.touch()
+        except OSError as error:
+            if output != cache_library():
+                raise
+            raise AlgmError(f"{error}; name another place with -o, or set XDG_CACHE_HOME") from error
         yield draft
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
 
 
 def find_nvcc() -> Path:
@@ -129,6 +153,9 @@ def find_nvcc() -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # started with it closed (`>&-`)
+            setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     arguments = _parser().parse_args(argv)
     start = time.monotonic()
     with stops_cleanly():
@@ -142,10 +169,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError as error:
             return _complain(str(error), 1)
     size = path.stat().st_size / 2**20
-    sys.stdout.write(f"{path}: {size:.1f} MiB, built in {time.monotonic() - start:.0f} s\n")
+    said = f"{path}: {size:.1f} MiB, built in {time.monotonic() - start:.0f} s\n"
     if arguments.output:
-        sys.stdout.write(f"set {LIBRARY_VARIABLE}={shlex.quote(str(path.resolve()))} to use it\n")
-    return 0
+        said += f"set {LIBRARY_VARIABLE}={shlex.quote(str(path.resolve()))} to use it\n"
+    return _print(said)
+
+
+def _print(text: str) -> int:
+    """Write to standard output; returns the exit code, as the other commands have it (`runtime/command.py`)."""
+    try:
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:
+        code = _READER_GONE
+    except OSError as error:
+        code = _complain(f"cannot write the output: {error.strerror}", 1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still tries to write
+    return code
+
+
+class _Version(argparse.Action):
+    """`--version`: looks the version up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        parser.exit(_print(f"{parser.prog} {version('algm-trt')}\n"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -167,6 +218,7 @@ def _parser() -> argparse.ArgumentParser:
         "-j", "--jobs", type=int, default=os.cpu_count() or 1, help="compilers at once (default: all cores)"
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="show what the compilers say")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     return parser
 
 
@@ -188,7 +240,7 @@ def _run(command: Sequence[str], folder: Path, verbose: bool) -> None:
     """Run a tool whose compilers end with it and keep their temporary files in a folder of ours.
 
     Raises:
-        AlgmError: it failed; the message holds the end of what it said.
+        AlgmError: it failed; the message holds what it said about that.
     """
     stdout, stderr = (None, None) if verbose else (subprocess.PIPE, subprocess.STDOUT)
     environment = os.environ | {"TMPDIR": str(folder)}
@@ -202,8 +254,29 @@ def _run(command: Sequence[str], folder: Path, verbose: bool) -> None:
             tool.communicate()  # until the last of them has closed its output
             raise
     if tool.returncode:
-        end = "see above" if verbose else "\n".join(said.splitlines()[-15:])
-        raise AlgmError(f"'{' '.join(command[:2])} ...' failed with status {tool.returncode}: {end}")
+        cause = "see above" if verbose else f"(--verbose shows all it says)\n{_cause(said)}"
+        if shutil.disk_usage(folder).free < _LITTLE_SPACE:
+            cause = f"no space is left in {folder.parent}; set TMPDIR to a folder that has some"
+        raise AlgmError(f"'{' '.join(command[:2])} ...' failed with status {tool.returncode}: {cause}")
+
+
+def _cause(said: str) -> str:
+    """The lines that say why a tool failed, each with a few that are indented below it; without any, the last lines.
+
+    CMake ends with pointers to logs that are gone by then.
+    """
+    kept: dict[str, None] = {}  # in order, each once
+    below = 0
+    for line in filter(str.strip, said.splitlines()):
+        if _TELLS.search(line):
+            below = _LINES_BELOW
+        elif below and line[0].isspace():
+            below -= 1
+        else:
+            below = 0
+            continue
+        kept[line] = None
+    return "\n".join(list(kept)[:_LINES_SHOWN] or said.splitlines()[-_LINES_SHOWN:])
 
 
 def _complain(message: str, code: int) -> int:

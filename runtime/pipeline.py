@@ -168,8 +168,8 @@ def run_pipeline(
 class Outcomes(Iterator[Outcome[K, T]]):
     """The outcomes of a run, as they are ready.
 
-    Close them if they are left early: that waits for the threads. Where they are dropped instead, nothing is waited for:
-    the garbage collector does that in whichever thread it runs, while that holds whatever lock.
+    Close them if they are left early: that waits for the threads. Where they are dropped instead, nothing is waited
+    for: the garbage collector drops them in whichever thread it runs, while that holds whatever lock.
     """
 
     def __init__(self, run: _Run[K, T], items: Iterator[Item[K]]) -> None:

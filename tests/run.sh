@@ -22,7 +22,7 @@ python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or 
 rm -rf build/wheel
 plugins=ON
 command -v nvcc >/dev/null || { plugins=OFF; echo "no nvcc on PATH: the plugin library is not built"; }
-"$python" -m pip wheel --quiet --no-deps -C cmake.define.ALGM_BUILD_PLUGINS=$plugins --wheel-dir build/wheel .
+"$python" -m pip wheel --quiet --no-deps --config-settings=cmake.define.ALGM_BUILD_PLUGINS=$plugins --wheel-dir build/wheel .
 wheel=$(ls build/wheel/algm_trt-*.whl)
 extras=export,engine,openvino,plot,dev
 [ "$(uname -sm)" = "Linux x86_64" ] && extras=$extras,rtx,lean

@@ -40,12 +40,14 @@ class Library:
         interface: version of its C interface; None if it cannot be loaded.
         architectures: what it has code for; None if that cannot be read.
         problem: why it is missing or cannot be used; "" otherwise.
+        other_sources: whether it was built from other sources than this package has.
     """
 
     path: Path | None
     interface: int | None
     architectures: Architectures | None
     problem: str
+    other_sources: bool = False
 
     @property
     def usable(self) -> bool:
@@ -147,7 +149,8 @@ def _library(limit: float) -> Library:
     reason = answer.error
     if reason and str(path) not in reason:  # the process died of it; what the file looks like may say why
         reason = problem or f"{path} cannot be loaded: {reason}"
-    return Library(path, interface, built_for, reason or problem)
+    other_sources = answer.ok and answer.value["other_sources"]
+    return Library(path, interface, built_for, reason or problem, other_sources)
 
 
 def package_version(name: str) -> str:
@@ -218,6 +221,8 @@ def library_fact(library: Library) -> Fact:
     code = f", {library.architectures}" if library.architectures else ""
     if library.problem:
         return Fact(name, f"{library.problem}{code}", "broken")
+    if library.other_sources:
+        code += "; built from other sources: run algm-build-plugins"
     return Fact(name, f"{library.path}: interface {library.interface} (needed: {INTERFACE_VERSION}){code}")
 
 

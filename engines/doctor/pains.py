@@ -123,6 +123,9 @@ def _plugins(name: str, situation: Situation) -> Finding:
         if library.architectures is not None and not library.architectures.serves(gpu.capability):
             evidence = f"{library.path} has no code for {gpu.name}: {library.architectures}"
             return found(name, evidence, f"algm-build-plugins --arch {gpu.capability}", LACKS if record else 0)
+    if library.other_sources:
+        evidence = f"{library.path} was built from other sources than this package has, perhaps of an older release"
+        return found(name, evidence, "make it again with algm-build-plugins")
     return not_found(name, f"{library.path} loads")
 
 

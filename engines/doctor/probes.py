@@ -122,12 +122,21 @@ def engine_packages() -> dict[str, Any]:
 def plugin_library(path: str) -> dict[str, Any]:
     """Load the plugin library for the C interface, as the toolkit does.
 
+    `other_sources` is true of one that algm-build-plugins built from other sources than this package has: in the user's
+    cache it outlives an installation. One that pip built does not say what from, it lies beside its sources.
+
     Raises:
         PluginLibraryError: it cannot be loaded, or has another interface version.
     """
+    from algm_trt.plugins.build import sources_digest
     from algm_trt.plugins.library import load_ctypes
 
-    return {"interface": int(load_ctypes(Path(path)).algm_version())}
+    library = load_ctypes(Path(path))
+    said = "older than this question"
+    if hasattr(library, "algm_sources"):
+        library.algm_sources.restype = ctypes.c_char_p
+        said = library.algm_sources().decode()
+    return {"interface": int(library.algm_version()), "other_sources": said not in ("", sources_digest())}
 
 
 def run_model(path: str) -> dict[str, Any]:

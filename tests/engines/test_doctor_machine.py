@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from helpers.doctor import ABSENT, BROKEN, gives, machine, shared_library, with_
 from algm_trt.engines.doctor import probes
 from algm_trt.engines.doctor.isolated import Answer, call
 from algm_trt.engines.doctor.machine import PROBES, examine, free_memory_mib, library_fact, machine_facts
-from algm_trt.plugins.library import LIBRARY_NAME, LIBRARY_VARIABLE
+from algm_trt.plugins.build import sources_digest
+from algm_trt.plugins.library import INTERFACE_VERSION, LIBRARY_NAME, LIBRARY_VARIABLE
 
 DRIVER = """
 #include <string.h>
@@ -111,6 +113,24 @@ def test_a_library_that_is_cut_off_is_named_and_so_is_why(
     cut.write_bytes(plugin_library.read_bytes()[:100_000])
     said = library_of(cut, monkeypatch)
     assert f"{cut} is not a complete ELF library" in said or f"{cut} cannot be loaded" in said
+
+
+@needs_cc
+@pytest.mark.parametrize(
+    ("sources", "other"), [(None, True), ("of another release", True), ("", False), (sources_digest(), False)]
+)
+def test_a_library_of_other_sources_is_told_apart(tmp_path: Path, sources: str | None, other: bool) -> None:
+    source = f"int algm_version(void) {{ return {INTERFACE_VERSION}; }}\n"
+    if sources is not None:
+        source += f'char const* algm_sources(void) {{ return "{sources}"; }}\n'
+    answer = probes.plugin_library(str(shared_library(tmp_path, source)))
+    assert answer == {"interface": INTERFACE_VERSION, "other_sources": other}
+
+
+def test_other_sources_are_said_with_the_cure() -> None:
+    fact = library_fact(replace(with_library(machine()).library, other_sources=True))
+    assert fact.state == "ok"  # it loads
+    assert fact.value.endswith("; built from other sources: run algm-build-plugins")
 
 
 def test_a_library_that_fits(plugin_library: Path) -> None:

@@ -196,6 +196,14 @@ def test_a_plan_that_cannot_be_compared_is_not_called_fitting() -> None:
     assert (finding.state, finding.evidence) == ("cannot tell", "not with what is here: no GPU")
 
 
+def test_a_library_of_other_sources() -> None:
+    at = replace(LIBRARY, library=replace(LIBRARY.library, other_sources=True))
+    finding = look("plugin library not found or unfit", at)
+    assert (finding.state, finding.exit_code) == ("found", 0)
+    assert "was built from other sources" in finding.evidence
+    assert "algm-build-plugins" in finding.cure
+
+
 def test_a_variable_that_names_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LIBRARY_VARIABLE, "/nowhere/libalgm_plugins.so")
     finding = look("plugin library not found or unfit", machine())

@@ -18,3 +18,9 @@ extern "C" __attribute__((visibility("default"))) ALGM_TRT_NAMESPACE::IPluginCre
 
 // The logger's interface differs between TensorRT 10 and 11; the plugins report on stderr instead (report.h).
 extern "C" __attribute__((visibility("default"))) void setLoggerFinder(ALGM_TRT_NAMESPACE::ILoggerFinder*) {}
+
+#ifndef ALGM_SOURCES
+#define ALGM_SOURCES ""
+#endif
+// Digest of the sources that algm-build-plugins compiled; "" where something else did. See sources_digest of build.py.
+extern "C" __attribute__((visibility("default"))) char const* algm_sources(void) { return ALGM_SOURCES; }
