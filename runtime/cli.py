@@ -91,7 +91,7 @@ def _infer(arguments: argparse.Namespace) -> int:
     if options.part:
         sources = shard(sources, *options.part)
     check_overwriting(sources, arguments.output, options.kinds)
-    prepare_folder(arguments.output)
+    prepare_folder(arguments.output, options.kinds)
     with Segmenter(open_engine(arguments.engine, engine)) as segmenter:
         if arguments.batch_size is None:
             pipeline = replace(options.pipeline, batch_size=usual_batch(segmenter.engine))

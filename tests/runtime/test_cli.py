@@ -18,9 +18,9 @@ import pytest
 from helpers.fake_engine import FakeEngine, color_picture, make_card
 from PIL import Image
 
-from algm_trt.plugins.errors import MissingDependencyError
+from algm_trt.plugins.errors import AlgmError, MissingDependencyError
 from algm_trt.runtime import engine as engine_module
-from algm_trt.runtime import writers
+from algm_trt.runtime import manifest, output_folder, writers
 from algm_trt.runtime.cli import main
 from algm_trt.runtime.machine import versions
 from algm_trt.runtime.segmenter import Segmenter
@@ -325,6 +325,53 @@ def test_a_full_disk_is_an_error_line_and_the_run_goes_on(
     assert not [name for name in files_in(tmp_path / "out") if "p1" in name or "part" in name]
 
 
+def test_a_disk_that_stays_full_ends_the_run(
+    infer: Infer,
+    engine: FakeEngine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for index in range(200):
+        save_picture(tmp_path / "in" / f"p{index:03d}.png", 32, 32)
+    good = writers.KINDS["overlay"].write
+    room = 5
+
+    def fills(result: Any, path: Path) -> None:
+        if int(result.name[1:]) >= room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        good(result, path)
+
+    monkeypatch.setitem(writers.KINDS, "overlay", writers.Kind(".jpg", fills))
+    assert infer() == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("algm-infer: no more pictures can be written: cannot write the files of p007 under ")
+    assert message.endswith("No space left on device: free space, then --resume goes on")
+    assert [line["status"] for line in results(tmp_path)] == ["ok"] * 5 + ["error"] * 3
+    assert (summary(tmp_path)["ending"], summary(tmp_path)["ok"]) == ("failed", 5)
+    assert len(engine.batches) < 100
+    monkeypatch.setitem(writers.KINDS, "overlay", writers.Kind(".jpg", good))
+    assert infer("--resume") == 0
+    assert summary(tmp_path)["done_before"] == 5
+
+
+def test_the_first_message_of_a_full_disk_is_the_one_that_is_told(
+    infer: Infer, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def no_summary(*_: object) -> None:
+        raise AlgmError("cannot write the summary")
+
+    monkeypatch.setattr(manifest, "_write_line", full)
+    monkeypatch.setattr(manifest.Manifest, "write_summary", no_summary)
+    assert infer() == 1
+    assert capsys.readouterr().err.endswith(
+        "results.jsonl: No space left on device: free space, then --resume goes on\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -382,8 +429,36 @@ def test_a_folder_that_cannot_be_written_is_exit_1_before_anything_runs(
     (tmp_path / "file").write_text("")
     assert infer("-o", tmp_path / "file" / "out") == 1
     assert infer("-o", tmp_path / "file") == 1
-    assert all(line.startswith("algm-infer: cannot write to ") for line in capsys.readouterr().err.splitlines())
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("algm-infer: cannot write to ") for line in lines)
+    assert lines[1] == f"algm-infer: cannot write to {tmp_path}/file: is a file, not a folder"
     assert engine.batches == []
+
+
+def test_folders_of_the_kinds_are_tried_before_anything_runs(
+    infer: Infer,
+    engine: FakeEngine,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "out" / "labels").mkdir(parents=True)
+    (tmp_path / "out" / "color").write_text("in the way, but not of this run")
+    good = output_folder.TemporaryFile
+
+    def of_another_user(*, dir: Path) -> Any:
+        if dir.name == "labels":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return good(dir=dir)
+
+    monkeypatch.setattr(output_folder, "TemporaryFile", of_another_user)
+    assert infer() == 1
+    assert capsys.readouterr().err == f"algm-infer: cannot write to {tmp_path}/out/labels: Permission denied\n"
+    assert engine.batches == []
+    assert infer("--save", "overlay") == 5
+    assert infer("--save", "color") == 1
+    assert "color: is a file, not a folder" in capsys.readouterr().err
 
 
 def test_a_model_that_fails_on_everything_is_exit_1(
