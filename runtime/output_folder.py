@@ -58,7 +58,7 @@ def check_overwriting(sources: Sequence[Source], folder: Path, kinds: Sequence[s
         target_of = video_target if source.medium == "video" else output_path
         for kind in kinds:
             target = folder / target_of(kind, source.name)
-            if target.exists():
+            if os.path.exists(target):  # noqa: PTH110 - Path.exists raises where the path is too long
                 raise UsageError(
                     f"{printable(target)} exists, and not from a run: there is no results.jsonl in "
                     f"{printable(folder)}. Name another --output, or move that file away"

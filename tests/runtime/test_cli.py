@@ -250,6 +250,19 @@ def test_an_input_that_vanishes_is_an_error_line(infer: Infer, tmp_path: Path, m
     assert [(line["status"], line["error"]) for line in results(tmp_path)] == [("ok", None), ("error", "no such file")]
 
 
+def test_entries_that_lead_nowhere_fail_alone(infer: Infer, tmp_path: Path) -> None:
+    save_picture(tmp_path / "in" / "a.png")
+    for name in ("itself.png", "itself.mp4"):
+        (tmp_path / "in" / name).symlink_to(name)
+    beyond = "/".join(["x" * 250] * 17) + "/b.png"
+    (tmp_path / "list.txt").write_text(f"in/a.png\n{beyond}\n")
+    assert infer(inputs=[tmp_path / "in", tmp_path / "list.txt"]) == 5
+    found = {line["name"][-10:]: line["error"] for line in results(tmp_path)}
+    too_long = "the file cannot be read (File name too long)"
+    loop = "the file cannot be read (Too many levels of symbolic links)"
+    assert found == {"a": None, "itself.png": loop, "itself.mp4": loop, "xxxxxxxx/b": too_long}
+
+
 def test_what_earlier_runs_wrote_is_not_an_input(infer: Infer, tmp_path: Path) -> None:
     save_picture(tmp_path / "street.png")
     for _ in range(2):
