@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,9 +49,20 @@ goes on.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    arguments = _parser().parse_intermixed_args(argv)
+    arguments = _parser().parse_intermixed_args(_marked_inputs(sys.argv[1:] if argv is None else argv))
     interrupted = "interrupted; what is done stays valid, --resume goes on from there"
     return run_command("algm-infer", lambda: _infer(arguments), interrupted=interrupted)
+
+
+def _marked_inputs(argv: Sequence[str]) -> list[str]:
+    """Arguments without the first `--`, and with those behind it as inputs, which may begin with a dash.
+
+    argparse drops `--` before it looks for inputs among options.
+    """
+    if "--" not in argv:
+        return list(argv)
+    cut = list(argv).index("--")
+    return [*argv[:cut], *(f"./{text}" if text.startswith("-") else text for text in argv[cut + 1 :])]
 
 
 def _infer(arguments: argparse.Namespace) -> int:
@@ -82,7 +94,8 @@ def _infer(arguments: argparse.Namespace) -> int:
 
     def tell(text: str) -> None:
         if not arguments.quiet:
-            say(sys.stderr, f"algm-infer: {text}")
+            with suppress(OSError):  # no reason to end a run
+                say(sys.stderr, f"algm-infer: {text}")
 
     found = find_sources(arguments.inputs, recursive=arguments.recursive, tell=tell)
     sources = without_outputs(found, arguments.output)

@@ -278,7 +278,8 @@ class _Job:
                 self.example = _most_telling(self.folder, record.files)
             return
         self.failures += 1
-        tqdm.write(f"algm-infer: {printable(record.path)}: {record.error}", file=sys.stderr)
+        with suppress(OSError):  # nobody reads it, or its disk is full: results.jsonl says it too
+            tqdm.write(f"algm-infer: {printable(record.path)}: {record.error}", file=sys.stderr)
 
     def _bar(self, total: int | None, done: int, title: str | None = None, leave: bool = True) -> Bar:
         """A progress bar, on a terminal only."""

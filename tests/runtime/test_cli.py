@@ -436,6 +436,22 @@ def test_a_missing_runtime_is_exit_4(
     assert capsys.readouterr().err == "algm-infer: onnxruntime is not installed: pip install onnxruntime\n"
 
 
+def test_an_opencv_without_functions_is_exit_4(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "site" / "cv2").mkdir(parents=True)
+    (tmp_path / "site" / "cv2" / "__init__.py").touch()
+    (tmp_path / "model.onnx").write_bytes(b"a model")
+    path = f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    code = "import sys; from algm_trt.runtime.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, str(folder), "--engine", "model.onnx"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}
+    )
+    assert done.returncode == 4
+    assert done.stderr.startswith("algm-infer: cv2 has no functions")
+    assert done.stderr.endswith(": pip install --force-reinstall opencv-python-headless\n")
+    assert not (tmp_path / "masks").exists()
+
+
 def test_a_folder_that_cannot_be_written_is_exit_1_before_anything_runs(
     infer: Infer, engine: FakeEngine, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -611,6 +627,39 @@ def test_the_short_side_is_part_of_the_settings(infer: Infer, folder: Path, tmp_
 def test_inputs_may_stand_behind_options(infer: Infer, folder: Path, tmp_path: Path) -> None:
     assert infer("--threshold", "0.9", folder / "p1.png", inputs=[folder / "p0.png"]) == 0
     assert [line["name"] for line in results(tmp_path)] == ["p0", "p1"]
+
+
+def test_inputs_behind_two_dashes_may_begin_with_one(
+    infer: Infer, engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "-x.png", "--save.png"):
+        save_picture(tmp_path / name)
+    assert infer("--save", "labels", "--", "-x.png", "a.png", "--save.png", inputs=[]) == 0
+    assert [(line["path"], line["name"]) for line in results(tmp_path)] == [
+        ("-x.png", "-x"),
+        ("a.png", "a"),
+        ("--save.png", "--save"),
+    ]
+    assert infer("--", "-x.png", inputs=[Path("a.png")]) == 0
+    assert [line["name"] for line in results(tmp_path)] == ["a", "-x"]
+
+
+class FullStream(io.StringIO):
+    """A screen that takes nothing, as a log on a full disk."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_messages_that_cannot_be_written_end_no_run(
+    infer: Infer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "notes.heic").touch()
+    monkeypatch.setattr(sys, "stderr", FullStream())
+    assert infer() == 5
+    assert [line["status"] for line in results(tmp_path)] == ["ok", "ok", "error", "ok", "ok"]
+    assert summary(tmp_path)["ending"] == "complete"
 
 
 def test_nothing_is_said_to_be_written_where_nothing_was(
