@@ -253,13 +253,19 @@ class Manifest:
                     self.done.add(record.name)
                 else:
                     self.others += 1
-            self._summary_path.unlink(missing_ok=True)  # of an earlier run: this one may be killed before its own
+            self._remove_summary()  # of an earlier run: this one may be killed before its own
             draft.replace(self.path)
         except BaseException:
             draft.unlink(missing_ok=True)
             file.close()
             raise
         return file
+
+    def _remove_summary(self) -> None:
+        try:
+            self._summary_path.unlink(missing_ok=True)
+        except OSError as error:
+            raise AlgmError(f"cannot write {self._summary_path}: {error.strerror or error}") from error
 
     def _lines(self) -> Iterator[Record]:
         if not self.path.exists():

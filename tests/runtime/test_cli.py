@@ -464,6 +464,15 @@ def test_a_folder_that_cannot_be_written_is_exit_1_before_anything_runs(
     assert engine.batches == []
 
 
+def test_a_folder_called_like_the_summary_is_named(
+    infer: Infer, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out" / "summary.json").mkdir(parents=True)
+    assert infer() == 1
+    assert capsys.readouterr().err == f"algm-infer: cannot write {tmp_path}/out/summary.json: Is a directory\n"
+    assert files_in(tmp_path / "out") == []
+
+
 def test_folders_of_the_kinds_are_tried_before_anything_runs(
     infer: Infer,
     engine: FakeEngine,
