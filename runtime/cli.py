@@ -29,7 +29,9 @@ kinds of --save:
   coco     COCO data set of the picture: an annotation with run lengths per class that is there, JSON
   tokens   PNG of the merged tokens in their mean colours
 
-A list file has a path per line, relative to its own folder. Windows are cut from pictures at their own size, or with
+A list file has a path per line, relative to its own folder. Behind -- inputs may begin with a dash.
+
+Windows are cut from pictures at their own size, or with
 --short-side at that of the data set's official evaluation, as algm-eval does; those that are smaller than a window are
 enlarged. Labels have the size of the picture.
 
