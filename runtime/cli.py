@@ -31,9 +31,8 @@ kinds of --save:
 
 A list file has a path per line, relative to its own folder. Behind -- inputs may begin with a dash.
 
-Windows are cut from pictures at their own size, or with
---short-side at that of the data set's official evaluation, as algm-eval does; those that are smaller than a window are
-enlarged. Labels have the size of the picture.
+Windows are cut from pictures at their own size, or with --short-side at that of the data set's official evaluation, as
+algm-eval does; those that are smaller than a window are enlarged. Labels have the size of the picture.
 
 Files go to OUT/KIND/NAME.*, where NAME is that of the input without its suffix, with the subfolders that it was found
 in; the suffix stays where two would be equal. A video becomes OUT/overlay/NAME.mp4 and a folder of frames for every
