@@ -18,7 +18,8 @@ from onnx import TensorProto, helper
 
 from algm_trt.engines.precision import FLOAT16_MAX, REFINEMENTS, float16_tensors, to_float16
 from algm_trt.engines.rounding import with_roundings
-from algm_trt.plugins.errors import AlgmError, MissingDependencyError, VerificationError
+from algm_trt.plugins.errors import AlgmError, VerificationError
+from algm_trt.runtime.backends.onnxruntime_engine import import_failure
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.check_pictures import Picture
 
@@ -216,7 +217,7 @@ def _run(model: bytes, card: ModelCard, pictures: Sequence[Picture]) -> list[dic
     try:
         import onnxruntime as ort
     except ImportError as error:
-        raise MissingDependencyError(f"onnxruntime is not installed ({error}): pip install onnxruntime") from error
+        raise import_failure(error) from error
     options = ort.SessionOptions()
     options.log_severity_level = _LOG_ERRORS_ONLY
     try:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.decode import decode_image
+from algm_trt.runtime.opencv import check_opencv
 from algm_trt.runtime.scenes import MINIMUM_SIDE, draw_scene
 from algm_trt.runtime.sources import find_sources
 from algm_trt.runtime.windows import canvas_image, plan_whole
@@ -31,7 +32,9 @@ def check_pictures(folder: str | Path | None, card: ModelCard) -> list[Picture]:
 
     Raises:
         UsageError: no picture of the folder can be read.
+        MissingDependencyError: OpenCV is not whole.
     """
+    check_opencv()
     if folder is None:
         return [(f"drawn scene {seed}", drawn_picture(card.size, seed)) for seed in range(DRAWN_PICTURES)]
     found: list[Picture] = []

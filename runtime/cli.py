@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,9 +29,10 @@ kinds of --save:
   coco     COCO data set of the picture: an annotation with run lengths per class that is there, JSON
   tokens   PNG of the merged tokens in their mean colours
 
-A list file has a path per line, relative to its own folder. Windows are cut from pictures at their own size, or with
---short-side at that of the data set's official evaluation, as algm-eval does; those that are smaller than a window are
-enlarged. Labels have the size of the picture.
+A list file has a path per line, relative to its own folder. Behind -- inputs may begin with a dash.
+
+Windows are cut from pictures at their own size, or with --short-side at that of the data set's official evaluation, as
+algm-eval does; those that are smaller than a window are enlarged. Labels have the size of the picture.
 
 Files go to OUT/KIND/NAME.*, where NAME is that of the input without its suffix, with the subfolders that it was found
 in; the suffix stays where two would be equal. A video becomes OUT/overlay/NAME.mp4 and a folder of frames for every
@@ -48,9 +50,20 @@ goes on.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    arguments = _parser().parse_intermixed_args(argv)
+    arguments = _parser().parse_intermixed_args(_marked_inputs(sys.argv[1:] if argv is None else argv))
     interrupted = "interrupted; what is done stays valid, --resume goes on from there"
     return run_command("algm-infer", lambda: _infer(arguments), interrupted=interrupted)
+
+
+def _marked_inputs(argv: Sequence[str]) -> list[str]:
+    """Arguments without the first `--`, and with those behind it as inputs, which may begin with a dash.
+
+    argparse drops `--` before it looks for inputs among options.
+    """
+    if "--" not in argv:
+        return list(argv)
+    cut = list(argv).index("--")
+    return [*argv[:cut], *(f"./{text}" if text.startswith("-") else text for text in argv[cut + 1 :])]
 
 
 def _infer(arguments: argparse.Namespace) -> int:
@@ -82,7 +95,8 @@ def _infer(arguments: argparse.Namespace) -> int:
 
     def tell(text: str) -> None:
         if not arguments.quiet:
-            say(sys.stderr, f"algm-infer: {text}")
+            with suppress(OSError):  # no reason to end a run
+                say(sys.stderr, f"algm-infer: {text}")
 
     found = find_sources(arguments.inputs, recursive=arguments.recursive, tell=tell)
     sources = without_outputs(found, arguments.output)
@@ -91,7 +105,7 @@ def _infer(arguments: argparse.Namespace) -> int:
     if options.part:
         sources = shard(sources, *options.part)
     check_overwriting(sources, arguments.output, options.kinds)
-    prepare_folder(arguments.output)
+    prepare_folder(arguments.output, options.kinds)
     with Segmenter(open_engine(arguments.engine, engine)) as segmenter:
         if arguments.batch_size is None:
             pipeline = replace(options.pipeline, batch_size=usual_batch(segmenter.engine))

@@ -114,6 +114,18 @@ def picture_size(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_
     return (width, height) if turned else (height, width)
 
 
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Check that a path leads to a file with content that may be read, before a library is given it.
+
+    Raises:
+        DecodeError: missing, unreadable, empty, or no regular file, such as a folder or a pipe.
+    """
+    try:
+        _open_file(path).close()
+    except DecodeError as error:
+        raise DecodeError(error.cause, path) from error
+
+
 def to_rgb(picture: Image.Image | npt.NDArray[Any]) -> Pixels:
     """An upright RGB array of a picture that is in memory.
 

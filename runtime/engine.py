@@ -107,10 +107,6 @@ def open_engine(path: str | Path, options: EngineOptions | None = None) -> Engin
         from algm_trt.runtime.backends.tensorrt.engine import TensorRTEngine
 
         return TensorRTEngine(file)
-    try:
-        str(file).encode()
-    except UnicodeEncodeError as error:
-        raise EngineError(f"{file}: CPU backends take paths in UTF-8 only; rename the file or its folder") from error
     if backend == "openvino":
         from algm_trt.runtime.backends.openvino.engine import OpenVinoEngine
 

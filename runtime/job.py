@@ -8,7 +8,7 @@ import sys
 import time
 from array import array
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -30,6 +30,7 @@ from algm_trt.runtime.sources import Source
 from algm_trt.runtime.summary import course, model_facts, settings, work_done
 from algm_trt.runtime.video import segment_video
 from algm_trt.runtime.window_runner import lanes_of
+from algm_trt.runtime.write_watch import WriteWatch
 from algm_trt.runtime.writers import WrittenFile, parse_kinds, save_result
 
 if TYPE_CHECKING:
@@ -130,7 +131,8 @@ def run_job(
 
     Raises:
         KeyboardInterrupt: the run was interrupted; what is done is recorded.
-        AlgmError: options that the model cannot serve, a folder that cannot be written, a model that does not work.
+        AlgmError: options that the model cannot serve, a folder that cannot be written or is full by now, a model that
+            does not work.
     """
     options.pipeline.check_against(segmenter.card)
     return _Job(segmenter, model, sources, folder, options).run()
@@ -149,6 +151,7 @@ class _Job:
         self.settings = settings(segmenter.card, options.pipeline, options.kinds, options.engine)
         self.model = model_facts(segmenter.card, model)
         self.fingerprint = _digest(segmenter.card.to_json(), self.model["sha256"], json.dumps(self.settings))
+        self.writing = WriteWatch()
         self.failures = 0
         self.pictures = 0  # of this run, frames included
         self.stages = dict.fromkeys(STAGES, 0.0)
@@ -173,13 +176,15 @@ class _Job:
                         if self.failures and self.options.fail_fast:
                             ending = "stopped at the first failure"
                             break
+                        self.writing.check()
             except BaseException as error:
                 ending = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                with suppress(AlgmError):  # on a full disk; what ended the run says more
+                    manifest.write_summary(self._summary(manifest, ending, time.perf_counter() - begin))
                 raise
-            finally:
-                seconds = time.perf_counter() - begin
-                summary = self._summary(manifest, ending, seconds)
-                manifest.write_summary(summary)
+            seconds = time.perf_counter() - begin
+            summary = self._summary(manifest, ending, seconds)
+            manifest.write_summary(summary)
         return JobReport(summary, self.failures, manifest.path, seconds, self.stages, self.latencies, self.example)
 
     def _records(self, sources: Iterable[Source]) -> Generator[Record, None, None]:
@@ -250,6 +255,7 @@ class _Job:
             input_bytes=size,
             input_mtime_ns=changed,
         )
+        self.writing.note(None if isinstance(ending, _Saved) else ending)
         if not isinstance(ending, _Saved):
             return replace(record, error=_one_line(ending))
         return replace(
@@ -272,7 +278,8 @@ class _Job:
                 self.example = _most_telling(self.folder, record.files)
             return
         self.failures += 1
-        tqdm.write(f"algm-infer: {printable(record.path)}: {record.error}", file=sys.stderr)
+        with suppress(OSError):  # nobody reads it, or its disk is full: results.jsonl says it too
+            tqdm.write(f"algm-infer: {printable(record.path)}: {record.error}", file=sys.stderr)
 
     def _bar(self, total: int | None, done: int, title: str | None = None, leave: bool = True) -> Bar:
         """A progress bar, on a terminal only."""

@@ -25,7 +25,7 @@ PACKAGES: Final = (
     "tensorrt",
     "torch",
     "onnx",
-    "opencv-python-headless",
+    *("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python"),
     "pillow",
 )
 BUSY_SHARE: Final = 0.25

@@ -25,6 +25,7 @@ from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime.files import draft_of, renamed_together
 from algm_trt.runtime.paths import printable
 from algm_trt.runtime.sources import Source
+from algm_trt.runtime.write_watch import cure_of
 from algm_trt.runtime.writers import WrittenFile
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ class Manifest:
         try:
             _write_line(self._file, record)
         except OSError as error:
-            raise AlgmError(f"cannot write {self.path}: {error.strerror or error}") from error
+            raise AlgmError(f"cannot write {self.path}: {error.strerror or error}{cure_of(error)}") from error
         self.totals.add(record)
 
     def write_summary(self, summary: Mapping[str, Any]) -> Path:
@@ -252,13 +253,19 @@ class Manifest:
                     self.done.add(record.name)
                 else:
                     self.others += 1
-            self._summary_path.unlink(missing_ok=True)  # of an earlier run: this one may be killed before its own
+            self._remove_summary()  # of an earlier run: this one may be killed before its own
             draft.replace(self.path)
         except BaseException:
             draft.unlink(missing_ok=True)
             file.close()
             raise
         return file
+
+    def _remove_summary(self) -> None:
+        try:
+            self._summary_path.unlink(missing_ok=True)
+        except OSError as error:
+            raise AlgmError(f"cannot write {self._summary_path}: {error.strerror or error}") from error
 
     def _lines(self) -> Iterator[Record]:
         if not self.path.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -13,18 +14,28 @@ from algm_trt.runtime.video import video_target
 from algm_trt.runtime.writers import KINDS, output_path
 
 
-def prepare_folder(folder: Path) -> None:
+def prepare_folder(folder: Path, kinds: Sequence[str] = ()) -> None:
     """Make the output folder and try it, so that a run does not fail at its first picture.
+
+    Args:
+        folder: to make.
+        kinds: whose subfolders are tried too, those that there are: they may be another user's.
 
     Raises:
         AlgmError: it cannot be made or written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise AlgmError(f"cannot write to {printable(folder)}: {error.strerror or error}") from error
+    for path in (folder, *(folder / kind for kind in kinds)):
+        try:
+            if path == folder:
+                path.mkdir(parents=True, exist_ok=True)
+            elif not os.path.lexists(path):
+                continue
+            with TemporaryFile(dir=path):
+                pass
+        except OSError as error:
+            is_file = os.path.exists(path) and not os.path.isdir(path)  # noqa: PTH110, PTH112 - never raise
+            reason = "is a file, not a folder" if is_file else error.strerror or error
+            raise AlgmError(f"cannot write to {printable(path)}: {reason}") from error
 
 
 def without_outputs(sources: Sequence[Source], folder: Path) -> list[Source]:
@@ -47,7 +58,7 @@ def check_overwriting(sources: Sequence[Source], folder: Path, kinds: Sequence[s
         target_of = video_target if source.medium == "video" else output_path
         for kind in kinds:
             target = folder / target_of(kind, source.name)
-            if target.exists():
+            if os.path.exists(target):  # noqa: PTH110 - Path.exists raises where the path is too long
                 raise UsageError(
                     f"{printable(target)} exists, and not from a run: there is no results.jsonl in "
                     f"{printable(folder)}. Name another --output, or move that file away"

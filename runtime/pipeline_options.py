@@ -10,6 +10,7 @@ from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.cores import usable_cores
 from algm_trt.runtime.limits import MAX_WORKERS, MODES
+from algm_trt.runtime.opencv import check_opencv
 from algm_trt.runtime.windows import WindowPlan, plan_slide, plan_whole
 
 
@@ -35,6 +36,7 @@ class PipelineOptions:
     short_side: int | None = None
 
     def __post_init__(self) -> None:
+        check_opencv()
         if self.mode not in MODES:
             raise UsageError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
         if self.mode == "whole" and self.stride is not None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.output_names import FoundFile, distinct_names
@@ -21,6 +21,8 @@ from algm_trt.runtime.paths import absolute_path, natural_key, printable, real_p
 from algm_trt.runtime.writers import KINDS
 
 Medium = Literal["image", "video"]
+Refused: TypeAlias = Callable[[Path, OSError], None]
+"""What is done about a folder that cannot be read: raises, or returns where it is to be left out."""
 
 PICTURE_SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".ppm", ".pgm", ".avif"}
@@ -67,7 +69,8 @@ def find_sources(
     Args:
         inputs: files, folders, patterns and list files.
         recursive: also read the subfolders of folders.
-        tell: is told which files of a folder are no pictures or videos by their suffix.
+        tell: is told which files of a folder are no pictures or videos by their suffix, and which folders below one
+            that was named cannot be read.
 
     Raises:
         UsageError: nothing was named, or an input names nothing that can be read.
@@ -128,7 +131,7 @@ def _expand(text: str, recursive: bool, tell: Callable[[str], None]) -> list[Fou
         if path.exists() or path.is_symlink():
             return [_found(path, (path.name,))]
         if _is_pattern(text):
-            return _in_pattern(path)
+            return _in_pattern(path, tell)
     except (OSError, ValueError) as error:
         where = printable(getattr(error, "filename", None) or text)
         raise UsageError(f"{where}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
@@ -141,7 +144,7 @@ def _found(path: Path, relative: tuple[str, ...]) -> FoundFile:
 
 def _in_folder(folder: Path, recursive: bool, tell: Callable[[str], None]) -> list[FoundFile]:
     files, others = [], Counter[str]()
-    for parts in walk(folder, recursive):
+    for parts in walk(folder, recursive, refused=_left_out(folder, tell)):
         if _has_known_suffix(parts[-1]):
             files.append(_found(folder.joinpath(*parts), parts))
         else:
@@ -180,38 +183,73 @@ def _below(folder: Path, line: str) -> tuple[str, ...]:
     return tuple(part for part in Path(os.path.normpath(line)).parts if part.strip("/") not in ("", "..")) or ("_",)
 
 
-def _in_pattern(pattern: Path) -> list[FoundFile]:
+def _in_pattern(pattern: Path, tell: Callable[[str], None]) -> list[FoundFile]:
     fixed = next(index for index, part in enumerate(pattern.parts) if _is_pattern(part))
     root = Path(*pattern.parts[:fixed])
     any_suffix = bool(pattern.suffix) and not _is_pattern(pattern.suffix)
-    matches = {parts for parts in _matches(root, pattern.parts[fixed:]) if any_suffix or _has_known_suffix(parts[-1])}
+    found = _matches(root, pattern.parts[fixed:], _left_out(root, tell))
+    matches = {parts for parts in found if any_suffix or _has_known_suffix(parts[-1])}
     if not matches:
         raise UsageError(f"{printable(pattern)}: no such file, and no picture or video matches this pattern")
     return _sorted([_found(root.joinpath(*parts), parts) for parts in matches])
 
 
-def _matches(folder: Path, patterns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def _left_out(named: Path, tell: Callable[[str], None]) -> Refused:
+    """Folders that cannot be read are told, once, and left out; the one that the user named is an error."""
+    told = set()
+
+    def refused(folder: Path, error: OSError) -> None:
+        if folder == named:
+            raise error
+        if folder not in told:
+            told.add(folder)
+            tell(f"{printable(folder)}: left out, cannot be read ({error.strerror or error})")
+
+    return refused
+
+
+def _raised(_: Path, error: OSError) -> None:
+    raise error
+
+
+def _matches(folder: Path, patterns: Sequence[str], refused: Refused) -> Iterator[tuple[str, ...]]:
     """Files below a folder that match a pattern part by part; ** stands for any number of folders."""
     first, rest = patterns[0], patterns[1:]
     if first == "**":
-        for parts in walk(folder, recursive=True, folders=True) if rest[:1] != ("**",) else [()]:
-            for tail in _matches(folder.joinpath(*parts), rest or ("*",)):
+        for parts in walk(folder, recursive=True, folders=True, refused=refused) if rest[:1] != ("**",) else [()]:
+            for tail in _matches(folder.joinpath(*parts), rest or ("*",), refused):
                 yield (*parts, *tail)
         return
-    for entry in _entries(folder):
+    try:
+        entries = _entries(folder)
+    except OSError as error:
+        refused(folder, error)
+        return
+    for entry in entries:
         if not fnmatch.fnmatchcase(entry.name, first) or (entry.name.startswith(".") and not first.startswith(".")):
             continue
         if rest and _is_folder(entry):
-            yield from ((entry.name, *tail) for tail in _matches(folder / entry.name, rest))
+            yield from ((entry.name, *tail) for tail in _matches(folder / entry.name, rest, refused))
         elif not rest and not _is_folder(entry):
             yield (entry.name,)
 
 
-def walk(folder: Path, recursive: bool, *, folders: bool = False) -> Iterator[tuple[str, ...]]:
+def walk(
+    folder: Path, recursive: bool, *, folders: bool = False, refused: Refused = _raised
+) -> Iterator[tuple[str, ...]]:
     """Files below a folder as path parts, or with `folders` the folder itself and all folders below it.
 
     Hidden names are left out, and so is what earlier runs wrote. A folder is entered once even if links lead to it
     again, so loops end.
+
+    Args:
+        folder: where to begin.
+        recursive: also read its subfolders.
+        folders: give folders, not files.
+        refused: is called with a folder that cannot be read, itself or one below it, and the error.
+
+    Raises:
+        OSError: a folder cannot be read, and `refused` raises.
     """
     visited = set()
     real: deque[tuple[str, ...]] = deque([()])
@@ -219,13 +257,18 @@ def walk(folder: Path, recursive: bool, *, folders: bool = False) -> Iterator[tu
     while real or links:
         # Links last: a link to a folder of this tree must not take over the names of its files.
         parts = (real or links).popleft()
-        status = folder.joinpath(*parts).stat()
-        if (status.st_dev, status.st_ino) in visited:
+        here = folder.joinpath(*parts)
+        try:
+            status = here.stat()
+            if (status.st_dev, status.st_ino) in visited:
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            entries = [entry for entry in _entries(here) if not entry.name.startswith(".")]
+        except OSError as error:
+            refused(here, error)
             continue
-        visited.add((status.st_dev, status.st_ino))
         if folders:
             yield parts
-        entries = [entry for entry in _entries(folder.joinpath(*parts)) if not entry.name.startswith(".")]
         written = KINDS if _is_output(entry.name for entry in entries) else ()
         for entry in entries:
             below = (*parts, entry.name)

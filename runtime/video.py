@@ -17,10 +17,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from algm_trt.runtime.decode import DecodeError
+from algm_trt.runtime.decode import DecodeError, check_file
 from algm_trt.runtime.engine import Engine
 from algm_trt.runtime.files import renamed_together
 from algm_trt.runtime.manifest import Tally
+from algm_trt.runtime.paths import printable
 from algm_trt.runtime.pipeline import Inferred, Item, Work, run_pipeline
 from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.segmenter import make_result
@@ -28,6 +29,7 @@ from algm_trt.runtime.writers import KINDS, WriteError, WrittenFile, output_path
 
 _DEFAULT_FPS = 25.0  # for files that do not say
 _LOG_ERRORS_ONLY = 2
+_UTF8_ONLY = "OpenCV takes paths in UTF-8 only"
 
 
 @contextmanager
@@ -40,6 +42,15 @@ def _quiet_opencv() -> Iterator[None]:
         yield
     finally:
         log.setLogLevel(level)
+
+
+def _is_utf8(path: Path) -> bool:
+    """Whether OpenCV may be given a path: with other bytes in it OpenCV 5.0 ends the process."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class _EndOfVideoError(Exception):
@@ -59,10 +70,11 @@ class VideoReader:
         """Open a video.
 
         Raises:
-            DecodeError: not a video that OpenCV can read.
+            DecodeError: not a file, not a video that OpenCV can read, or a path that is not UTF-8.
         """
-        if not path.is_file():
-            raise DecodeError("no such file", path)
+        check_file(path)
+        if not _is_utf8(path):
+            raise DecodeError(_UTF8_ONLY, path)
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # its complaints would go to the screen
         try:
             with _quiet_opencv():
@@ -213,6 +225,8 @@ class _OverlayVideo:
     """An MPEG-4 file that frames are added to; encoding runs beside the model."""
 
     def __init__(self, path: Path, reader: VideoReader):
+        if not _is_utf8(path):  # also before `finish` reads the file
+            raise WriteError(f"{printable(path.parent)}: {_UTF8_ONLY}; the other kinds of --save go anywhere")
         self._path = path
         self._encoder = ThreadPoolExecutor(1, "algm-encode")
         self._last: Future[None] | None = None

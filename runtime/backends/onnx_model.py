@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from algm_trt.runtime.card import ModelCard
+from algm_trt.runtime.engine import EngineError
+from algm_trt.runtime.paths import printable
 
 OUTPUTS: Final = ("logits", "labels", "token_counts", "token_map")
 SCORES: Final = ("logits", "token_counts", "token_map")
@@ -25,6 +27,22 @@ def card_of(path: Path, text: str | None, outputs: AbstractSet[str]) -> ModelCar
         ModelCardError: the model is not from algm-export, or from another version of it.
     """
     return ModelCard.from_metadata(path, text if outputs >= set(OUTPUTS) else None)
+
+
+def path_text(path: Path) -> str:
+    """The path of a model file for a library that is to read it: they take UTF-8 only.
+
+    Raises:
+        EngineError: it holds other bytes.
+    """
+    text = str(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise EngineError(
+            f"{printable(path)}: CPU backends take paths in UTF-8 only; rename the file or its folder"
+        ) from error
+    return text
 
 
 def first_line(error: Exception) -> str:

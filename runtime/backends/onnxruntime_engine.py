@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import MissingDependencyError, UsageError
 from algm_trt.runtime.backends.forked import keep_in_children
-from algm_trt.runtime.backends.onnx_model import OUTPUTS, SCORES, card_of, first_line
+from algm_trt.runtime.backends.onnx_model import OUTPUTS, SCORES, card_of, first_line, path_text
 from algm_trt.runtime.backends.onnx_scores import LABELS, without_labels
 from algm_trt.runtime.backends.streams import Streams, shared_threads
 from algm_trt.runtime.card import METADATA_KEY, ModelCard
 from algm_trt.runtime.cores import usable_cores
 from algm_trt.runtime.engine import EngineError, EngineOutput, checked_images, checked_threshold, joined
 from algm_trt.runtime.field import labels_of
+from algm_trt.runtime.paths import printable
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -62,8 +63,8 @@ class OnnxRuntimeEngine:
             own_labels: take the labels that the model itself computes: to check a file as other programs run it.
 
         Raises:
-            MissingDependencyError: onnxruntime is not installed, or has no CUDA for device "cuda".
-            EngineError: not a model that ONNX Runtime can open.
+            MissingDependencyError: onnxruntime is not installed or cannot be loaded, or has no CUDA for device "cuda".
+            EngineError: a file that cannot be read, or not a model that ONNX Runtime can open.
             ModelCardError: a model of somebody else.
             UsageError: an int8 model on CUDA.
         """
@@ -72,7 +73,7 @@ class OnnxRuntimeEngine:
         try:
             import onnxruntime as ort
         except ImportError as error:
-            raise MissingDependencyError(f"onnxruntime is not installed ({error}): pip install onnxruntime") from error
+            raise import_failure(error) from error
         has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
         if device == "cuda" and not has_cuda:
             raise MissingDependencyError(
@@ -87,8 +88,12 @@ class OnnxRuntimeEngine:
             options.intra_op_num_threads = count * (threads - 1) + 1
             if count * threads > usable_cores():  # those that wait must not keep those that work from a core
                 options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        scores = None if own_labels else _scores_of(path)
-        source = str(path) if scores is None else scores
+        try:
+            scores = None if own_labels else without_labels(path)
+            whole = path.read_bytes() if own_labels else None
+        except OSError as error:
+            raise EngineError(f"{printable(path)}: cannot be read ({error.strerror or error})") from error
+        source = scores or whole or path_text(path)
         try:
             # Its fallback is to try the CPU once more, which it announces on stdout.
             session = ort.InferenceSession(source, options, providers=providers, enable_fallback=len(providers) > 1)
@@ -143,11 +148,12 @@ class OnnxRuntimeEngine:
         return outputs
 
 
-def _scores_of(path: Path) -> bytes | None:
-    try:
-        return without_labels(path)
-    except OSError:
-        return None  # the library says what is wrong with the file
+def import_failure(error: ImportError) -> MissingDependencyError:
+    """What to say where onnxruntime cannot be imported: it may be there and yet be broken."""
+    if isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime":
+        return MissingDependencyError(f"onnxruntime is not installed ({error}): pip install onnxruntime")
+    cure = "pip install --force-reinstall onnxruntime"
+    return MissingDependencyError(f"onnxruntime is installed and cannot be loaded ({first_line(error)}): {cure}")
 
 
 def _read_card(session: ort.InferenceSession, path: Path, left_out: Sequence[str]) -> ModelCard:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from algm_trt.plugins.errors import UsageError
+from algm_trt.plugins.errors import MissingDependencyError, UsageError
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.check_pictures import DRAWN_PICTURES, MOST_PICTURES, check_pictures
 
@@ -46,3 +46,9 @@ def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(UsageError, match="no picture"):
         check_pictures(tmp_path, CARD)
+
+
+def test_an_opencv_without_functions_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(cv2, "resize")
+    with pytest.raises(MissingDependencyError, match="pip install --force-reinstall opencv-python-headless"):
+        check_pictures(None, CARD)

@@ -18,9 +18,9 @@ import pytest
 from helpers.fake_engine import FakeEngine, color_picture, make_card
 from PIL import Image
 
-from algm_trt.plugins.errors import MissingDependencyError
+from algm_trt.plugins.errors import AlgmError, MissingDependencyError
 from algm_trt.runtime import engine as engine_module
-from algm_trt.runtime import writers
+from algm_trt.runtime import manifest, output_folder, writers
 from algm_trt.runtime.cli import main
 from algm_trt.runtime.machine import versions
 from algm_trt.runtime.segmenter import Segmenter
@@ -250,6 +250,19 @@ def test_an_input_that_vanishes_is_an_error_line(infer: Infer, tmp_path: Path, m
     assert [(line["status"], line["error"]) for line in results(tmp_path)] == [("ok", None), ("error", "no such file")]
 
 
+def test_entries_that_lead_nowhere_fail_alone(infer: Infer, tmp_path: Path) -> None:
+    save_picture(tmp_path / "in" / "a.png")
+    for name in ("itself.png", "itself.mp4"):
+        (tmp_path / "in" / name).symlink_to(name)
+    beyond = "/".join(["x" * 250] * 17) + "/b.png"
+    (tmp_path / "list.txt").write_text(f"in/a.png\n{beyond}\n")
+    assert infer(inputs=[tmp_path / "in", tmp_path / "list.txt"]) == 5
+    found = {line["name"][-10:]: line["error"] for line in results(tmp_path)}
+    too_long = "the file cannot be read (File name too long)"
+    loop = "the file cannot be read (Too many levels of symbolic links)"
+    assert found == {"a": None, "itself.png": loop, "itself.mp4": loop, "xxxxxxxx/b": too_long}
+
+
 def test_what_earlier_runs_wrote_is_not_an_input(infer: Infer, tmp_path: Path) -> None:
     save_picture(tmp_path / "street.png")
     for _ in range(2):
@@ -325,6 +338,53 @@ def test_a_full_disk_is_an_error_line_and_the_run_goes_on(
     assert not [name for name in files_in(tmp_path / "out") if "p1" in name or "part" in name]
 
 
+def test_a_disk_that_stays_full_ends_the_run(
+    infer: Infer,
+    engine: FakeEngine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for index in range(200):
+        save_picture(tmp_path / "in" / f"p{index:03d}.png", 32, 32)
+    good = writers.KINDS["overlay"].write
+    room = 5
+
+    def fills(result: Any, path: Path) -> None:
+        if int(result.name[1:]) >= room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        good(result, path)
+
+    monkeypatch.setitem(writers.KINDS, "overlay", writers.Kind(".jpg", fills))
+    assert infer() == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("algm-infer: no more pictures can be written: cannot write the files of p007 under ")
+    assert message.endswith("No space left on device: free space, then --resume goes on")
+    assert [line["status"] for line in results(tmp_path)] == ["ok"] * 5 + ["error"] * 3
+    assert (summary(tmp_path)["ending"], summary(tmp_path)["ok"]) == ("failed", 5)
+    assert len(engine.batches) < 100
+    monkeypatch.setitem(writers.KINDS, "overlay", writers.Kind(".jpg", good))
+    assert infer("--resume") == 0
+    assert summary(tmp_path)["done_before"] == 5
+
+
+def test_the_first_message_of_a_full_disk_is_the_one_that_is_told(
+    infer: Infer, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def no_summary(*_: object) -> None:
+        raise AlgmError("cannot write the summary")
+
+    monkeypatch.setattr(manifest, "_write_line", full)
+    monkeypatch.setattr(manifest.Manifest, "write_summary", no_summary)
+    assert infer() == 1
+    assert capsys.readouterr().err.endswith(
+        "results.jsonl: No space left on device: free space, then --resume goes on\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -376,14 +436,67 @@ def test_a_missing_runtime_is_exit_4(
     assert capsys.readouterr().err == "algm-infer: onnxruntime is not installed: pip install onnxruntime\n"
 
 
+def test_an_opencv_without_functions_is_exit_4(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "site" / "cv2").mkdir(parents=True)
+    (tmp_path / "site" / "cv2" / "__init__.py").touch()
+    (tmp_path / "model.onnx").write_bytes(b"a model")
+    path = f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    code = "import sys; from algm_trt.runtime.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, str(folder), "--engine", "model.onnx"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}
+    )
+    assert done.returncode == 4
+    assert done.stderr.startswith("algm-infer: cv2 has no functions")
+    assert done.stderr.endswith(": pip install --force-reinstall opencv-python-headless\n")
+    assert not (tmp_path / "masks").exists()
+
+
 def test_a_folder_that_cannot_be_written_is_exit_1_before_anything_runs(
     infer: Infer, engine: FakeEngine, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
     assert infer("-o", tmp_path / "file" / "out") == 1
     assert infer("-o", tmp_path / "file") == 1
-    assert all(line.startswith("algm-infer: cannot write to ") for line in capsys.readouterr().err.splitlines())
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("algm-infer: cannot write to ") for line in lines)
+    assert lines[1] == f"algm-infer: cannot write to {tmp_path}/file: is a file, not a folder"
     assert engine.batches == []
+
+
+def test_a_folder_called_like_the_summary_is_named(
+    infer: Infer, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out" / "summary.json").mkdir(parents=True)
+    assert infer() == 1
+    assert capsys.readouterr().err == f"algm-infer: cannot write {tmp_path}/out/summary.json: Is a directory\n"
+    assert files_in(tmp_path / "out") == []
+
+
+def test_folders_of_the_kinds_are_tried_before_anything_runs(
+    infer: Infer,
+    engine: FakeEngine,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "out" / "labels").mkdir(parents=True)
+    (tmp_path / "out" / "color").write_text("in the way, but not of this run")
+    good = output_folder.TemporaryFile
+
+    def of_another_user(*, dir: Path) -> Any:
+        if dir.name == "labels":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return good(dir=dir)
+
+    monkeypatch.setattr(output_folder, "TemporaryFile", of_another_user)
+    assert infer() == 1
+    assert capsys.readouterr().err == f"algm-infer: cannot write to {tmp_path}/out/labels: Permission denied\n"
+    assert engine.batches == []
+    assert infer("--save", "overlay") == 5
+    assert infer("--save", "color") == 1
+    assert "color: is a file, not a folder" in capsys.readouterr().err
 
 
 def test_a_model_that_fails_on_everything_is_exit_1(
@@ -523,6 +636,39 @@ def test_the_short_side_is_part_of_the_settings(infer: Infer, folder: Path, tmp_
 def test_inputs_may_stand_behind_options(infer: Infer, folder: Path, tmp_path: Path) -> None:
     assert infer("--threshold", "0.9", folder / "p1.png", inputs=[folder / "p0.png"]) == 0
     assert [line["name"] for line in results(tmp_path)] == ["p0", "p1"]
+
+
+def test_inputs_behind_two_dashes_may_begin_with_one(
+    infer: Infer, engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "-x.png", "--save.png"):
+        save_picture(tmp_path / name)
+    assert infer("--save", "labels", "--", "-x.png", "a.png", "--save.png", inputs=[]) == 0
+    assert [(line["path"], line["name"]) for line in results(tmp_path)] == [
+        ("-x.png", "-x"),
+        ("a.png", "a"),
+        ("--save.png", "--save"),
+    ]
+    assert infer("--", "-x.png", inputs=[Path("a.png")]) == 0
+    assert [line["name"] for line in results(tmp_path)] == ["a", "-x"]
+
+
+class FullStream(io.StringIO):
+    """A screen that takes nothing, as a log on a full disk."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_messages_that_cannot_be_written_end_no_run(
+    infer: Infer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "notes.heic").touch()
+    monkeypatch.setattr(sys, "stderr", FullStream())
+    assert infer() == 5
+    assert [line["status"] for line in results(tmp_path)] == ["ok", "ok", "error", "ok", "ok"]
+    assert summary(tmp_path)["ending"] == "complete"
 
 
 def test_nothing_is_said_to_be_written_where_nothing_was(

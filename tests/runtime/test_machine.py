@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,16 @@ def test_facts_of_this_machine_are_plausible_json() -> None:
     assert peak_memory_mib() > 10
     assert versions()["numpy"] == np.__version__
     assert all(versions().values())
+
+
+def test_any_package_of_opencv_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(package: str) -> str:
+        if package != "opencv-python":
+            raise PackageNotFoundError(package)
+        return "4.12.0.88"
+
+    monkeypatch.setattr(machine_module, "version", found)
+    assert versions() == {"python": platform.python_version(), "opencv-python": "4.12.0.88"}
 
 
 def test_processors_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,6 +162,17 @@ def test_a_model_whose_path_is_not_utf8(tmp_path: Path, backend: str) -> None:
     model.write_bytes(b"junk")
     with pytest.raises(AlgmError, match="paths in UTF-8 only; rename"):
         load(model, device="cpu", backend=backend)
+    with pytest.raises(AlgmError, match=r"caf\\xe9\.onnx: "):
+        load(model, device="cpu", backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_good_model_may_have_any_path(sample_model: Path, tmp_path: Path, backend: str) -> None:
+    model = tmp_path / os.fsdecode(b"caf\xe9") / os.fsdecode(b"ex\xe9.onnx")
+    model.parent.mkdir()
+    model.write_bytes(sample_model.read_bytes())
+    with load(model, device="cpu", backend=backend) as segmenter:
+        assert segmenter(np.zeros((64, 64, 3), np.uint8)).labels.shape == (64, 64)
 
 
 def test_the_package_imports_its_names_when_they_are_used() -> None:

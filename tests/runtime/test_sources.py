@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -215,6 +216,45 @@ def test_unreadable_folder(touch: Touch, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UsageError, match=r"cannot be read \(Permission denied\)"):
         names(root)
+
+
+@pytest.mark.parametrize("text", ["", "**/*.jpg", "**", "**/**/*.jpg", "*/*.jpg"])
+def test_folders_below_that_cannot_be_read_are_told_and_left_out(
+    touch: Touch, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    root = touch("lost+found/a.jpg", "sub/b.jpg", "sub/deeper/c.jpg", "sub/d.jpg")
+    good = os.scandir
+
+    def refuse(folder: Path) -> object:
+        if folder.name in ("lost+found", "deeper"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return good(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    said: list[str] = []
+    found = find_sources([str(root / text)], recursive=True, tell=said.append)
+    assert [source.name for source in found] == ["sub/b", "sub/d"]
+    refused = ["lost+found"] if text == "*/*.jpg" else ["lost+found", "sub/deeper"]
+    assert sorted(said) == [f"{root}/{name}: left out, cannot be read (Permission denied)" for name in refused]
+    for named in ("lost+found", "lost+found/*.jpg", "lost+found/**"):
+        with pytest.raises(UsageError, match=r"lost\+found: cannot be read \(Permission denied\)"):
+            names(root / named, recursive=True)
+
+
+def test_a_tree_deeper_than_paths_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jpg").touch()
+    monkeypatch.chdir(tmp_path)
+    for _ in range(20):
+        folder = "x" * 250
+        Path(folder).mkdir()
+        os.chdir(folder)
+    os.chdir(tmp_path)
+    for text in (tmp_path, tmp_path / "**" / "*.jpg"):
+        said: list[str] = []
+        assert [source.name for source in find_sources([str(text)], recursive=True, tell=said.append)] == ["a"]
+        assert len(said) == 1
+        assert said[0].endswith(": left out, cannot be read (File name too long)")
+    shutil.rmtree(tmp_path / ("x" * 250))
 
 
 @pytest.mark.parametrize(

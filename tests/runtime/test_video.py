@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 import time
@@ -116,6 +117,27 @@ def test_what_is_no_video_is_an_error(tmp_path: Path, content: bytes | None) -> 
     with pytest.raises(DecodeError, match=r"clip\.mp4"):
         segment(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_paths_that_are_not_utf_8_are_errors_of_the_video(tmp_path: Path) -> None:
+    good = write_video(tmp_path / "clip.mp4")
+    odd = tmp_path / os.fsdecode(b"caf\xe9.mp4")
+    odd.write_bytes(good.read_bytes())
+    with pytest.raises(DecodeError, match=r"caf\\xe9\.mp4: OpenCV takes paths in UTF-8 only$"):
+        segment(odd, tmp_path / "out")
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(WriteError, match=r"caf\\xe9/overlay: OpenCV takes paths in UTF-8 only"):
+        segment(good, folder)
+    assert not [path for path in folder.rglob("*") if path.is_file()]
+    assert segment(good, folder, kinds=("labels",)).frames == 9
+
+
+def test_a_pipe_or_a_folder_is_no_video(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "folder.mp4").mkdir()
+    for name, cause in (("pipe", "is not a regular file"), ("folder", "is a folder"), ("none", "no such file")):
+        with pytest.raises(DecodeError, match=rf"{name}\.mp4: {cause}$"):
+            segment(tmp_path / f"{name}.mp4", tmp_path / "out")
 
 
 def test_a_video_cut_short_gives_an_error_or_the_frames_that_are_there(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -215,8 +216,16 @@ def _cache_file(core: openvino.Core, path: Path, version: str, precision: str, o
     cpu = [str(core.get_property("CPU", name)) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
     digest.update(repr((version, cpu, precision, sorted(options.items()))).encode())
     for module in (protobuf, onnx_scores, openvino_model, openvino_operators):
-        digest.update(inspect.getsource(module).encode())
+        digest.update(_code_of(module))
     return cache_folder() / "openvino" / f"{digest.hexdigest()[:32]}.blob"
+
+
+def _code_of(module: ModuleType) -> bytes:
+    """The source of a module, or its compiled code where an installation has no sources."""
+    try:
+        return inspect.getsource(module).encode()
+    except OSError:
+        return Path(str(module.__file__)).read_bytes()
 
 
 def _load(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from algm_trt.plugins import spec
+from algm_trt.runtime.backends.onnx_model import path_text
 from algm_trt.runtime.backends.onnx_scores import without_labels
 from algm_trt.runtime.backends.openvino.errors import telling_line
 from algm_trt.runtime.backends.openvino.operators import CONVERTERS
@@ -33,7 +34,7 @@ def read_model(path: Path, *, bf16: bool) -> openvino.Model:
         bf16: whether linear layers behind the local merge, or all in a dense model, compute in bfloat16.
 
     Raises:
-        EngineError: not an ONNX file, or with operators that are not known here.
+        EngineError: not an ONNX file, at a path that is not UTF-8, or with operators that are not known here.
     """
     from openvino.frontend import FrontEndManager
     from openvino.frontend.onnx import ConversionExtension
@@ -49,11 +50,13 @@ def read_model(path: Path, *, bf16: bool) -> openvino.Model:
             frontend.add_extension(ConversionExtension(name, _standard_converter(method)))
         # A model in memory is converted with the extensions that there are when it is loaded.
         scores = without_labels(path)
-        source = frontend.load(str(path) if scores is None else io.BytesIO(scores))
+        source = frontend.load(path_text(path) if scores is None else io.BytesIO(scores))
         if not any("threshold" in place.get_names() for place in source.get_inputs()):
             lowering.begin()  # a dense model: there is no local merge to begin behind
         _one_picture(source)
         return frontend.convert(source)
+    except EngineError:
+        raise
     except Exception as error:  # OpenVINO raises classes of its own that share no base but Exception
         raise EngineError(f"{path}: not a model that OpenVINO can open ({telling_line(error)})") from error
 

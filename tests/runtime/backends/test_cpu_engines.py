@@ -15,6 +15,7 @@ import psutil
 import pytest
 from helpers.pictures import drawn_scene
 
+from algm_trt.plugins.errors import MissingDependencyError
 from algm_trt.runtime.engine import Engine, EngineError, open_engine
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.window_runner import EngineWithLanes
@@ -139,6 +140,43 @@ def test_a_spoilt_name_in_the_file_is_one_error_and_no_more(
     with pytest.raises(EngineError, match=r"spoilt\.onnx: not a model that ONNX Runtime can open"):
         open_engine(spoilt, EngineOptions(backend="onnxruntime", device="cpu"))
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").is_file(), reason="no Linux: no file that not even root can read")
+def test_a_file_that_cannot_be_read_is_named_with_its_cause(backend: str, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").symlink_to("/proc/self/mem")
+    with pytest.raises(EngineError, match=r"^/.*model\.onnx: cannot be read \(Input/output error\)$"):
+        opened_by(backend, tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"^onnxruntime is not installed \(No module named 'onnxruntime'\): pip install onnxruntime$"),
+        (
+            "import onnxruntime.capi",
+            r"is installed and cannot be loaded \(No module named 'onnxruntime.capi",
+        ),
+        (
+            "raise ImportError('libc.so.7: no such\\nfile')",
+            r"loaded \(libc\.so\.7: no such\): pip install --fo",
+        ),
+    ],
+)
+def test_an_onnxruntime_that_is_broken_is_not_said_to_be_missing(
+    sample_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, message: str
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "onnxruntime"]:
+        monkeypatch.delitem(sys.modules, name)
+    if content is None:
+        kept = [path for path in sys.path if not (Path(path) / "onnxruntime").exists()]
+        monkeypatch.setattr(sys, "path", kept)
+    else:
+        (tmp_path / "onnxruntime").mkdir()
+        (tmp_path / "onnxruntime" / "__init__.py").write_text(content)
+        monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingDependencyError, match=message):
+        opened_by("onnxruntime", sample_model)
 
 
 def test_a_closed_engine_says_so(engine: Engine) -> None:

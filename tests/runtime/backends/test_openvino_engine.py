@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import inspect
 import os
 import subprocess
 import sys
@@ -416,6 +417,18 @@ class TestCache:
         monkeypatch.setattr(openvino, "__version__", "2099.1.0")
         assert OpenVinoEngine(model, threads=2).description == "OpenVINO 2099.1.0 on CPU, fp32"
         assert len(calls) == 5
+
+    def test_an_installation_without_sources_has_a_cache_too(
+        self, network: Callable[..., Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stripped(_: object) -> str:
+            raise OSError("could not get source code")
+
+        monkeypatch.setattr(inspect, "getsource", stripped)
+        calls = compilations(monkeypatch)
+        for _ in range(2):
+            OpenVinoEngine(network("one window"), threads=2)
+        assert calls == ["compiled"]
 
     def test_a_copy_of_the_model_hits(
         self, network: Callable[..., Path], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
