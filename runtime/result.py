@@ -24,7 +24,7 @@ class SegmentationResult:
     """The segmentation of one picture of H x W pixels and K classes, computed in n windows.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB, upright.
+        image: (H, W, 3) uint8 RGB, upright; shares no memory with the picture that was given.
         labels: (H, W) uint8 class ids, uint16 above 256 classes.
         classes: class names; the index is the class id.
         palette: one (red, green, blue) of 0..255 per class.

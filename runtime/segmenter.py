@@ -80,7 +80,7 @@ class Segmenter:
 
         Args:
             pictures: path, uint8 array (RGB, or grey or RGB with alpha), or Pillow picture; or a list or
-                tuple of them.
+                tuple of them. Arrays are copied: results stay as they are when an array is written over.
             logits: also fill `result.logits` (K, H, W) float32.
             max_pixels: files with larger pictures are refused.
             **options: mode, stride, short_side, threshold, batch_size, workers of
@@ -114,8 +114,8 @@ class Segmenter:
         its place. Files of equal names from several folders need other ones where they are saved: `save(folder, name)`.
 
         Args:
-            pictures: as for a call; taken as they are needed, some ahead of the results. An array must not change
-                before its result is there.
+            pictures: as for a call; taken as they are needed, some ahead of the results. An array is copied when it is
+                taken, so that each picture may be read into the array of the last one.
             logits: also fill `result.logits`.
             max_pixels: files with larger pictures are refused.
             **options: mode, stride, short_side, threshold, batch_size, workers of `PipelineOptions`.
@@ -192,9 +192,14 @@ def picture_item(path: str | os.PathLike[str], key: Any, max_pixels: int = DEFAU
 
 
 def _item(picture: Picture, name: str, max_pixels: int) -> Item[str]:
-    """A picture for the pipeline; `name` is for one in memory."""
+    """A picture for the pipeline; `name` is for one in memory.
+
+    An array is copied here and now: whoever reads pictures into one array writes over it as soon as it is taken.
+    """
     if isinstance(picture, str | os.PathLike):
         return picture_item(picture, Path(picture).stem, max_pixels)
+    if isinstance(picture, np.ndarray):
+        picture = np.array(picture, order="C")
     return Item(name, load=lambda: to_rgb(picture), size=lambda: _size_in_memory(picture))
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,28 @@ def test_a_stream_takes_pictures_as_it_needs_them(segmenter: Segmenter) -> None:
     assert next(stream).labels.shape == (32, 32)
     stream.close()
     assert len(taken) < 20
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_results_stay_when_one_array_holds_all_pictures(segmenter: Segmenter, channels: int) -> None:
+    pictures = [np.dstack([color_picture(37, 41, seed)] * 2)[..., :channels] for seed in range(8)]
+    expected = segmenter(pictures)
+    frame = np.empty_like(pictures[0])
+
+    def read_into_one_array() -> Iterator[np.ndarray]:
+        for picture in pictures:
+            frame[:] = picture
+            yield frame
+
+    results = list(segmenter.stream(read_into_one_array()))
+    frame[:] = pictures[0]
+    results.append(segmenter(frame))
+    frame[:] = 0
+    for result, same in zip(results, [*expected, expected[0]], strict=True):
+        assert not np.may_share_memory(result.image, frame)
+        assert np.array_equal(result.image, same.image)
+        assert np.array_equal(result.labels, same.labels)
+        assert np.array_equal(result.overlay(), same.overlay())
 
 
 def test_grey_and_transparent_arrays_are_taken(segmenter: Segmenter) -> None:
