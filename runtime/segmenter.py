@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.decode import decode_image, picture_size, to_rgb
 from algm_trt.runtime.engine import Engine, open_engine
@@ -120,16 +121,21 @@ class Segmenter:
             max_pixels: files with larger pictures are refused.
             **options: mode, stride, short_side, threshold, batch_size, workers of `PipelineOptions`.
 
-        Yields:
-            One result per picture, in order.
+        Returns:
+            A generator of one result per picture, in order.
 
         Raises:
+            UsageError: one picture in place of several, or options that make no sense; at once. Options that make no
+                sense for this model, with the first result.
             DecodeError: a picture that cannot be read; the stream ends there.
-            UsageError: options that make no sense for this model.
             AlgmError: the model failed, or is closed.
         """
+        if _is_one_picture(pictures):
+            raise UsageError("stream takes several pictures: call the segmenter for one")
+        if not isinstance(pictures, Iterable):
+            raise UsageError(f"stream takes pictures one after another, got {type(pictures).__name__}")
         items = (_item(picture, f"image_{place:06}", max_pixels) for place, picture in enumerate(pictures))
-        yield from self._results(items, logits, PipelineOptions(**options))
+        return self._results(items, logits, PipelineOptions(**options))
 
     def _results(
         self, items: Iterable[Item[str]], logits: bool, options: PipelineOptions
@@ -201,6 +207,13 @@ def _item(picture: Picture, name: str, max_pixels: int) -> Item[str]:
     if isinstance(picture, np.ndarray):
         picture = np.array(picture, order="C")
     return Item(name, load=lambda: to_rgb(picture), size=lambda: _size_in_memory(picture))
+
+
+def _is_one_picture(given: object) -> bool:
+    """Whether that is one picture, which is iterable all the same: letters of a path, rows of an array."""
+    if isinstance(given, np.ndarray):
+        return given.ndim < 4 and given.dtype.kind not in "OU"  # of objects or text: a list of pictures
+    return isinstance(given, str | os.PathLike | Image.Image)
 
 
 def _size_in_memory(picture: NDArray[Any] | Image.Image) -> tuple[int, int] | None:

@@ -114,6 +114,25 @@ def test_results_stay_when_one_array_holds_all_pictures(segmenter: Segmenter, ch
         assert np.array_equal(result.overlay(), same.overlay())
 
 
+@pytest.mark.parametrize("shape", [(40, 50, 3), (40, 50)])
+def test_one_picture_is_no_stream(segmenter: Segmenter, shape: tuple[int, ...]) -> None:
+    picture = np.zeros(shape, np.uint8)
+    for given in ("street.png", Path("street.png"), picture, Image.fromarray(picture)):
+        with pytest.raises(UsageError, match="stream takes several pictures: call the segmenter for one"):
+            segmenter.stream(given)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="one after another, got int"):
+        segmenter.stream(3)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="batch size"):
+        segmenter.stream([picture], batch_size=0)
+
+
+def test_a_stream_takes_a_batch_and_an_array_of_paths(segmenter: Segmenter, tmp_path: Path) -> None:
+    batch = np.stack([color_picture(40, 50, seed) for seed in range(3)])
+    assert [np.array_equal(r.image, p) for r, p in zip(segmenter.stream(batch), batch, strict=True)] == [True] * 3
+    Image.fromarray(batch[0]).save(tmp_path / "street.png")
+    assert [result.name for result in segmenter.stream(np.array([str(tmp_path / "street.png")]))] == ["street"]
+
+
 def test_grey_and_transparent_arrays_are_taken(segmenter: Segmenter) -> None:
     grey = color_picture(33, 44)[..., 0]
     assert np.array_equal(segmenter(grey).labels, segmenter(np.repeat(grey[..., None], 3, axis=2)).labels)
