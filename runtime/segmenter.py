@@ -64,6 +64,16 @@ class Segmenter:
         self, pictures: Picture, *, logits: bool = ..., max_pixels: int = ..., **options: Any
     ) -> SegmentationResult: ...
 
+    @overload  # one type for a literal list of several kinds, which none of the next would be inferred for
+    def __call__(
+        self,
+        pictures: list[Picture] | tuple[Picture, ...],
+        *,
+        logits: bool = ...,
+        max_pixels: int = ...,
+        **options: Any,
+    ) -> list[SegmentationResult]: ...
+
     @overload
     def __call__(
         self, pictures: list[P] | tuple[P, ...], *, logits: bool = ..., max_pixels: int = ..., **options: Any
