@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import Any, TypeAlias, TypeGuard, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from PIL import Image
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import ModelCard
-from algm_trt.runtime.decode import decode_image, picture_size, to_rgb
+from algm_trt.runtime.decode import BinaryFile, DecodeError, decode_image, file_bytes, picture_size, to_rgb
 from algm_trt.runtime.engine import Engine, open_engine
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.limits import DEFAULT_MAX_PIXELS
@@ -22,7 +23,8 @@ from algm_trt.runtime.pipeline import Inferred, Item, run_pipeline
 from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.result import SegmentationResult
 
-Picture: TypeAlias = str | os.PathLike[str] | NDArray[Any] | Image.Image
+Encoded: TypeAlias = bytes | bytearray | memoryview | BinaryFile
+Picture: TypeAlias = str | os.PathLike[str] | Encoded | NDArray[Any] | Image.Image
 P = TypeVar("P", bound=Picture)
 
 
@@ -90,10 +92,11 @@ class Segmenter:
         """Segment one picture or a list of them; for more than fit in memory there is `stream`.
 
         Args:
-            pictures: path, uint8 array (RGB, or grey or RGB with alpha), or Pillow picture; or a list or
-                tuple of them. Arrays are copied: results stay as they are when an array is written over.
+            pictures: path; bytes of a picture file, or a file open in binary mode, which is read from where it stands
+                and stays open; uint8 array of shape (H, W, 3) RGB, (H, W) grey or (H, W, 4) RGB with alpha; or Pillow
+                picture. Or a list or tuple of them. Arrays are copied: results stay when one is written over.
             logits: also fill `result.logits` (K, H, W) float32.
-            max_pixels: files with larger pictures are refused.
+            max_pixels: larger pictures are refused before they are decoded, unless they are arrays.
             **options: mode, stride, short_side, threshold, batch_size, workers of
                 `algm_trt.runtime.pipeline_options.PipelineOptions`.
 
@@ -125,10 +128,11 @@ class Segmenter:
         its place. Files of equal names from several folders need other ones where they are saved: `save(folder, name)`.
 
         Args:
-            pictures: as for a call; taken as they are needed, some ahead of the results. An array is copied when it is
-                taken, so that each picture may be read into the array of the last one.
+            pictures: as for a call; taken as they are needed, some ahead of the results. An array is copied and a file
+                read when it is taken, so that each picture may be read into the array of the last one. A Pillow picture
+                must stay open and unchanged until its result is there.
             logits: also fill `result.logits`.
-            max_pixels: files with larger pictures are refused.
+            max_pixels: as for a call.
             **options: mode, stride, short_side, threshold, batch_size, workers of `PipelineOptions`.
 
         Returns:
@@ -198,35 +202,49 @@ def make_result(card: ModelCard, name: str, inferred: Inferred) -> SegmentationR
     )
 
 
-def picture_item(path: str | os.PathLike[str], key: Any, max_pixels: int = DEFAULT_MAX_PIXELS) -> Item[Any]:
-    """A picture file for the pipeline."""
+def picture_item(file: str | os.PathLike[str] | bytes, key: Any, max_pixels: int = DEFAULT_MAX_PIXELS) -> Item[Any]:
+    """A picture file, by its path or its bytes, for the pipeline."""
     return Item(
         key,
-        load=lambda: decode_image(path, max_pixels=max_pixels),
-        size=lambda: picture_size(path, max_pixels=max_pixels),
+        load=lambda: decode_image(file, max_pixels=max_pixels),
+        size=lambda: picture_size(file, max_pixels=max_pixels),
     )
 
 
 def _item(picture: Picture, name: str, max_pixels: int) -> Item[str]:
     """A picture for the pipeline; `name` is for one in memory.
 
-    An array is copied here and now: whoever reads pictures into one array writes over it as soon as it is taken.
+    An array is copied and a file read here and now: whoever reads pictures into one array writes over it as soon as it
+    is taken, and whoever opens one file after the other closes it then.
     """
     if isinstance(picture, str | os.PathLike):
         return picture_item(picture, Path(picture).stem, max_pixels)
-    if isinstance(picture, np.ndarray):
-        picture = np.array(picture, order="C")
-    return Item(name, load=lambda: to_rgb(picture), size=lambda: _size_in_memory(picture))
+    if _is_encoded(picture):
+        try:
+            return picture_item(file_bytes(picture), name, max_pixels)
+        except DecodeError as error:
+            return Item(name, load=partial(_refuse, error.cause), size=lambda: None)
+    kept: Any = np.array(picture, order="C") if isinstance(picture, np.ndarray) else picture
+    return Item(name, load=lambda: to_rgb(kept, max_pixels=max_pixels), size=lambda: _size_in_memory(kept))
+
+
+def _is_encoded(given: object) -> TypeGuard[Encoded]:
+    return isinstance(given, bytes | bytearray | memoryview) or hasattr(given, "read")
+
+
+def _refuse(cause: str) -> NDArray[np.uint8]:
+    """Fail a picture in its turn: the results of those before it come first."""
+    raise DecodeError(cause)
 
 
 def _is_one_picture(given: object) -> bool:
-    """Whether that is one picture, which is iterable all the same: letters of a path, rows of an array."""
+    """Whether that is one picture, which may be iterable all the same: letters of a path, rows of an array."""
     if isinstance(given, np.ndarray):
         return given.ndim < 4 and given.dtype.kind not in "OU"  # of objects or text: a list of pictures
-    return isinstance(given, str | os.PathLike | Image.Image)
+    return isinstance(given, str | os.PathLike | Image.Image) or _is_encoded(given)
 
 
-def _size_in_memory(picture: NDArray[Any] | Image.Image) -> tuple[int, int] | None:
+def _size_in_memory(picture: object) -> tuple[int, int] | None:
     if isinstance(picture, Image.Image):
         return picture.height, picture.width
     if isinstance(picture, np.ndarray) and picture.ndim >= 2:

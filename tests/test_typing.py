@@ -34,6 +34,9 @@ def use(array: Pixels, image: Image.Image, paths: list[Path], names: tuple[str, 
     assert_type(segmenter(paths), list[SegmentationResult])
     assert_type(segmenter(names), list[SegmentationResult])
     assert_type(segmenter(arrays), list[SegmentationResult])
+    with Path("a.png").open("rb") as file:
+        assert_type(segmenter(file), SegmentationResult)
+        assert_type(segmenter([file, b"", bytearray(), array, memoryview(b"")]), list[SegmentationResult])
     for result in segmenter.stream([array, "a.png"]):
         assert_type(result, SegmentationResult)
 """
