@@ -23,7 +23,7 @@ import stat
 import struct
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
@@ -173,12 +173,15 @@ def to_rgb(picture: Image.Image | npt.NDArray[Any], *, max_pixels: int = DEFAULT
         _check_size(picture.size, max_pixels)
         return _pixels(picture)
     if not isinstance(picture, np.ndarray):
-        raise DecodeError(f"expected a path, a Pillow picture or a uint8 array, got {type(picture).__name__}")
+        raise DecodeError(
+            "expected a path, bytes, an open file, a uint8 array or a Pillow picture, "
+            f"got {type(picture).__name__}{_cure_of_type(picture)}"
+        )
     channels = picture.shape[2] if picture.ndim == 3 else 1
     if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or channels not in (1, 3, 4):
         raise DecodeError(
             "a picture as an array must be uint8 of shape (H, W), (H, W, 3) or (H, W, 4) in RGB order, "
-            f"got {picture.dtype} of shape {picture.shape}"
+            f"got {picture.dtype} of shape {picture.shape}{_cure_of_array(picture)}"
         )
     if picture.size == 0:
         raise DecodeError(f"the picture has no pixels: shape {picture.shape}")
@@ -187,6 +190,29 @@ def to_rgb(picture: Image.Image | npt.NDArray[Any], *, max_pixels: int = DEFAULT
     if channels == 1:
         return _grey_to_rgb(picture.reshape(picture.shape[:2]))
     return np.ascontiguousarray(picture)
+
+
+def _cure_of_type(given: object) -> str:
+    """What to do with an object that is no picture, as the end of a message."""
+    if callable(getattr(given, "numpy", None)):
+        return ": .numpy() makes an array of a tensor, .cpu().numpy() of one on a GPU"
+    if hasattr(given, "__array__"):
+        return ": np.asarray makes an array of it"
+    if isinstance(given, Iterable):
+        return ": use stream, or a list, for several pictures"
+    return ""
+
+
+def _cure_of_array(array: npt.NDArray[Any]) -> str:
+    """What to do with an array that is no picture, as the end of a message."""
+    cures = []
+    if array.ndim == 4:
+        cures.append("a list of arrays is several pictures: list(array)")
+    if array.ndim == 3 and array.shape[2] not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
+        cures.append("channels come last: array.transpose(1, 2, 0)")
+    if array.dtype.kind == "f":
+        cures.append("values of 0..1 become (array * 255).round().astype(np.uint8), of 0..255 array.astype(np.uint8)")
+    return "".join(f"; {cure}" for cure in cures)
 
 
 def _open_file(file: str | os.PathLike[str] | bytes) -> IO[bytes]:
