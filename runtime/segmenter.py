@@ -31,8 +31,12 @@ P = TypeVar("P", bound=Picture)
 def load(path: str | os.PathLike[str], **options: Any) -> Segmenter:
     """Open a model for inference.
 
+    Any number of threads may call one segmenter; a call blocks until its results are there, so in asyncio it belongs in
+    a thread (`asyncio.to_thread`). Open the model in each process, or fork while no call runs: on a CPU the child can
+    use its parent's model then, with OpenVINO if that has a single stream.
+
     Args:
-        path: model file, such as model.onnx.
+        path: model file, such as model.onnx or model.plan.
         **options: backend, device, threads, cpu_precision, streams of `algm_trt.runtime.engine_options.EngineOptions`.
 
     Raises:
