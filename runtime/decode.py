@@ -23,10 +23,10 @@ import stat
 import struct
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -71,14 +71,22 @@ class DecodeError(AlgmError):
         super().__init__(cause if path is None else f"{printable(path)}: {cause}")
 
 
-def decode_image(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
+class BinaryFile(Protocol):
+    """A file that is open for reading bytes, such as an upload."""
+
+    def read(self) -> bytes:
+        """The rest of the file."""
+        ...
+
+
+def decode_image(file: str | os.PathLike[str] | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
     """Decode a picture file; see the head of this module for what becomes of its colours.
 
     Safe to call from many threads. No setting of Pillow is changed: its own limit, which follows
     `PIL.Image.MAX_IMAGE_PIXELS`, applies on top of `max_pixels` to WebP and TIFF only.
 
     Args:
-        path: the file; its suffix does not matter.
+        file: its path, whose suffix does not matter, or the bytes that are in it.
         max_pixels: pictures with more pixels are refused before any pixel is decoded.
 
     Returns:
@@ -88,23 +96,29 @@ def decode_image(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_
         DecodeError: missing, unreadable, empty, no picture, damaged, truncated, or too large.
     """
     try:
-        with _open_file(path) as stream:
+        with _open_file(file) as stream:
             picture = _read_header(stream)
             _check_size(picture.size, max_pixels)
             return _pixels(picture)
     except DecodeError as error:
-        raise DecodeError(error.cause, path) from error
+        raise DecodeError(error.cause, None if isinstance(file, bytes) else file) from error
 
 
-def picture_size(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int] | None:
+def picture_size(
+    file: str | os.PathLike[str] | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> tuple[int, int] | None:
     """Height and width of the upright picture from the header of the file alone, to plan memory before decoding.
+
+    Args:
+        file: its path, or the bytes that are in it.
+        max_pixels: as for `decode_image`.
 
     Returns:
         (H, W), or None where `decode_image` would refuse the file by its header. A PNG that stores its EXIF orientation
         behind its pixels is measured as stored.
     """
     try:
-        with _open_file(path) as stream:
+        with _open_file(file) as stream:
             picture = _read_header(stream)
             _check_size(picture.size, max_pixels)
             turned = _orientation(picture) in (5, 6, 7, 8)
@@ -126,28 +140,60 @@ def check_file(path: str | os.PathLike[str]) -> None:
         raise DecodeError(error.cause, path) from error
 
 
-def to_rgb(picture: Image.Image | npt.NDArray[Any]) -> Pixels:
+def file_bytes(given: bytes | bytearray | memoryview | BinaryFile) -> bytes:
+    """The bytes of a picture file that is in memory or open.
+
+    Args:
+        given: the bytes, or a file open in binary mode, which is read from where it stands to its end.
+
+    Raises:
+        DecodeError: a file that is open as text, is at its end, or cannot be read.
+    """
+    if isinstance(given, bytes):
+        return given
+    if isinstance(given, bytearray | memoryview):
+        return bytes(given)
+    file: Any = given
+    if isinstance(file, io.TextIOBase):  # reading it would fail at the first byte that is no text
+        raise DecodeError("the file is open as text: open it in binary mode, 'rb'")
+    try:
+        data = file.read()
+    except Exception as error:  # objects of many libraries can be read from
+        raise DecodeError(f"the file cannot be read ({_one_line(error)})") from error
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise DecodeError(f"the file must be open in binary mode: read() gave {type(data).__name__}, not bytes")
+    if not len(data):
+        raise DecodeError("the file is empty, or was read to its end before: seek(0) goes back to its start")
+    return bytes(data)
+
+
+def to_rgb(picture: Image.Image | npt.NDArray[Any], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
     """An upright RGB array of a picture that is in memory.
 
     Args:
         picture: a Pillow picture (treated as `decode_image` treats the same file), or a uint8 array of shape (H, W) or
             (H, W, 1) for grey, (H, W, 3) for RGB, (H, W, 4) for RGB with alpha.
+        max_pixels: Pillow pictures with more pixels are refused before any pixel is decoded.
 
     Returns:
         uint8 (H, W, 3), RGB, C-contiguous. An array that already is so is returned itself, not copied.
 
     Raises:
-        DecodeError: another type, dtype or shape, no pixels, or a Pillow picture whose file is damaged.
+        DecodeError: another type, dtype or shape, no pixels, or a Pillow picture that is too large or damaged.
     """
     if isinstance(picture, Image.Image):
+        _check_size(picture.size, max_pixels)
         return _pixels(picture)
     if not isinstance(picture, np.ndarray):
-        raise DecodeError(f"expected a path, a Pillow picture or a uint8 array, got {type(picture).__name__}")
+        raise DecodeError(
+            "expected a path, bytes, an open file, a uint8 array or a Pillow picture, "
+            f"got {type(picture).__name__}{_cure_of_type(picture)}"
+        )
     channels = picture.shape[2] if picture.ndim == 3 else 1
     if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or channels not in (1, 3, 4):
         raise DecodeError(
             "a picture as an array must be uint8 of shape (H, W), (H, W, 3) or (H, W, 4) in RGB order, "
-            f"got {picture.dtype} of shape {picture.shape}"
+            f"got {picture.dtype} of shape {picture.shape}{_cure_of_array(picture)}"
         )
     if picture.size == 0:
         raise DecodeError(f"the picture has no pixels: shape {picture.shape}")
@@ -158,17 +204,45 @@ def to_rgb(picture: Image.Image | npt.NDArray[Any]) -> Pixels:
     return np.ascontiguousarray(picture)
 
 
-def _open_file(path: str | os.PathLike[str]) -> IO[bytes]:
+def _cure_of_type(given: object) -> str:
+    """What to do with an object that is no picture, as the end of a message."""
+    if callable(getattr(given, "numpy", None)):
+        return ": .numpy() makes an array of a tensor, .cpu().numpy() of one on a GPU"
+    if hasattr(given, "__array__"):
+        return ": np.asarray makes an array of it"
+    if isinstance(given, Iterable):
+        return ": use stream, or a list, for several pictures"
+    return ""
+
+
+def _cure_of_array(array: npt.NDArray[Any]) -> str:
+    """What to do with an array that is no picture, as the end of a message."""
+    cures = []
+    if array.ndim == 4:
+        cures.append("a list of arrays is several pictures: list(array)")
+    if array.ndim == 3 and array.shape[2] not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
+        cures.append("channels come last: array.transpose(1, 2, 0)")
+    if array.dtype.kind == "f":
+        cures.append("values of 0..1 become (array * 255).round().astype(np.uint8), of 0..255 array.astype(np.uint8)")
+    return "".join(f"; {cure}" for cure in cures)
+
+
+def _open_file(file: str | os.PathLike[str] | bytes) -> IO[bytes]:
     """The file for reading. Its kind is checked first: opening a pipe would block forever."""
+    if isinstance(file, bytes):
+        if not file:
+            raise DecodeError("the picture is empty: no bytes")
+        return io.BytesIO(file)
+    path = Path(file)
     try:
-        status = Path(path).stat()
+        status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise DecodeError("is a folder")
         if not stat.S_ISREG(status.st_mode):
             raise DecodeError("is not a regular file")
         if status.st_size == 0:
             raise DecodeError("the file is empty")
-        return Path(path).open("rb")
+        return path.open("rb")
     except FileNotFoundError as error:
         raise DecodeError("no such file") from error
     except (OSError, ValueError) as error:
@@ -214,7 +288,7 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     if width * height > max_pixels:
         raise DecodeError(
             f"too large: {width} x {height} = {width * height:,} pixels, the limit is {max_pixels:,} "
-            "(raise it with --max-pixels, or max_pixels in Python, if the file can be trusted)"
+            "(raise it with --max-pixels, or max_pixels in Python, if the picture can be trusted)"
         )
     if width < 1 or height < 1:
         raise DecodeError(f"the picture has no pixels: {width} x {height}")
@@ -316,14 +390,14 @@ def _reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return (
             f"too large for Pillow's own limit in this format: {_one_line(error)} "
-            "(a program can raise PIL.Image.MAX_IMAGE_PIXELS if the file can be trusted)"
+            "(a program can raise PIL.Image.MAX_IMAGE_PIXELS if the picture can be trusted)"
         )
     if isinstance(error, MemoryError):
         return "not enough memory to decode it"
     text = _one_line(error)
     if "truncated" in text.lower():
-        return f"the file is truncated ({text})"
-    return f"the file is damaged or of a kind that cannot be read ({text})"
+        return f"the picture is truncated ({text})"
+    return f"the picture is damaged or of a kind that cannot be read ({text})"
 
 
 def _one_line(message: object) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import ModelCard
+from algm_trt.runtime.checks import finite_threshold
 from algm_trt.runtime.engine_options import EngineOptions
 
 CHECKPOINT_SUFFIXES: Final = (".pth", ".pt", ".ckpt")
@@ -182,13 +183,10 @@ def checked_threshold(threshold: float | None, card: ModelCard) -> float:
     """The threshold to run with.
 
     Raises:
-        UsageError: a threshold for a dense model, or one that is not a finite number.
+        UsageError: a threshold for a dense model, or one that is not a number, or not finite as float32.
     """
     if card.merge is None:
         if threshold is not None:
             raise UsageError("the model does not merge (exported with --no-merge): it takes no threshold")
         return 0.0
-    value = card.merge.threshold if threshold is None else float(threshold)
-    if not np.isfinite(value):
-        raise UsageError(f"the threshold must be a finite number, got {value}")
-    return value
+    return finite_threshold(card.merge.threshold if threshold is None else threshold)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from algm_trt.plugins.errors import UsageError
+from algm_trt.runtime.checks import whole_number
 
 BACKENDS: Final = ("auto", "onnxruntime", "openvino", "tensorrt")
 DEVICES: Final = ("auto", "cpu", "cuda")
@@ -41,8 +42,12 @@ class EngineOptions:
             if value not in known:
                 raise UsageError(f"unknown {what} '{value}': expected {', '.join(known)}")
         for what, number in (("threads", self.threads), ("streams", self.streams)):
-            if number is not None and not 1 <= number <= MOST_THREADS:
-                raise UsageError(f"{what} must be between 1 and {MOST_THREADS}, got {number}")
+            if number is None:
+                continue
+            whole = whole_number(what, number)
+            if not 1 <= whole <= MOST_THREADS:
+                raise UsageError(f"{what} must be between 1 and {MOST_THREADS}, got {whole}")
+            object.__setattr__(self, what, whole)  # one of NumPy becomes Python's, which every backend takes
         if self.cpu_precision != "fp32" and (self.backend not in ("auto", "openvino") or self.device == "cuda"):
             raise UsageError(f"{self.cpu_precision} on a CPU needs the OpenVINO backend: --backend openvino")
         if self.backend == "openvino" and self.device == "cuda":

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import ModelCard
+from algm_trt.runtime.checks import finite_threshold, whole_number
 from algm_trt.runtime.cores import usable_cores
 from algm_trt.runtime.limits import MAX_WORKERS, MODES
 from algm_trt.runtime.opencv import check_opencv
@@ -37,6 +36,13 @@ class PipelineOptions:
 
     def __post_init__(self) -> None:
         check_opencv()
+        object.__setattr__(self, "batch_size", whole_number("batch size", self.batch_size))
+        for field in ("stride", "workers", "short_side"):
+            value = getattr(self, field)
+            if value is not None:
+                object.__setattr__(self, field, whole_number(field.replace("_", " "), value))
+        if self.threshold is not None:
+            object.__setattr__(self, "threshold", finite_threshold(self.threshold))
         if self.mode not in MODES:
             raise UsageError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
         if self.mode == "whole" and self.stride is not None:
@@ -45,8 +51,6 @@ class PipelineOptions:
             raise UsageError("a short side makes sense in mode slide only")
         if self.short_side is not None and self.short_side < 1:
             raise UsageError(f"the short side must have at least 1 pixel, got {self.short_side}")
-        if self.threshold is not None and not np.isfinite(self.threshold):
-            raise UsageError(f"threshold must be a finite number, got {self.threshold}")
         if self.batch_size < 1:
             raise UsageError(f"batch size must be at least 1, got {self.batch_size}")
         if self.workers is not None and self.workers < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ class SegmentationResult:
     """The segmentation of one picture of H x W pixels and K classes, computed in n windows.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB, upright.
+        image: (H, W, 3) uint8 RGB, upright; shares no memory with the picture that was given.
         labels: (H, W) uint8 class ids, uint16 above 256 classes.
         classes: class names; the index is the class id.
         palette: one (red, green, blue) of 0..255 per class.
@@ -111,23 +112,27 @@ class SegmentationResult:
         return SegmentationResult(**{**self.__dict__, "logits": logits})
 
     def save(
-        self, folder: str | Path, name: str | None = None, what: str | Sequence[str] = ("labels", "overlay")
+        self,
+        folder: str | os.PathLike[str],
+        name: str | os.PathLike[str] | None = None,
+        what: str | Sequence[str] = ("labels", "overlay"),
     ) -> list[Path]:
         """Write files, all or none, in one subfolder per kind.
 
         Args:
             folder: made if it does not exist.
-            name: of the files, without suffix; may hold folders. Default: the name of the picture's file.
+            name: of the files, without suffix; may hold folders, but cannot lead out of `folder`. Default: the name of
+                the picture's file.
             what: kinds of `algm_trt.runtime.writers.KINDS`.
 
         Returns:
             The paths of the files, in the order of `what`.
 
         Raises:
-            UsageError: an unknown kind.
+            UsageError: an unknown kind, or a name that is not relative, holds '..' or NUL, or has an empty part.
             WriteError: a file that cannot be written.
         """
-        files = save_result(self, Path(folder), self.name if name is None else name, what)
+        files = save_result(self, Path(folder), os.fspath(self.name if name is None else name), what)
         return [Path(folder) / file.path for file in files]
 
     def _bands(self) -> Iterator[slice]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import Any, TypeAlias, TypeGuard, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import ModelCard
-from algm_trt.runtime.decode import decode_image, picture_size, to_rgb
+from algm_trt.runtime.decode import BinaryFile, DecodeError, decode_image, file_bytes, picture_size, to_rgb
 from algm_trt.runtime.engine import Engine, open_engine
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.limits import DEFAULT_MAX_PIXELS
@@ -20,15 +22,20 @@ from algm_trt.runtime.pipeline import Inferred, Item, Outcomes, run_pipeline
 from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.result import SegmentationResult
 
-Picture: TypeAlias = str | os.PathLike[str] | NDArray[Any] | Image.Image
+Encoded: TypeAlias = bytes | bytearray | memoryview | BinaryFile
+Picture: TypeAlias = str | os.PathLike[str] | Encoded | NDArray[Any] | Image.Image
 P = TypeVar("P", bound=Picture)
 
 
 def load(path: str | os.PathLike[str], **options: Any) -> Segmenter:
     """Open a model for inference.
 
+    Any number of threads may call one segmenter; a call blocks until its results are there, so in asyncio it belongs in
+    a thread (`asyncio.to_thread`). Open the model in each process, or fork while no call runs: on a CPU the child can
+    use its parent's model then, with OpenVINO if that has a single stream.
+
     Args:
-        path: model file, such as model.onnx.
+        path: model file, such as model.onnx or model.plan.
         **options: backend, device, threads, cpu_precision, streams of `algm_trt.runtime.engine_options.EngineOptions`.
 
     Raises:
@@ -62,6 +69,16 @@ class Segmenter:
         self, pictures: Picture, *, logits: bool = ..., max_pixels: int = ..., **options: Any
     ) -> SegmentationResult: ...
 
+    @overload  # one type for a literal list of several kinds, which none of the next would be inferred for
+    def __call__(
+        self,
+        pictures: list[Picture] | tuple[Picture, ...],
+        *,
+        logits: bool = ...,
+        max_pixels: int = ...,
+        **options: Any,
+    ) -> list[SegmentationResult]: ...
+
     @overload
     def __call__(
         self, pictures: list[P] | tuple[P, ...], *, logits: bool = ..., max_pixels: int = ..., **options: Any
@@ -78,10 +95,11 @@ class Segmenter:
         """Segment one picture or a list of them; for more than fit in memory there is `stream`.
 
         Args:
-            pictures: path, uint8 array (RGB, or grey or RGB with alpha), or Pillow picture; or a list or
-                tuple of them.
+            pictures: path; bytes of a picture file, or a file open in binary mode, which is read from where it stands
+                and stays open; uint8 array of shape (H, W, 3) RGB, (H, W) grey or (H, W, 4) RGB with alpha; or Pillow
+                picture. Or a list or tuple of them. Arrays are copied: results stay when one is written over.
             logits: also fill `result.logits` (K, H, W) float32.
-            max_pixels: files with larger pictures are refused.
+            max_pixels: larger pictures are refused before they are decoded, unless they are arrays.
             **options: mode, stride, short_side, threshold, batch_size, workers of
                 `algm_trt.runtime.pipeline_options.PipelineOptions`.
 
@@ -113,18 +131,23 @@ class Segmenter:
         its place. Files of equal names from several folders need other ones where they are saved: `save(folder, name)`.
 
         Args:
-            pictures: as for a call; taken as they are needed, some ahead of the results. An array must not change
-                before its result is there.
+            pictures: as for a call; taken as they are needed, some ahead of the results. An array is copied and a file
+                read when it is taken, so that each picture may be read into the array of the last one. A Pillow picture
+                must stay open and unchanged until its result is there.
             logits: also fill `result.logits`.
-            max_pixels: files with larger pictures are refused.
+            max_pixels: as for a call.
             **options: mode, stride, short_side, threshold, batch_size, workers of `PipelineOptions`.
 
         Returns:
             One result per picture, in order.
 
         Raises:
-            UsageError: options that make no sense for this model.
+            UsageError: one picture in place of several, or options that make no sense for this model.
         """
+        if _is_one_picture(pictures):
+            raise UsageError("stream takes several pictures: call the segmenter for one")
+        if not isinstance(pictures, Iterable):
+            raise UsageError(f"stream takes pictures one after another, got {type(pictures).__name__}")
         items = (_item(picture, f"image_{place:06}", max_pixels) for place, picture in enumerate(pictures))
         return self._results(items, logits, PipelineOptions(**options))
 
@@ -208,23 +231,49 @@ def make_result(card: ModelCard, name: str, inferred: Inferred) -> SegmentationR
     )
 
 
-def picture_item(path: str | os.PathLike[str], key: Any, max_pixels: int = DEFAULT_MAX_PIXELS) -> Item[Any]:
-    """A picture file for the pipeline."""
+def picture_item(file: str | os.PathLike[str] | bytes, key: Any, max_pixels: int = DEFAULT_MAX_PIXELS) -> Item[Any]:
+    """A picture file, by its path or its bytes, for the pipeline."""
     return Item(
         key,
-        load=lambda: decode_image(path, max_pixels=max_pixels),
-        size=lambda: picture_size(path, max_pixels=max_pixels),
+        load=lambda: decode_image(file, max_pixels=max_pixels),
+        size=lambda: picture_size(file, max_pixels=max_pixels),
     )
 
 
 def _item(picture: Picture, name: str, max_pixels: int) -> Item[str]:
-    """A picture for the pipeline; `name` is for one in memory."""
+    """A picture for the pipeline; `name` is for one in memory.
+
+    An array is copied and a file read here and now: whoever reads pictures into one array writes over it as soon as it
+    is taken, and whoever opens one file after the other closes it then.
+    """
     if isinstance(picture, str | os.PathLike):
         return picture_item(picture, Path(picture).stem, max_pixels)
-    return Item(name, load=lambda: to_rgb(picture), size=lambda: _size_in_memory(picture))
+    if _is_encoded(picture):
+        try:
+            return picture_item(file_bytes(picture), name, max_pixels)
+        except DecodeError as error:
+            return Item(name, load=partial(_refuse, error.cause), size=lambda: None)
+    kept: Any = np.array(picture, order="C") if isinstance(picture, np.ndarray) else picture
+    return Item(name, load=lambda: to_rgb(kept, max_pixels=max_pixels), size=lambda: _size_in_memory(kept))
 
 
-def _size_in_memory(picture: NDArray[Any] | Image.Image) -> tuple[int, int] | None:
+def _is_encoded(given: object) -> TypeGuard[Encoded]:
+    return isinstance(given, bytes | bytearray | memoryview) or hasattr(given, "read")
+
+
+def _refuse(cause: str) -> NDArray[np.uint8]:
+    """Fail a picture in its turn: the results of those before it come first."""
+    raise DecodeError(cause)
+
+
+def _is_one_picture(given: object) -> bool:
+    """Whether that is one picture, which may be iterable all the same: letters of a path, rows of an array."""
+    if isinstance(given, np.ndarray):
+        return given.ndim < 4 and given.dtype.kind not in "OU"  # of objects or text: a list of pictures
+    return isinstance(given, str | os.PathLike | Image.Image) or _is_encoded(given)
+
+
+def _size_in_memory(picture: object) -> tuple[int, int] | None:
     if isinstance(picture, Image.Image):
         return picture.height, picture.width
     if isinstance(picture, np.ndarray) and picture.ndim >= 2:

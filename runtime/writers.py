@@ -54,17 +54,18 @@ def save_result(result: SegmentationResult, folder: Path, name: str, what: str |
     Args:
         result: the picture's segmentation.
         folder: output folder; each kind has a subfolder of its name.
-        name: of the files, without suffix; may hold folders.
+        name: of the files, without suffix; may hold folders, below the output folder.
         what: some of KINDS.
 
     Returns:
         What was written, in the order of `what`.
 
     Raises:
-        UsageError: an unknown kind.
+        UsageError: an unknown kind, or a name that is not relative, leads out of the folder or has an empty part.
         WriteError: a file that cannot be written.
     """
     kinds = parse_kinds(what)
+    _check_name(name)
     targets = [output_path(kind, name) for kind in kinds]
     with write_errors(name, folder), renamed_together() as temporary:
         drafts = [temporary(folder / target) for target in targets]
@@ -72,6 +73,16 @@ def save_result(result: SegmentationResult, folder: Path, name: str, what: str |
             KINDS[kind].write(result, draft)
         sizes = [draft.stat().st_size for draft in drafts]
     return [WrittenFile(target.as_posix(), size) for target, size in zip(targets, sizes, strict=True)]
+
+
+def _check_name(name: str) -> None:
+    """Names may come from whoever sent a picture: none may lead out of the output folder."""
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError as error:
+        raise UsageError(f"a file cannot have the name {name!r}") from error
+    if b"\0" in encoded or any(part in ("", ".", "..") for part in name.split("/")):
+        raise UsageError(f"files need a relative name, without '.', '..', empty parts and NUL, got {name!r}")
 
 
 @contextmanager

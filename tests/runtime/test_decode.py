@@ -221,11 +221,33 @@ def test_arrays_become_rgb_without_needless_copies() -> None:
         (np.zeros(4, np.uint8), r"\(4,\)"),
         (np.zeros((0, 4, 3), np.uint8), "no pixels"),
         ([[1, 2], [3, 4]], "list"),
+        (np.zeros((4, 4, 3)), r"\(array \* 255\)\.round\(\)\.astype\(np\.uint8\)"),
+        (np.zeros((3, 4, 5), np.uint8), r"channels come last: array\.transpose\(1, 2, 0\)$"),
+        (np.zeros((3, 4, 5), np.float32), r"transpose\(1, 2, 0\); values of 0\.\.1"),
+        (np.zeros((2, 4, 4, 3), np.uint8), r"several pictures: list\(array\)$"),
+        (iter([]), "use stream, or a list, for several pictures"),
+        (range(3), "got range: use stream"),
+        (None, "got NoneType$"),
     ],
 )
 def test_arrays_that_are_no_picture(array: object, words: str) -> None:
     with pytest.raises(DecodeError, match=words):
         to_rgb(array)  # type: ignore[arg-type]
+
+
+def test_tensors_say_how_to_make_arrays_of_them() -> None:
+    class Tensor:
+        def numpy(self) -> None: ...
+
+        def __array__(self) -> None: ...
+
+    class Other:
+        def __array__(self) -> None: ...
+
+    with pytest.raises(DecodeError, match=r"got Tensor: \.numpy\(\)"):
+        to_rgb(Tensor())  # type: ignore[arg-type]
+    with pytest.raises(DecodeError, match=r"got Other: np\.asarray"):
+        to_rgb(Other())  # type: ignore[arg-type]
 
 
 def jpeg_bytes() -> bytes:

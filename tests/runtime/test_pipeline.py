@@ -420,7 +420,7 @@ def test_a_closed_model_says_so_and_nothing_else() -> None:
         def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
             raise EngineClosedError("the engine is closed")
 
-    with pytest.raises(EngineClosedError, match="^the engine is closed$"):
+    with pytest.raises(EngineClosedError, match=r"^the engine is closed$"):
         run(ClosedEngine(), [item(0, PICTURE)])
 
 

@@ -96,3 +96,19 @@ def test_save_returns_the_paths_in_the_order_asked_for(result: SegmentationResul
 def test_save_refuses_unknown_kinds(result: SegmentationResult, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot save masks: choose from labels, overlay"):
         result.save(tmp_path, what=("labels", "masks"))
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "../../x", "a/../../x", "a/..", "/x", "", "a/", "a//b", "./x", ".", "a\0b", "\ud800", Path("../x")]
+)
+def test_save_stays_in_its_folder(result: SegmentationResult, tmp_path: Path, name: str | Path) -> None:
+    with pytest.raises(UsageError, match="name"):
+        result.save(tmp_path / "deep" / "out", name)
+    with pytest.raises(UsageError, match="name"):
+        result.save(tmp_path / "deep" / "out", str(tmp_path / "elsewhere"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_save_takes_a_path_as_a_name(result: SegmentationResult, tmp_path: Path) -> None:
+    assert result.save(tmp_path, Path("sub") / "street", what="labels") == [tmp_path / "labels/sub/street.png"]
+    assert result.save(tmp_path, "..hidden", what="labels") == [tmp_path / "labels/..hidden.png"]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import subprocess
 import sys
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -89,6 +92,135 @@ def test_a_stream_takes_pictures_as_it_needs_them(segmenter: Segmenter) -> None:
     assert next(stream).labels.shape == (32, 32)
     stream.close()
     assert len(taken) < 20
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_results_stay_when_one_array_holds_all_pictures(segmenter: Segmenter, channels: int) -> None:
+    pictures = [np.dstack([color_picture(37, 41, seed)] * 2)[..., :channels] for seed in range(8)]
+    expected = segmenter(pictures)
+    frame = np.empty_like(pictures[0])
+
+    def read_into_one_array() -> Iterator[np.ndarray]:
+        for picture in pictures:
+            frame[:] = picture
+            yield frame
+
+    results = list(segmenter.stream(read_into_one_array()))
+    frame[:] = pictures[0]
+    results.append(segmenter(frame))
+    frame[:] = 0
+    for result, same in zip(results, [*expected, expected[0]], strict=True):
+        assert not np.may_share_memory(result.image, frame)
+        assert np.array_equal(result.image, same.image)
+        assert np.array_equal(result.labels, same.labels)
+        assert np.array_equal(result.overlay(), same.overlay())
+
+
+@pytest.mark.parametrize("shape", [(40, 50, 3), (40, 50)])
+def test_one_picture_is_no_stream(segmenter: Segmenter, shape: tuple[int, ...]) -> None:
+    picture = np.zeros(shape, np.uint8)
+    for given in ("street.png", Path("street.png"), picture, Image.fromarray(picture)):
+        with pytest.raises(UsageError, match="stream takes several pictures: call the segmenter for one"):
+            segmenter.stream(given)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="one after another, got int"):
+        segmenter.stream(3)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="batch size"):
+        segmenter.stream([picture], batch_size=0)
+
+
+def test_a_stream_takes_a_batch_and_an_array_of_paths(segmenter: Segmenter, tmp_path: Path) -> None:
+    batch = np.stack([color_picture(40, 50, seed) for seed in range(3)])
+    assert [np.array_equal(r.image, p) for r, p in zip(segmenter.stream(batch), batch, strict=True)] == [True] * 3
+    Image.fromarray(batch[0]).save(tmp_path / "street.png")
+    assert [result.name for result in segmenter.stream(np.array([str(tmp_path / "street.png")]))] == ["street"]
+
+
+class Upload:
+    """Bytes that can be read once, as a web server hands them over."""
+
+    def __init__(self, data: bytes):
+        self.data = data
+
+    def read(self) -> bytes:
+        data, self.data = self.data, b""
+        return data
+
+
+def encoded(picture: np.ndarray, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def test_bytes_and_open_files_are_pictures(segmenter: Segmenter, tmp_path: Path) -> None:
+    picture = color_picture(50, 40)
+    data = encoded(picture)
+    (tmp_path / "street.png").write_bytes(b"head" + data)
+    with (tmp_path / "street.png").open("rb") as file:
+        file.seek(4)
+        given = [data, bytearray(data), memoryview(data), io.BytesIO(data), Upload(data), file]
+        results = segmenter(given)
+        assert not file.closed
+    assert [result.name for result in results] == [f"image_{place:06}" for place in range(6)]
+    for result in (*results, segmenter(data), segmenter(io.BytesIO(data))):
+        assert np.array_equal(result.image, picture)
+
+
+def test_files_may_be_closed_as_soon_as_they_are_taken(segmenter: Segmenter, tmp_path: Path) -> None:
+    pictures = [color_picture(33 + seed, 40, seed) for seed in range(9)]
+
+    def opened() -> Iterator[BinaryIO]:
+        for place, picture in enumerate(pictures):
+            path = tmp_path / f"{place}.png"
+            path.write_bytes(encoded(picture))
+            with path.open("rb") as file:
+                yield file
+
+    for result, picture in zip(segmenter.stream(opened()), pictures, strict=True):
+        assert np.array_equal(result.image, picture)
+
+
+def test_an_upload_is_turned_and_checked_as_a_file(segmenter: Segmenter) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(color_picture(50, 40), exif=exif)
+    assert segmenter(data).labels.shape == (40, 50)
+    for given in (data, Upload(data), Image.open(io.BytesIO(data))):
+        with pytest.raises(DecodeError, match="too large: 40 x 50 = 2,000 pixels, the limit is 1,999"):
+            segmenter(given, max_pixels=1999)
+    assert segmenter(Image.open(io.BytesIO(data)), max_pixels=2000).labels.shape == (40, 50)
+
+
+def test_a_pillow_picture_that_is_too_large_is_not_decoded(segmenter: Segmenter) -> None:
+    picture = Image.open(io.BytesIO(encoded(color_picture(50, 40))))
+    with pytest.raises(DecodeError, match="too large"):
+        segmenter(picture, max_pixels=1999)
+    assert picture.fp is not None  # Pillow drops the file once the pixels are there
+
+
+def test_uploads_that_cannot_be_read_fail_in_their_turn(segmenter: Segmenter, tmp_path: Path) -> None:
+    data = encoded(color_picture(50, 40))
+    (tmp_path / "a.png").write_bytes(data)
+    closed = (tmp_path / "a.png").open("rb")
+    closed.close()
+    at_the_end = io.BytesIO(data)
+    at_the_end.read()
+    with (tmp_path / "a.png").open(encoding="latin-1") as text:
+        for given, words in (
+            (b"", "the picture is empty: no bytes"),
+            (b"plain words", "not a picture"),
+            (data[:-900], "^the picture is truncated"),
+            (at_the_end, r"seek\(0\)"),
+            (closed, "the file cannot be read .*closed"),
+            (text, "open it in binary mode"),
+            (io.StringIO("a"), "open it in binary mode"),
+        ):
+            results = segmenter.stream([data, given])  # type: ignore[list-item]
+            assert next(results).labels.shape == (50, 40)
+            with pytest.raises(DecodeError, match=words):
+                next(results)
+            with pytest.raises(UsageError, match="call the segmenter for one"):
+                segmenter.stream(given)  # type: ignore[arg-type]
 
 
 def test_grey_and_transparent_arrays_are_taken(segmenter: Segmenter) -> None:

@@ -210,5 +210,5 @@ def test_a_process_that_is_forked_while_a_stream_is_in_use_says_so() -> None:
 def test_closed_streams_say_that_they_are_closed() -> None:
     streams = Streams(["a"])
     streams.close()
-    with pytest.raises(EngineClosedError, match="^the engine is closed$"):
+    with pytest.raises(EngineClosedError, match=r"^the engine is closed$"):
         streams.map(lambda place, index: place, 1)
