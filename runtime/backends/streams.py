@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Final, Generic, TypeVar
 
 from algm_trt.runtime.cores import physical_cores, restricted
@@ -52,7 +53,8 @@ class Streams(Generic[T]):
         self._count = len(places)
         self._free: list[T] | None = list(places)
         self._why_none = "the engine is closed"
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         _ALL.add(self)
 
     def map(self, work: Callable[[T, int], R], count: int) -> list[R]:
@@ -79,38 +81,25 @@ class Streams(Generic[T]):
                 except BaseException as error:
                     failures[index] = error
 
-        # The main thread only waits: what handlers of signals raise there, Ctrl-C for one, could come between taking a
-        # place and giving it back. Plain threads: an executor takes no more work once the main thread has ended.
-        here = threading.current_thread() is not threading.main_thread()
-        others = [threading.Thread(target=run, name="algm-stream") for _ in range(min(self._count, count) - here)]
+        side_by_side = _wait_for if threading.current_thread() is threading.main_thread() else _join_in
         try:
-            for thread in others:
-                thread.start()
-            if here:
-                run()
-            for thread in others:
-                thread.join()
-        finally:
-            waiting.clear()
-            for thread in others:
-                with suppress(RuntimeError):  # never started
-                    thread.join()
-        if failures:
-            try:
+            side_by_side(run, min(self._count, count), waiting.clear)
+            if failures:
                 raise failures[min(failures)]
-            finally:
-                failures.clear()  # an error that knows this frame would keep all that it holds
-        return [results[index] for index in range(count)]
+            return [results[index] for index in range(count)]
+        finally:
+            failures.clear()  # an error that knows this frame would keep all that it holds
 
     def close(self) -> None:
         """Let go of what pictures run in, as soon as it is free."""
-        with self._changed:
+        with self._lock:  # not the condition, whose methods what a signal handler raises could interrupt
             self._free = None
             self._changed.notify_all()
 
     def start_anew_in_child(self) -> None:
         """Make the best of a process that was just forked: threads that held a place or the lock are not there."""
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         if self._free is not None and len(self._free) < self._count:
             self._free = None
             self._why_none = "the model was in use when this process was forked: open it in this process"
@@ -129,6 +118,66 @@ class Streams(Generic[T]):
                 if self._free is not None:
                     self._free.append(place)
                     self._changed.notify()
+
+
+def _join_in(work: Callable[[], None], count: int, stop: Callable[[], None]) -> None:
+    """Do work in this thread and in as many others as make `count`.
+
+    Args:
+        work: in each of them.
+        count: of threads.
+        stop: is called where an error comes between, so that the others come to their end.
+    """
+    # Plain threads: an executor takes no more work once the main thread has come to its end.
+    others = [threading.Thread(target=work, name="algm-stream") for _ in range(count - 1)]
+    started = []
+    try:
+        for thread in others:
+            thread.start()
+            started.append(thread)
+        work()
+    except BaseException:
+        stop()
+        raise
+    finally:
+        for thread in started:
+            thread.join()
+
+
+def _wait_for(work: Callable[[], None], count: int, stop: Callable[[], None]) -> None:
+    """Do work in `count` other threads; for the main thread, which must not do it.
+
+    What handlers of signals raise in the main thread, Ctrl-C for one, comes between any two steps: between taking a
+    stream and giving it back, or inside `threading.Thread.start`, whose thread then waits forever. Here every step that
+    counts is one call into C.
+
+    Args:
+        work: in each of them.
+        count: of threads.
+        stop: is called where an error comes between, so that they come to their end.
+    """
+    ends = [threading.Lock() for _ in range(count)]
+
+    def to_the_end(end: threading.Lock) -> None:
+        try:
+            work()
+        finally:
+            end.release()
+
+    for end in ends:
+        end.acquire()
+    started = []
+    try:
+        for end in ends:
+            _thread.start_new_thread(to_the_end, (end,))
+            started.append(end)
+    except BaseException:
+        stop()
+        raise
+    finally:
+        for end in started:
+            with end:  # it comes once the thread has let go of it, and stays free for who waits again
+                pass
 
 
 def _start_all_anew() -> None:

@@ -151,24 +151,28 @@ def test_what_a_signal_handler_raises_loses_no_stream() -> None:
     moments = random.Random(0)
     streams = Streams(["a", "b"])
     before, interrupted = signal.signal(signal.SIGALRM, handler), 0
+
+    def interrupted_call() -> None:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-5, 1.5e-3))
+            streams.map(lambda _, index: index, 3)
+            time.sleep(1e-3)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
     try:
         for _ in range(400):
             try:
-                signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-5, 1.5e-3))
-                streams.map(lambda _, index: index, 3)
-                time.sleep(1e-3)
+                interrupted_call()
             except TimeIsUpError:
                 interrupted += 1
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
     finally:
         signal.signal(signal.SIGALRM, before)
     assert interrupted > 50
     end = time.monotonic() + PATIENCE
-    while any(thread.name == "algm-stream" for thread in threading.enumerate()):
+    while sorted(streams._free or ()) != ["a", "b"]:
         assert time.monotonic() < end
         time.sleep(0.001)
-    assert sorted(streams._free or ()) == ["a", "b"]
     assert streams.map(lambda _, index: index, 3) == [0, 1, 2]
 
 
