@@ -165,6 +165,22 @@ def merging_cpu(record: Record) -> str:
     )
 
 
+def onnxruntime_web(record: Record) -> str:
+    """Of `onnxruntime_web.py`: times in WebAssembly, and what differs from ONNX Runtime in Python."""
+    rows = []
+    for result in record["results"]:
+        dense = next(row["ms"] for row in result["models"] if row["model"] == "dense")
+        for row in result["models"]:
+            equal = f"{row['pictures_with_equal_counts']} of {result['pictures']}"
+            times = [f"{row['ms']:.0f}", f"{dense / row['ms']:.2f}x"]
+            name = f"{result['network']} {'x'.join(map(str, result['input']))}, {row['model']}"
+            rows.append([name, *times, f"{row['max_logit_difference']:.1e}", _percent(row["labels_equal"]), equal])
+    head = ["", "ms", "times as fast as dense", "largest difference of a score", "least labels equal"]
+    return f"onnxruntime-web {record['onnxruntime_web']}, Node.js {record['node']}, one thread:\n\n" + markdown(
+        [*head, "pictures with equal token counts"], rows
+    )
+
+
 def train_camvid(record: Record) -> str:
     """Of `train_camvid.py`: accuracy of both trainings, dense and merged, and the speed of the two ways to run.
 
@@ -257,6 +273,7 @@ TABLES: Final[dict[str, Callable[[Record], str]]] = {
     "whole_job.json": whole_job,
     "streams.json": streams,
     "merging_cpu.json": merging_cpu,
+    "onnxruntime_web.json": onnxruntime_web,
     "golden.json": golden,
     "precision.json": precision,
     "camvid_cpu.json": camvid_cpu,

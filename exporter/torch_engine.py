@@ -15,7 +15,7 @@ from algm_trt.exporter.model_card import classes_of, model_card
 from algm_trt.exporter.options import ExportOptions, check_grid, resolve_merge
 from algm_trt.exporter.segmenter import Segmenter, SegmenterOutput, normalise, segmenter_from_checkpoint
 from algm_trt.plugins.errors import MissingDependencyError, UsageError
-from algm_trt.runtime.engine import EngineError, EngineOutput, checked_images, checked_threshold
+from algm_trt.runtime.engine import EngineClosedError, EngineOutput, checked_images, checked_threshold
 from algm_trt.runtime.engine_options import DEVICES
 from algm_trt.runtime.field import labels_of
 
@@ -76,7 +76,7 @@ class TorchEngine:
     def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
         """Segment pictures of the model's input size; see `algm_trt.runtime.engine.Engine.run`."""
         if self._model is None:
-            raise EngineError("the engine is closed")
+            raise EngineClosedError("the engine is closed")
         images = checked_images(images, self.card)
         limit = checked_threshold(threshold, self.card)
         output = self._forward(self._model, torch.from_numpy(images).to(self._device), limit)

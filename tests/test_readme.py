@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from algm_trt.engines.cli import main as build_engine
 from algm_trt.engines.doctor.cli import main as doctor
+from algm_trt.engines.sample import SAMPLE_MODEL, recorded
 from algm_trt.exporter.cli import main as export
 from algm_trt.plugins.build import main as build_plugins
 from algm_trt.runtime.bench.cli import main as bench
@@ -58,3 +60,14 @@ def test_help_has_the_exit_codes_of_a_stop(command: str, capsys: pytest.CaptureF
         COMMANDS[command](["--help"])
     codes = capsys.readouterr().out.split("exit codes: ")[1]
     assert {"0", "1", "2", "130", "143"} <= set(re.findall(r"\d+", codes))
+
+
+def test_the_model_file_runs_as_shown_for_other_programs() -> None:
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("### The model file in other programs")[1]
+    code = section.split("```python\n")[1].split("```")[0]
+    assert '"model.onnx"' in code
+    kept = recorded()
+    names: dict[str, Any] = {"images": kept.images}
+    exec(code.replace("model.onnx", SAMPLE_MODEL.as_posix()), names)
+    assert names["labels"].shape == kept.labels.shape
+    assert (names["token_counts"][:, 0] == kept.token_counts[:, 0]).all()

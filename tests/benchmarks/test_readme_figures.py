@@ -103,6 +103,16 @@ def cpu_table(record: Record) -> list[str]:
     return figures
 
 
+def browser(record: Record) -> list[str]:
+    times = {}
+    for result in record["results"]:
+        times[result["network"]] = {row["model"]: row["ms"] for row in result["models"]}
+        if result["network"] == "sample":
+            assert {row["labels_equal"] for row in result["models"]} == {1.0}
+            assert {row["pictures_with_equal_counts"] for row in result["models"]} == {result["pictures"]}
+    return [f"{times['vit_small']['dense'] / times['vit_small']['merged']:.2f}"]
+
+
 def tradeoff(record: Record) -> list[str]:
     merged = at_training(record["curve"], record["training_threshold"])
     assert len(record["curve"]) == 1 + 7, "the README says seven thresholds"
@@ -120,6 +130,7 @@ FIGURES: list[tuple[str, Callable[[Record], list[str]]]] = [
     ("merging_cpu.json", merging),
     ("cpu_table.json", cpu_table),
     ("camvid_tradeoff.json", tradeoff),
+    ("onnxruntime_web.json", browser),
 ]
 
 

@@ -475,11 +475,11 @@ def test_command_builds_a_library_that_loads(tmp_path: Path) -> None:
 
 
 def test_digest_is_of_what_is_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    shutil.copytree(Path(build.__file__).with_name("native"), tmp_path / "native")
+    shutil.copytree(Path(__file__).parents[2] / "plugins" / "native", tmp_path / "native")  # the checkout's
     before = sources_digest()
     monkeypatch.setattr(build, "_SOURCES", tmp_path)
     assert sources_digest() == before
-    shutil.rmtree(tmp_path / "native" / "cpu_twin")  # as in a wheel
+    shutil.rmtree(tmp_path / "native" / "cpu_twin")  # which no wheel has
     assert sources_digest() == before
     with (tmp_path / "native" / "common" / "warp.cuh").open("a") as file:
         file.write("\n")
