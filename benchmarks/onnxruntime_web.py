@@ -12,6 +12,7 @@ import argparse
 import json
 import statistics
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,14 +40,13 @@ class Model:
     path: Path
     threshold: float | None
 
-    def outputs(self, image: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        """What ONNX Runtime in Python makes of a picture (H, W, 3)."""
+    def outputs(self, images: NDArray[np.uint8]) -> Iterator[dict[str, NDArray[Any]]]:
+        """What ONNX Runtime in Python makes of each picture of (B, H, W, 3)."""
         session = ort.InferenceSession(self.path, providers=["CPUExecutionProvider"])
-        feeds: dict[str, Any] = {"images": image[None]}
-        if self.threshold is not None:
-            feeds["threshold"] = np.array(self.threshold, np.float32)
         names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, feeds), strict=True))
+        merging = {} if self.threshold is None else {"threshold": np.array(self.threshold, np.float32)}
+        for image in images:
+            yield dict(zip(names, session.run(names, {"images": image[None]} | merging), strict=True))
 
 
 def install(folder: Path, version: str) -> str:
@@ -78,8 +78,7 @@ def in_node(models: list[Model], images: NDArray[np.uint8], rounds: int, package
 def agreement(model: Model, images: NDArray[np.uint8], folder: Path) -> dict[str, Any]:
     """How far the outputs in `folder` are from those of ONNX Runtime in Python."""
     distance, labels, counts = 0.0, [], 0
-    for index, image in enumerate(images):
-        here = model.outputs(image)
+    for index, here in enumerate(model.outputs(images)):
         there = {
             name: np.fromfile(folder / f"{model.name}.{index}.{name}", value.dtype).reshape(value.shape)
             for name, value in here.items()

@@ -5,7 +5,6 @@ Weights are loaded with `weights_only=True`, and YAML as `algm_trt.exporter.vari
 
 from __future__ import annotations
 
-import hashlib
 import math
 import pickle
 import re
@@ -20,6 +19,7 @@ from algm_trt.exporter.config import HEAD_WIDTH, ConfigError, SegmenterConfig, d
 from algm_trt.exporter.variant import read_variant
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime.card import MergeSettings, ModelCardError
+from algm_trt.runtime.files import sha256_of
 
 # A zip archive, as torch.save writes today, or a pickle, as it once did.
 FILE_HEADS = (b"PK", b"\x80")
@@ -177,7 +177,7 @@ def _checkpoint_with_variant(weights: Path, state: State) -> Checkpoint:
         raise CheckpointError(f"{file}: {error}") from error
     return Checkpoint(
         path=weights,
-        sha256=_sha256(weights),
+        sha256=sha256_of(weights),
         config=variant.config,
         state=state,
         merge=variant.merge,
@@ -199,7 +199,7 @@ def _checkpoint_from_weights(weights: Path, state: State) -> Checkpoint:
     )
     return Checkpoint(
         path=weights,
-        sha256=_sha256(weights),
+        sha256=sha256_of(weights),
         config=config,
         state=state,
         merge=None,
@@ -254,8 +254,3 @@ def _depth(shapes: Mapping[str, tuple[int, ...]], part: str) -> int:
 
 def _missing(error: Exception) -> str:
     return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else f"a value is not as expected ({error})"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,12 @@ class ModelCard:
             raise ModelCardError(f"{len(self.classes)} classes with {len(self.palette)} colours")
         if min(self.size) < 1 or self.patch_size < 1 or self.stride < 1:
             raise ModelCardError(f"size {self.size}, patch {self.patch_size} and stride {self.stride} must be positive")
+
+    def thresholds(self, asked: Sequence[float]) -> tuple[float | None, ...]:
+        """The thresholds to run the model at: those asked for, else its own; None for a dense model."""
+        if self.merge is None:
+            return (None,)
+        return tuple(asked) or (self.merge.threshold,)
 
     @property
     def grid(self) -> tuple[int, int]:

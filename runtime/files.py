@@ -104,6 +104,16 @@ def check_writable(path: Path) -> None:
         raise OSError(f"cannot write into {folder}: {error.strerror}") from error
 
 
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def draft_of(path: Path, number: int = 0) -> Path:
     """A short temporary name that depends on the final one alone, and on how many others are in use.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.checkpoint_adapter import COUPLED, DENSE, is_checkpoint, open_model
 from algm_trt.runtime.engine import Engine
 from algm_trt.runtime.engine_options import BACKENDS, CPU_PRECISIONS, DEVICES, EngineOptions
+from algm_trt.runtime.files import sha256_of
 
 _NAMED_DEVICES = [name for name in DEVICES if name != "auto"]
 _PREFIX = re.compile(
@@ -74,8 +74,7 @@ class ModelArgument:
         Raises:
             OSError: it cannot be read.
         """
-        with self.file.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(self.file)
 
     @property
     def is_coupled(self) -> bool:

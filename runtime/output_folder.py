@@ -24,18 +24,16 @@ def prepare_folder(folder: Path, kinds: Sequence[str] = ()) -> None:
     Raises:
         AlgmError: it cannot be made or written.
     """
-    for path in (folder, *(folder / kind for kind in kinds)):
-        try:
-            if path == folder:
-                path.mkdir(parents=True, exist_ok=True)
-            elif not os.path.lexists(path):
-                continue
+    path = folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (folder, *(folder / kind for kind in kinds if os.path.lexists(folder / kind))):
             with TemporaryFile(dir=path):
                 pass
-        except OSError as error:
-            is_file = os.path.exists(path) and not os.path.isdir(path)  # noqa: PTH110, PTH112 - never raise
-            reason = "is a file, not a folder" if is_file else error.strerror or error
-            raise AlgmError(f"cannot write to {printable(path)}: {reason}") from error
+    except OSError as error:
+        is_file = os.path.exists(path) and not os.path.isdir(path)  # noqa: PTH110, PTH112 - never raise
+        reason = "is a file, not a folder" if is_file else error.strerror or error
+        raise AlgmError(f"cannot write to {printable(path)}: {reason}") from error
 
 
 def without_outputs(sources: Sequence[Source], folder: Path) -> list[Source]:

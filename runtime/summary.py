@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.engine_options import EngineOptions
+from algm_trt.runtime.files import sha256_of
 from algm_trt.runtime.manifest import Tally, Totals
 from algm_trt.runtime.pipeline_options import PipelineOptions
 
@@ -101,11 +101,9 @@ def model_facts(card: ModelCard, model: Path) -> dict[str, Any]:
     Raises:
         OSError: the file cannot be read.
     """
-    with model.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "file": str(model),
-        "sha256": digest,
+        "sha256": sha256_of(model),
         "architecture": card.architecture,
         "precision": card.precision,
         "size": card.size,

@@ -54,10 +54,8 @@ class Contender:
         return self.card.merge is None
 
     def thresholds(self, asked: Sequence[float]) -> tuple[float | None, ...]:
-        """The thresholds to measure it at: those asked for, else its own; None for a dense model."""
-        if self.card.merge is None:
-            return (None,)
-        return tuple(asked) or (self.card.merge.threshold,)
+        """The thresholds to measure it at, see `ModelCard.thresholds`."""
+        return self.card.thresholds(asked)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; the hash tells models of one name apart."""

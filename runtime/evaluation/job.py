@@ -158,7 +158,7 @@ def _planned(job: EvaluationJob) -> Report:
             window_batch_coupled=_is_coupled(job, argument),
         )
         for argument, name, card in zip(arguments, _short_names(arguments), cards, strict=True)
-        for threshold in _thresholds(job, card)
+        for threshold in card.thresholds(job.thresholds)
     ]
     return Report(job, data, total, options, tuple(planned))
 
@@ -204,12 +204,6 @@ def _official(job: EvaluationJob, data: EvaluationSet) -> EvaluationOptions:
     side = data.short_side if job.short_side is None else job.short_side or None
     ratio = data.max_ratio if side else None
     return replace(job.options, protocol=replace(job.options.protocol, short_side=side, max_ratio=ratio))
-
-
-def _thresholds(job: EvaluationJob, card: ModelCard) -> tuple[float | None, ...]:
-    if card.merge is None:
-        return (None,)
-    return job.thresholds or (card.merge.threshold,)
 
 
 def _short_names(arguments: Sequence[ModelArgument]) -> list[str]:
