@@ -96,6 +96,32 @@ class EngineRecord:
         )
         return mine == theirs
 
+    def build_command(self, compute_capability: str = "") -> str:
+        """The command line that builds such a plan, for messages.
+
+        Args:
+            compute_capability: of the GPU that it is to run on, such as "8.9"; "": those of this plan.
+        """
+        words = ["algm-build-engine MODEL.onnx", f"--{self.card.precision}"]
+        if self.flavour == "rtx":
+            capabilities = (compute_capability,) if compute_capability else self.compute_capabilities
+            words.append(f"--target rtx --sm {','.join(capabilities).replace('.', '')}")
+        if self.plugins is None:
+            words.append("--no-plugins")
+        elif not self.plugins.embedded:
+            words.append("--no-embed-plugins")
+        if len(self.profiles) == 1:
+            words.append("--batch {} {} {}".format(*self.profiles[0]))
+        elif self.profiles:
+            words.append(f"--profiles {','.join(str(largest) for _, _, largest in self.profiles)}")
+        for option, unless in (("workspace_mib", None), ("optimization_level", 3), ("hardware_compatibility", "none")):
+            value = self.options.get(option, unless)
+            if value != unless:
+                words.append(f"--{option.removesuffix('_mib').replace('_', '-')} {value}")
+        if self.options.get("version_compatible"):
+            words.append("--version-compatible")
+        return " ".join(words)
+
     def to_json(self) -> str:
         """The record as JSON text."""
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"

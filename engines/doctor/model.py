@@ -142,7 +142,7 @@ def _examine_plan(path: Path, machine: Machine) -> Model:
         plugins, built = record.plugins, record
         check("file", lambda: read_plan(path))
         check("file", lambda: check_profiles(path, built))
-        check("plugins", lambda: check_plugins(path, plugins))
+        check("plugins", lambda: check_plugins(path, built))
         if plugins is not None and not plugins.embedded and not machine.library.usable:
             problems.append(Problem("plugins", machine.library.problem, LACKS))
         answer = call(probes.plan_tensorrt, str(path), limit=60.0)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.engines import tiny_model
 
+from algm_trt.engines import cli as engines_cli
 from algm_trt.engines.source import card_of
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime.engine_record import EngineRecord, EngineRecordError, PluginRecord, read_record, record_path
@@ -61,6 +63,45 @@ def test_same_build_whenever_it_was_made(record: EngineRecord) -> None:
 )
 def test_a_changed_build_is_another(record: EngineRecord, change: dict[str, object]) -> None:
     assert not record.same_build(replace(record, **change))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("line", "change"),
+    [
+        ("--fp16 --profiles 1,8", {}),
+        ("--fp32 --no-plugins --batch 1 2 3", {"profiles": ((1, 2, 3),), "plugins": None}),
+        (
+            "--fp16 --target rtx --sm 80,120 --no-embed-plugins --profiles 1,8",
+            {
+                "flavour": "rtx",
+                "compute_capabilities": ("8.0", "12.0"),
+                "plugins": PluginRecord("1", 1, "ab", embedded=False, layers=10),
+            },
+        ),
+        (
+            "--fp16 --profiles 1,8 --workspace 512 --optimization-level 5 --hardware-compatibility ampere-plus "
+            "--version-compatible",
+            {
+                "options": {
+                    "workspace_mib": 512,
+                    "optimization_level": 5,
+                    "hardware_compatibility": "ampere-plus",
+                    "version_compatible": True,
+                }
+            },
+        ),
+    ],
+)
+def test_the_command_that_builds_such_a_plan(record: EngineRecord, line: str, change: dict[str, Any]) -> None:
+    card = replace(record.card, precision=line.split()[0].removeprefix("--"))
+    command = replace(record, card=card, **change).build_command()
+    assert command == f"algm-build-engine MODEL.onnx {line}"
+    engines_cli._parser().parse_args(command.split()[1:])
+
+
+def test_the_command_for_another_gpu(record: EngineRecord) -> None:
+    assert " --target rtx --sm 86 " in replace(record, flavour="rtx").build_command("8.6")
+    assert "--sm" not in record.build_command("8.6")
 
 
 def test_record_lies_beside_the_plan(tmp_path: Path, record: EngineRecord) -> None:

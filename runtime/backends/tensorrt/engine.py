@@ -66,7 +66,7 @@ class TensorRTEngine:
         """
         record, content = read_plan(path)
         check_profiles(path, record)
-        check_plugins(path, record.plugins)
+        check_plugins(path, record)
         tensorrt = tensorrt_for(path, record)
         self.card = record.card
         self.usual_batch = max(usual for _, usual, _ in record.profiles)

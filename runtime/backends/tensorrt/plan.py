@@ -126,7 +126,7 @@ def tensorrt_for(path: Path, record: EngineRecord) -> TensorRT:
         return tensorrt
     raise PlanMisfitError(
         f"{path} was built with {tensorrt.product} {record.tensorrt_version}, here is {tensorrt.version}: install that "
-        "version, or build it again here: algm-build-engine MODEL.onnx"
+        f"version, or build it again here: {record.build_command()}"
     )
 
 
@@ -149,31 +149,31 @@ def check_gpu(path: Path, record: EngineRecord, name: str, compute_capability: s
         return
     built_for = ", ".join(record.compute_capabilities)
     on = f" ({record.gpu})" if record.gpu else ""
-    number = compute_capability.replace(".", "")
-    cure = f"--target rtx --sm {number}" if record.flavour == "rtx" else "on this machine"
+    where = "" if record.flavour == "rtx" else " on this machine"
     raise PlanMisfitError(
         f"{path} was built for compute capability {built_for}{on}, and this {name} has {compute_capability}: "
-        f"build it again with algm-build-engine MODEL.onnx {cure}"
+        f"build it again{where}: {record.build_command(compute_capability)}"
     )
 
 
-def check_plugins(path: Path, plugins: PluginRecord | None) -> None:
+def check_plugins(path: Path, record: EngineRecord) -> None:
     """Refuse a plan whose operators are not those of this version.
 
     Raises:
         PlanMisfitError: another version of the plugins or, where the plan does not carry the library, of its interface.
     """
+    plugins = record.plugins
     if plugins is None:
         return
     if plugins.version != PLUGIN_VERSION:
         raise PlanMisfitError(
             f"{path} has plugins of version {plugins.version}, this version of algm-trt has {PLUGIN_VERSION}: "
-            "build it again"
+            f"build it again: {record.build_command()}"
         )
     if not plugins.embedded and plugins.interface != INTERFACE_VERSION:
         raise PlanMisfitError(
             f"{path} needs a plugin library of interface {plugins.interface}, this version of algm-trt has "
-            f"{INTERFACE_VERSION}: build it again"
+            f"{INTERFACE_VERSION}: build it again: {record.build_command()}"
         )
 
 

@@ -109,7 +109,7 @@ def test_a_changed_plan_is_refused(opening: Opening, change: Callable[[bytes], b
 MISFITS: list[tuple[dict[str, Any], str]] = [
     ({"flavour": "rknn"}, "for 'rknn', which this version does not know"),
     ({"tensorrt_version": "10.9.0.34"}, r"built with TensorRT 10\.9\.0\.34, here is 10\.16\.1\.11: install that"),
-    ({"tensorrt_version": "10.16.1.12"}, "build it again here"),
+    ({"tensorrt_version": "10.16.1.12"}, r"build it again here: algm-build-engine MODEL\.onnx --fp32 "),
     ({"tensorrt_version": "11.1.0.106", "options": {"version_compatible": True}}, "install that version"),
     ({"tensorrt_version": "10.16.2", "options": {"version_compatible": True}}, "install that version"),
     (
@@ -118,7 +118,7 @@ MISFITS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"compute_capabilities": ("8.6",)},
-        r"has 8\.9: build it again with algm-build-engine MODEL\.onnx on this",
+        r"has 8\.9: build it again on this machine: algm-build-engine MODEL\.onnx --fp32 ",
     ),
     (
         {"compute_capabilities": ("8.6",), "options": {"hardware_compatibility": "same-compute-capability"}},
