@@ -17,7 +17,7 @@ import torch
 
 from algm_trt.exporter.config import HEAD_WIDTH, ConfigError, SegmenterConfig, default_normalization
 from algm_trt.exporter.variant import read_variant
-from algm_trt.plugins.errors import AlgmError
+from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import MergeSettings, ModelCardError
 from algm_trt.runtime.files import sha256_of
 
@@ -53,6 +53,8 @@ class Checkpoint:
         merge: merge settings it was trained with; None: it was not, or nothing says so.
         dataset: name of the data set, or "".
         crop: height and width of the training crop in pixels.
+        short_side: pixels that pictures' short side has in the official evaluation; None: nothing says so.
+        window_stride: step of windows in pixels that the training evaluated with; None: nothing says so.
         notes: what was inferred rather than read, one sentence each.
         described: whether a variant.yml says how it was trained.
     """
@@ -64,6 +66,8 @@ class Checkpoint:
     merge: MergeSettings | None
     dataset: str
     crop: tuple[int, int]
+    short_side: int | None = None
+    window_stride: int | None = None
     notes: tuple[str, ...] = ()
     described: bool = True
 
@@ -76,7 +80,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             architecture; without it the architecture is inferred from the weights, and `notes` say so.
 
     Raises:
-        CheckpointError: the files are missing, damaged, hold code, or do not fit each other.
+        UsageError: there is no such file or folder.
+        CheckpointError: the files are incomplete, damaged, hold code, or do not fit each other.
     """
     weights = _weights_file(Path(path))
     state = _read_state(weights)
@@ -92,7 +97,7 @@ def _weights_file(path: Path) -> Path:
             raise CheckpointError(f"{path}: the folder has no checkpoint.pth; name the .pth file itself")
         return found
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
+        raise UsageError(f"{path}: there is no such file or folder; name checkpoint.pth, or the folder that it lies in")
     return path
 
 
@@ -183,6 +188,8 @@ def _checkpoint_with_variant(weights: Path, state: State) -> Checkpoint:
         merge=variant.merge,
         dataset=variant.dataset,
         crop=variant.crop,
+        short_side=variant.short_side,
+        window_stride=variant.window_stride,
         notes=variant.notes,
     )
 

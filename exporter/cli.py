@@ -58,6 +58,7 @@ def _export(arguments: argparse.Namespace) -> int:
         classes=arguments.classes,
         verify=not arguments.no_verify,
         verify_images=arguments.verify_images,
+        force=arguments.force,
     )
     report = export_onnx(arguments.checkpoint, arguments.output, options)
     say(sys.stdout, "\n".join(_lines(report)))
@@ -79,6 +80,8 @@ def _lines(report: ExportReport) -> list[str]:
         lines.append(f"merges at layers {layers} in windows of {window} from similarity {card.merge.threshold:g}")
     else:
         lines.append("dense, no merging")
+    if card.short_side:
+        lines.append(f"pictures are resized to a short side of {card.short_side} pixels, as in the official evaluation")
     if report.verification:
         kind = "drawn pictures (--verify-images DIR takes yours)" if report.verification.drawn else "your pictures"
         lines += ["", f"PyTorch against ONNX Runtime on {kind}:", report.verification.table(), ""]
@@ -121,7 +124,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="CHECKPOINT",
         help="folder with checkpoint.pth and variant.yml, or the .pth file",
     )
-    add("-o", "--output", type=Path, metavar="FILE", help="the ONNX file (default: model.onnx beside the checkpoint)")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the ONNX file (default: model.onnx, model.fp16.onnx or model.int8.onnx beside the checkpoint)",
+    )
     add("--size", type=_size, metavar="HxW", help="input size in pixels (default: the checkpoint's crop)")
     add(
         "--merge-layers",
@@ -152,5 +161,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--classes", type=Path, metavar="FILE", help="class names and colours; see below")
     add("--verify-images", type=Path, metavar="DIR", help="compare on the first 8 pictures of DIR, not on drawn scenes")
     add("--no-verify", action="store_true", help="skip the comparison with PyTorch")
+    add("--force", action="store_true", help="write over a file that is no model of algm-export")
     add("--version", action=VersionAction, nargs=0, help="print the version")
     return parser

@@ -10,7 +10,7 @@ import onnx
 
 from algm_trt.exporter.checkpoint import Checkpoint, load_checkpoint
 from algm_trt.exporter.graph import build_graph
-from algm_trt.exporter.model_card import classes_of, merge_notes, model_card
+from algm_trt.exporter.model_card import classes_of, merge_notes, model_card, window_notes
 from algm_trt.exporter.options import ExportOptions, check_grid, resolve_merge
 from algm_trt.exporter.segmenter import segmenter_from_checkpoint
 from algm_trt.exporter.verify import Verification, verify
@@ -47,7 +47,7 @@ def export_onnx(
 
     Args:
         checkpoint: folder, `.pth` file, or a loaded checkpoint.
-        path: of the ONNX file; default: `model.onnx` beside the checkpoint.
+        path: of the ONNX file; default: `model.onnx` beside the checkpoint, or `model.fp16.onnx`, `model.int8.onnx`.
         options: choices; default: what the checkpoint says.
 
     Returns:
@@ -55,13 +55,14 @@ def export_onnx(
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
-        UsageError: the options make no model; the message says what would.
+        UsageError: no such checkpoint, options that make no model, or another file in its place; the message says what
+            would help.
         ClassListError: the file with class names cannot be read.
         AlgmError: the model cannot be written there.
     """
     options = options or ExportOptions()
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
-    target = Path(path) if path else loaded.path.with_name("model.onnx")
+    target = Path(path) if path else loaded.path.with_name(_default_name(options.precision))
     report_path = target.with_name(f"{target.name}.json")
     _check_places(target, report_path, loaded, options)
     size = options.size or loaded.crop
@@ -78,15 +79,20 @@ def export_onnx(
         checked = verify(draft, model, card, options.verify_images) if options.verify else None
         report = {"card": asdict(card), "verification": checked and checked.to_dict()}
         temporary(report_path).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    notes = (*loaded.notes, *class_notes, *merge_notes(loaded, merge, options))
+    notes = (*loaded.notes, *class_notes, *merge_notes(loaded, merge, options), *window_notes(loaded, card))
     return ExportReport(target, report_path, card, len(proto.graph.node), notes, checked)
+
+
+def _default_name(precision: str) -> str:
+    return "model.onnx" if precision == "fp32" else f"model.{precision}.onnx"
 
 
 def _check_places(target: Path, report: Path, checkpoint: Checkpoint, options: ExportOptions) -> None:
     """Refuse to write over a folder or over what is read, and a name by which no backend knows the model.
 
     Raises:
-        UsageError: one of the files to write is there as something else, or the model's name does not end in .onnx.
+        UsageError: one of the files to write is there as something else, or is read, or the model's name does not end
+            in .onnx.
         AlgmError: the model cannot be written there.
     """
     read = [checkpoint.path, checkpoint.path.with_name("variant.yml")]
@@ -98,7 +104,18 @@ def _check_places(target: Path, report: Path, checkpoint: Checkpoint, options: E
             raise UsageError(f"{path} is read and would be written over: give -o another name")
     if target.suffix.lower() != ".onnx":
         raise UsageError(f"{target}: the name of a model must end in .onnx")
+    if target.exists() and not options.force and not _is_export(target):
+        raise UsageError(f"{target} is there already and no model of algm-export: --force overwrites it")
     try:
         check_writable(target)
     except OSError as error:
         raise AlgmError(f"{error}; name another place with -o") from error
+
+
+def _is_export(path: Path) -> bool:
+    """Whether a file is a model with a card."""
+    try:
+        entries = onnx.load_model(path, load_external_data=False).metadata_props
+    except Exception:  # unreadable, or protobuf's DecodeError, which onnx does not re-export
+        return False
+    return any(entry.key == METADATA_KEY for entry in entries)

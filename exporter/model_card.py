@@ -34,6 +34,7 @@ def model_card(
         size=size,
         patch_size=config.patch_size,
         stride=default_stride(min(size), checkpoint.dataset),
+        short_side=checkpoint.short_side,
         mean=mean,
         std=std,
         extra_tokens=config.extra_tokens,
@@ -70,6 +71,16 @@ def classes_of(checkpoint: Checkpoint, file: str | Path | None) -> tuple[Dataset
     reason = f"data set '{checkpoint.dataset}' with {count} classes" if checkpoint.dataset else "data set"
     return numbered_classes(count), (
         f"classes are numbered, because the {reason} is not known: name them with --classes",
+    )
+
+
+def window_notes(checkpoint: Checkpoint, card: ModelCard) -> tuple[str, ...]:
+    """How pictures will be shown to the model, where the checkpoint says something else."""
+    if checkpoint.window_stride in (None, card.stride) or card.size != checkpoint.crop:
+        return ()
+    return (
+        f"windows start every {card.stride} pixels, as in the official evaluation; variant.yml says "
+        f"{checkpoint.window_stride}: --stride of the other commands",
     )
 
 

@@ -34,6 +34,7 @@ class ExportOptions:
         classes: file with class names, see `algm_trt.runtime.class_lists.read_class_file`.
         verify: whether to compare PyTorch with ONNX Runtime.
         verify_images: folder of pictures, of which the first 8 that can be read are compared; None draws some.
+        force: whether to write over a file that is no model of algm-export.
     """
 
     size: tuple[int, int] | None = None
@@ -45,6 +46,7 @@ class ExportOptions:
     classes: str | Path | None = None
     verify: bool = True
     verify_images: str | Path | None = None
+    force: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what no model can have.

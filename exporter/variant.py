@@ -32,6 +32,8 @@ class Variant:
         merge: merge settings of the training; None: it did not merge.
         dataset: name of the data set, or "".
         crop: height and width of the training crop in pixels.
+        short_side: pixels that pictures' short side had in training and has in the official evaluation; None: unsaid.
+        window_stride: step of windows in pixels that the training evaluated with; None: unsaid.
         notes: a sentence for each default that was taken where the file says nothing.
     """
 
@@ -39,6 +41,8 @@ class Variant:
     merge: MergeSettings | None
     dataset: str
     crop: tuple[int, int]
+    short_side: int | None
+    window_stride: int | None
     notes: tuple[str, ...]
 
 
@@ -55,7 +59,7 @@ def read_variant(path: Path, *, distilled: bool) -> Variant:
     """
     notes: list[str] = []
     whole = _Section("variant.yml", _load(path), notes)
-    net, data = whole.section("net_kwargs"), whole.section("dataset_kwargs")
+    net, data, inference = map(whole.section, ("net_kwargs", "dataset_kwargs", "inference_kwargs"))
     decoder = net.section("decoder")
     name = decoder.entry("name", str)
     name = "linear" if "linear" in name else name
@@ -82,6 +86,8 @@ def read_variant(path: Path, *, distilled: bool) -> Variant:
         merge=_merge_settings(data),
         dataset=data.entry("dataset", str) if data.has("dataset") else "",
         crop=data.entry_or("crop_size", _pair, config.image_size),
+        short_side=min(data.entry("image_size", _pair)) if data.has("image_size") else None,
+        window_stride=inference.entry("window_stride", int) if inference.has("window_stride") else None,
         notes=tuple(notes),
     )
 

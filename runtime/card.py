@@ -58,6 +58,8 @@ class ModelCard:
         size: height and width in pixels of the model's input (the crop).
         patch_size: side of a patch in pixels.
         stride: step in pixels of the sliding window.
+        short_side: pixels that the short side of a picture is resized to before windows are cut, as it was in training
+            and is in the official evaluation; None: as it is.
         mean: per-channel mean in 0..255, already applied inside the model.
         std: per-channel standard deviation in 0..255, already applied inside the model.
         extra_tokens: tokens in front of the patches (1: class; 2: class and distillation).
@@ -79,6 +81,7 @@ class ModelCard:
     stride: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    short_side: int | None = None
     extra_tokens: int = 1
     merge: MergeSettings | None = None
     dataset: str = ""
@@ -98,8 +101,12 @@ class ModelCard:
             )
         if not self.classes or len(self.palette) != len(self.classes):
             raise ModelCardError(f"{len(self.classes)} classes with {len(self.palette)} colours")
-        if min(self.size) < 1 or self.patch_size < 1 or self.stride < 1:
-            raise ModelCardError(f"size {self.size}, patch {self.patch_size} and stride {self.stride} must be positive")
+        shown = () if self.short_side is None else (self.short_side,)
+        if min(*self.size, self.patch_size, self.stride, *shown) < 1:
+            raise ModelCardError(
+                f"size {self.size}, patch {self.patch_size}, stride {self.stride} and short side {self.short_side} "
+                "must be positive"
+            )
 
     def thresholds(self, asked: Sequence[float]) -> tuple[float | None, ...]:
         """The thresholds to run the model at: those asked for, else its own; None for a dense model."""

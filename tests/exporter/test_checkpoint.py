@@ -19,7 +19,7 @@ from algm_trt.exporter.checkpoint import CheckpointError, load_checkpoint
 from algm_trt.exporter.config import SegmenterConfig
 from algm_trt.exporter.model_card import default_stride
 from algm_trt.exporter.segmenter import segmenter_from_checkpoint
-from algm_trt.plugins.errors import AlgmError
+from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import MergeSettings
 
 State = dict[str, torch.Tensor]
@@ -125,10 +125,19 @@ class TestOfficialFormat:
         assert checkpoint.merge is None
         assert checkpoint.dataset == "ade20k"
         assert checkpoint.crop == config.image_size
+        assert (checkpoint.short_side, checkpoint.window_stride) == (None, None)
         assert checkpoint.notes == ()
         model = segmenter_from_checkpoint(checkpoint, None)
         assert not model.training
         assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+    def test_how_pictures_were_shown(self, tmp_path: Path) -> None:
+        variant = variant_of(MASKS)
+        variant["dataset_kwargs"]["image_size"] = 512
+        variant["inference_kwargs"] = {"im_size": 512, "window_size": 512, "window_stride": 320}
+        write(tmp_path, {"model": state_of(MASKS)}, variant)
+        checkpoint = load_checkpoint(tmp_path)
+        assert (checkpoint.short_side, checkpoint.window_stride) == (512, 320)
 
     def test_weights_without_the_dictionary_around_them(self, tmp_path: Path) -> None:
         write(tmp_path, state_of(MASKS), variant_of(MASKS))
@@ -276,7 +285,8 @@ class TestWithoutVariant:
 
 class TestDamagedFiles:
     def test_a_path_that_is_not_there_says_so(self, tmp_path: Path) -> None:
-        assert "no such file" in failure(tmp_path / "nowhere.pth")
+        with pytest.raises(UsageError, match=r"nowhere\.pth: there is no such file or folder; name checkpoint\.pth"):
+            load_checkpoint(tmp_path / "nowhere.pth")
 
     def test_a_file_that_the_system_does_not_read(self) -> None:
         assert "/proc/self/mem: cannot be read (Input/output error)" in failure(Path("/proc/self/mem"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from helpers.checkpoints import write_checkpoint
 from helpers.models import random_segmenter
 
@@ -98,6 +99,38 @@ def test_place_is_tried_before_the_work(checkpoint: Path, monkeypatch: pytest.Mo
     target = checkpoint / "variant.yml" / "model.onnx"
     with pytest.raises(AlgmError, match=r"cannot write into .*: Not a directory; name another place with -o"):
         export_onnx(checkpoint, target)
+
+
+def test_another_file_is_not_written_over(checkpoint: Path) -> None:
+    target = checkpoint / "model.onnx"
+    target.write_text("my own thing")
+    with pytest.raises(UsageError, match=r"model\.onnx is there already .*: --force overwrites it"):
+        export_onnx(checkpoint, options=ExportOptions(verify=False))
+    assert target.read_text() == "my own thing"
+    export_onnx(checkpoint, options=ExportOptions(verify=False, force=True))
+    assert target.read_bytes() != b"my own thing"
+    export_onnx(checkpoint, options=ExportOptions(verify=False))  # an export may take the place of another
+
+
+@pytest.mark.parametrize(("precision", "name"), [("fp32", "model"), ("fp16", "model.fp16"), ("int8", "model.int8")])
+def test_names_of_precisions(precision: str, name: str, checkpoint: Path) -> None:
+    report = export_onnx(checkpoint, options=ExportOptions(precision=precision, verify=False))
+    assert (report.path, report.report_path) == (checkpoint / f"{name}.onnx", checkpoint / f"{name}.onnx.json")
+
+
+def test_windows_are_those_of_the_official_evaluation(checkpoint: Path) -> None:
+    file = checkpoint / "variant.yml"
+    variant = yaml.safe_load(file.read_text())
+    variant["dataset_kwargs"]["image_size"] = 40
+    variant["inference_kwargs"] = {"window_stride": 24}
+    file.write_text(yaml.safe_dump(variant))
+    report = export_onnx(checkpoint, options=ExportOptions(verify=False))
+    assert (report.card.short_side, report.card.stride) == (40, 32)
+    assert "windows start every 32 pixels, as in the official evaluation; variant.yml says 24: --stride" in " ".join(
+        report.notes
+    )
+    wider = export_onnx(checkpoint, options=ExportOptions(size=(64, 64), verify=False))
+    assert not any("windows start" in note for note in wider.notes)
 
 
 @pytest.mark.parametrize("name", ["model", "model.pb", "model.json", "model.onnx.bak"])

@@ -14,7 +14,6 @@ from helpers.models import TINY, random_segmenter
 from PIL import Image
 
 from algm_trt.exporter import ExportOptions, export_onnx
-from algm_trt.exporter.checkpoint import CheckpointError
 from algm_trt.exporter.coupled import DenseTokens, coupled_forward, global_merge, local_merge
 from algm_trt.exporter.segmenter import Segmenter, full_size_logits, normalise
 from algm_trt.exporter.torch_engine import TorchEngine
@@ -93,7 +92,7 @@ def test_engine_refuses_what_makes_no_sense(checkpoint: Path, tmp_path: Path) ->
         TorchEngine(checkpoint, device="cpu", merge=False, coupled=True)
     with pytest.raises(UsageError, match="unknown device"):
         TorchEngine(checkpoint, device="tpu")
-    with pytest.raises(CheckpointError, match="no such file"):
+    with pytest.raises(UsageError, match="no such file"):
         TorchEngine(tmp_path / "missing.pth", device="cpu")
 
 
