@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from algm_trt.runtime.command import positive_int
+from algm_trt.plugins.arguments import positive_int
 from algm_trt.runtime.limits import DEFAULT_MAX_PIXELS, MAX_CANVAS_PIXELS, MODES
 
 if TYPE_CHECKING:
