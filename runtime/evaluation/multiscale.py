@@ -9,7 +9,7 @@ disk and become probabilities there; the label is the class of the highest mean 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.field import LogitField, label_dtype
-from algm_trt.runtime.pipeline import Inferred
 from algm_trt.runtime.windows import resized_image, scaled
 
 _BAND_VALUES = 2**22  # float32 probabilities held at a time
@@ -83,17 +82,6 @@ class Protocol:
         """The views of a picture, scale by scale."""
         flips = (False, True) if self.flip else (False,)
         return tuple(View(scale, flip, self.short_side, self.max_ratio) for scale in self.scales for flip in flips)
-
-
-def field_at(source: tuple[int, int], inferred: Inferred, patch_size: int) -> LogitField:
-    """Logits of a view, to be evaluated at the picture's own size.
-
-    Args:
-        source: height and width of the picture as it is on disk.
-        inferred: what the model said about the view.
-        patch_size: side of a patch in pixels.
-    """
-    return LogitField(replace(inferred.plan, source=source), inferred.logits, patch_size)
 
 
 def labels_of(views: Sequence[View], fields: Sequence[LogitField]) -> NDArray[np.uint8] | NDArray[np.uint16]:

@@ -61,7 +61,6 @@ class DeviceScores:
         self._shape = (len(plan), len(parts.card.classes), *parts.card.grid)
         self._window_bytes = int(np.prod(self._shape[1:])) * 4
         self._buffer = parts.device.allocate(len(plan) * self._window_bytes, "the scores of a picture")
-        self._logits: NDArray[np.float32] | None = None
         self._field: LogitField | None = None
 
     def address(self, index: int) -> int:
@@ -76,31 +75,28 @@ class DeviceScores:
         return self.field().labels() if labels is None else labels
 
     def logits(self) -> NDArray[np.float32]:
-        """See `PictureScores.logits`.
+        """See `PictureScores.logits`."""
+        return self.field().logits()
+
+    def field(self) -> LogitField:
+        """See `PictureScores.field`.
 
         Raises:
-            NotFiniteError: some are not.
+            NotFiniteError: some logits are not finite.
         """
-        if self._logits is None:
+        if self._field is None:
             logits = np.empty(self._shape, np.float32)
             with self._parts.device.current(), self._parts.transfers.link() as link:
                 link.download(self.address(0), logits)
             # Both are NaN if any value is.
             if not (np.isfinite(logits.max()) and np.isfinite(logits.min())):
                 raise NotFiniteError
-            self._logits = logits
-        return self._logits
-
-    def field(self) -> LogitField:
-        """See `PictureScores.field`."""
-        if self._field is None:
-            self._field = LogitField(self._plan, self.logits(), self._parts.card.patch_size)
+            self._field = LogitField(self._plan, logits, self._parts.card.patch_size)
         return self._field
 
     def release(self) -> None:
         """See `PictureScores.release`."""
         self._buffer.release()
-        self._logits = None
 
 
 class DeviceWindowRunner:

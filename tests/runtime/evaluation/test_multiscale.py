@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.evaluation import multiscale
-from algm_trt.runtime.evaluation.multiscale import Protocol, View, field_at, labels_of
+from algm_trt.runtime.evaluation.multiscale import Protocol, View, labels_of
 from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.pipeline import Item, run_pipeline
 from algm_trt.runtime.pipeline_options import PipelineOptions
@@ -89,7 +89,7 @@ def our_labels(picture: NDArray[np.uint8], engine: FakeEngine, protocol: Protoco
     fields: list[LogitField] = []
     for outcome in run_pipeline(engine, PipelineOptions(batch_size=3), items, lambda _, inferred: inferred):
         assert outcome.value is not None, outcome.error
-        fields.append(field_at(size, outcome.value, engine.card.patch_size))
+        fields.append(outcome.value.scores.field().at((size[0], size[1])))
     return labels_of(protocol.views, fields)
 
 
