@@ -201,8 +201,7 @@ def _official(job: EvaluationJob, data: EvaluationSet) -> EvaluationOptions:
         if job.short_side:
             raise UsageError("mode whole resizes every picture to the model's input: leave out --short-side")
         return job.options
-    side = data.short_side if job.short_side is None else job.short_side or None
-    ratio = data.max_ratio if side else None
+    side, ratio = data.shown_at(job.short_side)
     return replace(job.options, protocol=replace(job.options.protocol, short_side=side, max_ratio=ratio))
 
 

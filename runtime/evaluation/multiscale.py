@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.field import LogitField, label_dtype
-from algm_trt.runtime.windows import resized_image, scaled
+from algm_trt.runtime.windows import resized_image, shown_size
 
 _BAND_VALUES = 2**22  # float32 probabilities held at a time
 
@@ -39,13 +39,8 @@ class View:
     max_ratio: float | None = None
 
     def size(self, source: tuple[int, int]) -> tuple[int, int]:
-        """Height and width after the resize of a picture of `source` = (height, width), rounded as mmcv does."""
-        factor = self.scale
-        if self.short_side is not None:
-            factor = int(self.short_side * self.scale) / min(source)
-            if self.max_ratio is not None:
-                factor = min(factor, int(self.short_side * self.max_ratio * self.scale) / max(source))
-        return scaled(source, factor)
+        """Height and width of what is shown of a picture of `source` = (height, width) pixels."""
+        return shown_size(source, self.short_side, self.max_ratio, self.scale)
 
     def image(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Show a picture (H, W, 3) uint8; itself if nothing is to be done."""
