@@ -61,8 +61,8 @@ def _export(arguments: argparse.Namespace) -> int:
     )
     report = export_onnx(arguments.checkpoint, arguments.output, options)
     say("\n".join(_lines(report)))
-    if report.verification is not None and not report.verification.passed:
-        raise VerificationError(f"ONNX Runtime and PyTorch disagree on {report.path}, see the table above")
+    if report.verification is not None and report.verification.complaint:
+        raise VerificationError(f"{report.path}: {report.verification.complaint}; see the table above")
     return 0
 
 
