@@ -11,8 +11,8 @@ from algm_trt.runtime.bench.models import Contender
 from algm_trt.runtime.evaluation.evaluate import Evaluation, EvaluationOptions, evaluate
 from algm_trt.runtime.evaluation.multiscale import Protocol
 from algm_trt.runtime.evaluation.sets import EvaluationSet, spread
+from algm_trt.runtime.model_argument import model_title
 from algm_trt.runtime.pipeline_options import PipelineOptions
-from algm_trt.runtime.titles import model_title
 
 
 @dataclass(frozen=True)
