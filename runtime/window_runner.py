@@ -217,13 +217,28 @@ class HostWindowRunner:
         """See `WindowRunner.run`."""
         buffer = self._buffers.get()
         try:
-            for place, request in zip(buffer, requests, strict=False):
-                place[:] = crop(request.canvas, request.plan, request.index)
-            output = self._engine.run(buffer[: len(requests)], threshold=threshold)
+            images = buffer[: len(requests)]
+            cut_windows(requests, images)
+            output = self._engine.run(images, threshold=threshold)
         finally:
             self._buffers.put(buffer)
-        if not np.isfinite(output.logits).all():
-            raise NotFiniteError
-        for request, logits in zip(requests, output.logits, strict=True):
-            request.scores.put(request.index, logits)
+        keep_logits(requests, output.logits)
         return output.token_counts, output.token_map
+
+
+def cut_windows(requests: Sequence[WindowRequest], images: NDArray[np.uint8]) -> None:
+    """Copy the windows (B, h, w, 3) out of the canvases of their pictures, which lie in the memory of the host."""
+    for image, request in zip(images, requests, strict=True):
+        image[:] = crop(request.canvas, request.plan, request.index)
+
+
+def keep_logits(requests: Sequence[WindowRequest], logits: NDArray[np.float32]) -> None:
+    """Give the logits (B, K, gh, gw) of a batch to the `HostScores` of their pictures.
+
+    Raises:
+        NotFiniteError: some are not finite; none is kept.
+    """
+    if not np.isfinite(logits).all():
+        raise NotFiniteError
+    for request, of_window in zip(requests, logits, strict=True):
+        request.scores.put(request.index, of_window)

@@ -19,7 +19,7 @@ from algm_trt.runtime.pipeline_arguments import (
     add_reading_arguments,
     add_window_arguments,
     pipeline_options,
-    short_side,
+    pixels_or_native,
 )
 
 if TYPE_CHECKING:
@@ -162,7 +162,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--save", default="labels,overlay", metavar="KINDS", help="files of the whole job (default: labels,overlay)")
     add_window_arguments(parser)
     add(
-        "--short-side", type=short_side, metavar="N", help="pixels, or native (default: as --dataset has it, or native)"
+        "--short-side",
+        type=pixels_or_native,
+        metavar="N",
+        help="pixels, or native (default: as --dataset has it, or native)",
     )
     workers = "threads to read, and as many to write (default: as algm-infer)"
     add_reading_arguments(parser, workers=workers, larger="leave out")

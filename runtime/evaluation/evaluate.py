@@ -23,7 +23,7 @@ from algm_trt.runtime.evaluation.boundary import BoundaryScores, boundary_counts
 from algm_trt.runtime.evaluation.drift import Labels
 from algm_trt.runtime.evaluation.label_files import LabelError, Truth
 from algm_trt.runtime.evaluation.metrics import Scores, areas_of, confusion, mean_iou_of
-from algm_trt.runtime.evaluation.multiscale import Protocol, View, labels_of
+from algm_trt.runtime.evaluation.multiscale import Protocol, View, labels_of_views
 from algm_trt.runtime.evaluation.sets import EvaluationSet, Sample
 from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.limits import DEFAULT_MAX_PIXELS
@@ -275,7 +275,7 @@ class _Picture:
             self._windows += len(inferred.token_counts)
             if len(self._fields) < len(views):
                 return None
-        labels = labels_of(views, [self._fields[view] for view in views])
+        labels = labels_of_views(views, [self._fields[view] for view in views])
         self._fields.clear()
         counts = confusion(truth, labels, self._data.coding.classes)
         score = _PictureScore(

@@ -79,7 +79,7 @@ class Protocol:
         return tuple(View(scale, flip, self.short_side, self.max_ratio) for scale in self.scales for flip in flips)
 
 
-def labels_of(views: Sequence[View], fields: Sequence[LogitField]) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def labels_of_views(views: Sequence[View], fields: Sequence[LogitField]) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Class of the highest mean probability at each pixel: (H, W), uint8 up to 256 classes, else uint16.
 
     Full-size probabilities exist for a band of rows at a time.

@@ -20,8 +20,15 @@ from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.cuda import Device
 from algm_trt.runtime.engine import checked_threshold, joined
 from algm_trt.runtime.field import LogitField
-from algm_trt.runtime.window_runner import HostScores, NotFiniteError, PictureScores, WindowRequest
-from algm_trt.runtime.windows import WindowPlan, crop
+from algm_trt.runtime.window_runner import (
+    HostScores,
+    NotFiniteError,
+    PictureScores,
+    WindowRequest,
+    cut_windows,
+    keep_logits,
+)
+from algm_trt.runtime.windows import WindowPlan
 
 _ANCHOR_BYTES: Final = 8
 
@@ -201,21 +208,14 @@ class HostCutWindowRunner:
             for piece in self._lanes.pieces(len(requests)):
                 part = requests[piece.start : piece.stop]
                 images = lane.pinned("images")[: piece.count]
-                for place, request in zip(images, part, strict=True):
-                    place[:] = crop(request.canvas, request.plan, request.index)
+                cut_windows(part, images)
                 lane.stream.upload(images, lane.address("images"))
                 lane.execute(piece, limit)
                 logits = lane.download("logits", piece.count)
                 found.append(tokens(lane, piece.count))
-                self._keep(part, logits)
+                keep_logits(part, logits)
         counts, token_map = joined(found)
         return counts, token_map
-
-    def _keep(self, requests: Sequence[WindowRequest], logits: NDArray[np.float32]) -> None:
-        if not np.isfinite(logits).all():
-            raise NotFiniteError
-        for request, values in zip(requests, logits, strict=True):
-            request.scores.put(request.index, values)
 
 
 def tokens(lane: Lane, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
