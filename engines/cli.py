@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from algm_trt.plugins.arguments import command_parser, positive_int, whole_numbers
+from algm_trt.plugins.command import run_command, say
 from algm_trt.plugins.errors import MissingDependencyError
-from algm_trt.runtime.command import VersionAction, positive_int, run_command, say
 
 if TYPE_CHECKING:
     from algm_trt.engines.build import BuildReport
@@ -30,8 +31,8 @@ nothing is left.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    arguments = _parser().parse_args(argv)
-    return run_command("algm-build-engine", lambda: _build(arguments), interrupted="interrupted, nothing was written")
+    interrupted = "interrupted, nothing was written"
+    return run_command("algm-build-engine", lambda: _build(_parser().parse_args(argv)), interrupted=interrupted)
 
 
 def _build(arguments: argparse.Namespace) -> int:
@@ -41,7 +42,7 @@ def _build(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise MissingDependencyError(f"{error.name} is not installed: pip install 'algm-trt[engine]'") from error
     report = build_engine(arguments.model, arguments.output, _options(arguments), progress=show_progress())
-    say(sys.stdout, "\n".join(_lines(report)))
+    say("\n".join(_lines(report)))
     return 0
 
 
@@ -100,20 +101,9 @@ def _lines(report: BuildReport) -> list[str]:
     return lines
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be whole numbers with commas between, got {text!r}") from None
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="algm-build-engine",
-        description="Build a TensorRT engine from a model that algm-export wrote.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    description = "Build a TensorRT engine from a model that algm-export wrote."
+    parser = command_parser("algm-build-engine", description, _EPILOG)
     add = parser.add_argument
     add(
         "model",
@@ -140,10 +130,10 @@ def _parser() -> argparse.ArgumentParser:
         "--batch", type=int, nargs=3, metavar=("MIN", "OPT", "MAX"), help="one profile for batches of MIN to MAX"
     )
     batches.add_argument(
-        "--profiles", type=_numbers, metavar="1,8,32", help="a profile up to each of these batches (default: 1,8)"
+        "--profiles", type=whole_numbers, metavar="1,8,32", help="a profile up to each of these batches (default: 1,8)"
     )
     add("--target", choices=("tensorrt", "rtx"), default="tensorrt", help="rtx: TensorRT-RTX, needs no GPU to build")
-    add("--sm", type=_numbers, default=(), metavar="80,89", help="compute capabilities of --target rtx")
+    add("--sm", type=whole_numbers, default=(), metavar="80,89", help="compute capabilities of --target rtx")
     add("--no-plugins", action="store_true", help="use standard operators only: slower, but nothing to load")
     add(
         "--embed-plugins",
@@ -162,7 +152,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--save-onnx", action="store_true", help="keep the float16 graph as MODEL.fp16.onnx beside the plan")
     add("--dump-layers", type=Path, metavar="FILE", help="write the layers as JSON")
     add("--force", action="store_true", help="build even if an equal plan is there; overwrite any file")
-    add("--version", action=VersionAction, nargs=0, help="print the version")
     return parser
 
 
@@ -186,3 +175,7 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
         help="none, ampere-plus or same-compute-capability: run on more kinds of GPU, slower",
     )
     add("--version-compatible", action="store_true", help="run on later minor versions of TensorRT too")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

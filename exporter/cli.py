@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from algm_trt.plugins.arguments import command_parser
+from algm_trt.plugins.command import run_command, say
 from algm_trt.plugins.errors import MissingDependencyError, VerificationError
-from algm_trt.runtime.command import VersionAction, run_command, say
 
 if TYPE_CHECKING:
     from algm_trt.exporter.export import ExportReport
@@ -37,8 +38,7 @@ exit codes: 0 exported and verified; 1 failed; 2 wrong usage; 3 ONNX Runtime and
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    arguments = _parser().parse_args(argv)
-    return run_command("algm-export", lambda: _export(arguments))
+    return run_command("algm-export", lambda: _export(_parser().parse_args(argv)))
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -61,9 +61,9 @@ def _export(arguments: argparse.Namespace) -> int:
         force=arguments.force,
     )
     report = export_onnx(arguments.checkpoint, arguments.output, options)
-    say(sys.stdout, "\n".join(_lines(report)))
-    if report.verification is not None and not report.verification.passed:
-        raise VerificationError(f"ONNX Runtime and PyTorch disagree on {report.path}, see the table above")
+    say("\n".join(_lines(report)))
+    if report.verification is not None and report.verification.complaint:
+        raise VerificationError(f"{report.path}: {report.verification.complaint}; see the table above")
     return 0
 
 
@@ -111,12 +111,8 @@ def _layers(text: str) -> tuple[int, ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="algm-export",
-        description="Export a Segmenter or ALGM checkpoint as ONNX with token merging inside.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    description = "Export a Segmenter or ALGM checkpoint as ONNX with token merging inside."
+    parser = command_parser("algm-export", description, _EPILOG)
     add = parser.add_argument
     add(
         "checkpoint",
@@ -162,5 +158,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--verify-images", type=Path, metavar="DIR", help="compare on the first 8 pictures of DIR, not on drawn scenes")
     add("--no-verify", action="store_true", help="skip the comparison with PyTorch")
     add("--force", action="store_true", help="write over a file that is no model of algm-export")
-    add("--version", action=VersionAction, nargs=0, help="print the version")
     return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,11 +1,9 @@
 """The operators of domain `algm` as torch custom operators.
 
 Each is a plain, vectorised PyTorch function, registered with `torch.library` together with its shape rule and its
-gradient, so that models train, export and run with the same calls; CUDA tensors go to the kernels of the plugin library
-(`algm_trt.exporter.cuda_ops`). Semantics are those of `algm_trt.plugins.spec`; the tests compare every operator with
-`algm_trt.plugins.reference`.
-
-A merge's gradient follows from which tokens it merged; the other operators repeat their plain function.
+gradient (`algm_trt.exporter.gradients`), so that models train, export and run with the same calls; CUDA tensors go to
+the kernels of the plugin library (`algm_trt.exporter.cuda_ops`). Semantics are those of `algm_trt.plugins.spec`; the
+tests compare every operator with `algm_trt.plugins.reference`.
 """
 
 from __future__ import annotations
@@ -20,9 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from algm_trt.exporter import cuda_ops
+from algm_trt.exporter.cuda_ops import Outputs
+from algm_trt.exporter.gradients import (
+    differentiate_by_repeating,
+    differentiate_merge,
+    global_merge_shares,
+    local_merge_shares,
+)
 from algm_trt.plugins import spec
-
-Outputs = Tensor | tuple[Tensor, ...]
 
 
 def _local_merge(
@@ -216,92 +219,13 @@ def _register(name: str, function: Callable[..., Outputs], fake: Callable[..., O
     return operator
 
 
-def _differentiate_by_repeating(operator: Any, function: Callable[..., Outputs]) -> Any:
-    """Give an operator that decides nothing the gradient of its plain function."""
-
-    def remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.save_for_backward(*(value for value in inputs if torch.is_tensor(value)))
-        ctx.others = [None if torch.is_tensor(value) else value for value in inputs]
-
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved = iter(ctx.saved_tensors)
-        inputs = [next(saved).detach() if value is None else value for value in ctx.others]
-        wanted = [index for index, needed in enumerate(ctx.needs_input_grad) if needed]
-        for index in wanted:
-            inputs[index].requires_grad_()
-        with torch.enable_grad():
-            outputs = function(*inputs)
-        if torch.is_tensor(outputs):
-            outputs = (outputs,)
-        pairs = [(out, g) for out, g in zip(outputs, gradients, strict=True) if g is not None and out.requires_grad]
-        found = torch.autograd.grad(
-            [out for out, _ in pairs], [inputs[index] for index in wanted], [g for _, g in pairs], allow_unused=True
-        )
-        result: list[Tensor | None] = [None] * len(inputs)
-        for index, gradient in zip(wanted, found, strict=True):
-            result[index] = gradient
-        return tuple(result)
-
-    operator.register_autograd(backward, setup_context=remember)
-    return operator
-
-
-def _differentiate_merge(operator: Any, shares_of: Callable[..., tuple[Tensor, Tensor]]) -> Any:
-    """Give a merge the gradient of the means that it took.
-
-    Which tokens merged is read from the outputs and not decided again: kernels, TF32 and autocast round in their own
-    ways, and a decision near its threshold would fall otherwise.
-
-    Args:
-        operator: whose first input is x and whose first output y.
-        shares_of: from inputs and outputs to the row of y that each token of x went to, and its share in it; both of
-            the shape of x without channels.
-    """
-
-    def remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        row, share = shares_of(inputs, output)
-        ctx.save_for_backward(row, share)
-        ctx.inputs = len(inputs)
-        ctx.mark_non_differentiable(*output[1:])
-
-    def backward(ctx: Any, gradient: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        row, share = ctx.saved_tensors
-        return (gradient[row] * share[..., None].to(gradient.dtype), *[None] * (ctx.inputs - 1))
-
-    operator.register_autograd(backward, setup_context=remember)
-    return operator
-
-
-def _local_shares(inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """Row of y and share in it of each token (B, E+N0)."""
-    extra_tokens = inputs[4]
-    _, sizes, cu_seqlens, token_map, _ = output
-    starts = cu_seqlens[:-1, None].long()
-    front = torch.arange(extra_tokens, device=sizes.device).expand(len(token_map), -1)
-    row = starts + torch.cat([front, token_map.long()], dim=1)
-    return row, 1 / sizes[row].float()
-
-
-def _global_shares(inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """Row of y and share in it of each token (T1); a token went where its patches went, and each has at least one."""
-    _, sizes, cu_seqlens, token_map, _, extra_tokens, _ = inputs
-    _, new_sizes, new_cu_seqlens, new_token_map, _ = output
-    front = torch.arange(extra_tokens, device=sizes.device).expand(len(token_map), -1)
-    old, new = (
-        (starts[:-1, None].long() + torch.cat([front, tokens.long()], dim=1)).flatten()
-        for starts, tokens in ((cu_seqlens, token_map), (new_cu_seqlens, new_token_map))
-    )
-    row = torch.zeros(len(sizes), dtype=torch.long, device=sizes.device).index_copy(0, old, new)
-    return row, sizes.float() / new_sizes[row].float()
-
-
-local_merge = _differentiate_merge(_register("local_merge", _local_merge, _fake_local_merge), _local_shares)
-global_merge = _differentiate_merge(_register("global_merge", _global_merge, _fake_global_merge), _global_shares)
-packed_attention = _differentiate_by_repeating(
+local_merge = differentiate_merge(_register("local_merge", _local_merge, _fake_local_merge), local_merge_shares)
+global_merge = differentiate_merge(_register("global_merge", _global_merge, _fake_global_merge), global_merge_shares)
+packed_attention = differentiate_by_repeating(
     _register("packed_attention", _packed_attention, _fake_packed_attention), _packed_attention
 )
-append_tokens = _differentiate_by_repeating(
+append_tokens = differentiate_by_repeating(
     _register("append_tokens", _append_tokens, _fake_append_tokens), _append_tokens
 )
-unmerge = _differentiate_by_repeating(_register("unmerge", _unmerge, _fake_unmerge), _unmerge)
+unmerge = differentiate_by_repeating(_register("unmerge", _unmerge, _fake_unmerge), _unmerge)
 labels = _register("labels", _labels, _fake_labels)

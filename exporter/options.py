@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,7 +76,7 @@ def resolve_merge(trained: MergeSettings | None, options: ExportOptions) -> Merg
         return None
     base = trained or DEFAULT_MERGE
     try:
-        merge = replace(
+        return replace(
             base,
             layers=base.layers if options.merge_layers is None else options.merge_layers,
             window=base.window if options.merge_window is None else options.merge_window,
@@ -85,9 +84,6 @@ def resolve_merge(trained: MergeSettings | None, options: ExportOptions) -> Merg
         )
     except ModelCardError as error:
         raise UsageError(str(error)) from error
-    if not math.isfinite(merge.threshold):
-        raise UsageError(f"the threshold must be a finite number, got {merge.threshold}")
-    return merge
 
 
 def check_grid(size: tuple[int, int], config: SegmenterConfig, merge: MergeSettings | None) -> None:

@@ -49,7 +49,7 @@ class Segmenter(nn.Module):
         if merge is not None and merge.layers[-1] > config.n_layers:
             raise UsageError(
                 f"merge layer {merge.layers[-1]} is beyond the encoder's {config.n_layers} layers: "
-                "choose others with --merge-layers"
+                "choose others with --merge-layers, or correct selected_layers in variant.yml"
             )
         self.config = config
         self.merge = merge

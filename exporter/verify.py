@@ -94,9 +94,21 @@ class Verification:
     @property
     def passed(self) -> bool:
         """Whether the model may be trusted."""
+        return not self.complaint
+
+    @property
+    def complaint(self) -> str:
+        """Why the model may not be trusted; "" if it may."""
         decided = [picture for picture in self.pictures if not picture.near_tie]
-        together = np.mean([picture.labels_equal for picture in self.pictures]) if self.pictures else 0.0
-        return bool(decided) and all(picture.passed for picture in decided) and bool(together >= self.gate.together)
+        if not decided:
+            return "every picture is a near tie, so that none decides: give others with --verify-images DIR"
+        failed = sum(not picture.passed for picture in decided)
+        if failed:
+            return f"ONNX Runtime and PyTorch disagree on {failed} of {len(self.pictures)} pictures"
+        together = float(np.mean([picture.labels_equal for picture in self.pictures]))
+        if together < self.gate.together:
+            return f"{together:.2%} of the labels of all pictures are equal, at least {self.gate.together:.1%} must be"
+        return ""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -18,14 +18,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from algm_trt.plugins.arguments import command_parser, whole_numbers
+from algm_trt.plugins.command import remark, run_command, say
 from algm_trt.plugins.errors import AlgmError, MissingDependencyError, UsageError
 from algm_trt.plugins.library import LIBRARY_NAME, LIBRARY_VARIABLE, cache_library, load_ctypes
-from algm_trt.plugins.stopping import exit_code, stops_cleanly
 
 _SOURCES = Path(__file__).resolve().parent
 _LINES_SHOWN, _LINES_BELOW = 20, 4
 _COMPILED = (".cu", ".cuh", ".cpp", ".h", ".map")
-_READER_GONE = 141
 _LITTLE_SPACE = 2**20
 _TELLS = re.compile(r"\berror\b(?!s occurred)|\bnot found\b|\bfatal\b|no space left", re.IGNORECASE)
 _EPILOG = """\
@@ -36,6 +36,10 @@ CUDACXX, PATH, CUDA_HOME, CUDA_PATH or /usr/local/cuda.
 exit codes: 0 built; 1 failed; 2 wrong usage; 4 cmake, nvcc or the sources are missing; 130 interrupted,
 143 terminated.
 """
+
+
+class ToolError(AlgmError):
+    """CMake or a compiler failed; the message has the lines in which it says why."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def build_library(options: BuildOptions) -> Path:
     Raises:
         UsageError: the file to write is a folder.
         MissingDependencyError: cmake, nvcc or the sources are missing.
-        AlgmError: the compiler failed, and the message holds what it said about that.
+        ToolError: the compiler failed.
         OSError: the file cannot be written; where it was to be in the user's cache, an AlgmError names the cure.
     """
     cmake = _tool("cmake")
@@ -153,62 +157,30 @@ def find_nvcc() -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    for stream in ("stdout", "stderr"):
-        if getattr(sys, stream) is None:  # started with it closed (`>&-`)
-            setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
-    arguments = _parser().parse_args(argv)
-    start = time.monotonic()
-    with stops_cleanly():
-        try:
-            options = BuildOptions(arguments.output, arguments.arch, arguments.jobs, arguments.verbose)
-            path = build_library(options)
-        except AlgmError as error:
-            return _complain(str(error), error.exit_code)
-        except KeyboardInterrupt as stop:
-            return _complain("interrupted, nothing was written", exit_code(stop))
-        except OSError as error:
-            return _complain(str(error), 1)
-    size = path.stat().st_size / 2**20
-    said = f"{path}: {size:.1f} MiB, built in {time.monotonic() - start:.0f} s\n"
-    if arguments.output:
-        said += f"set {LIBRARY_VARIABLE}={shlex.quote(str(path.resolve()))} to use it\n"
-    return _print(said)
+    interrupted = "interrupted, nothing was written"
+    return run_command("algm-build-plugins", lambda: _build(_parser().parse_args(argv)), interrupted=interrupted)
 
 
-def _print(text: str) -> int:
-    """Write to standard output; returns the exit code, as the other commands have it (`runtime/command.py`)."""
+def _build(arguments: argparse.Namespace) -> int:
+    begin = time.monotonic()
     try:
-        encoding = sys.stdout.encoding or "utf-8"
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        sys.stdout.flush()
-        return 0
-    except BrokenPipeError:
-        code = _READER_GONE
-    except OSError as error:
-        code = _complain(f"cannot write the output: {error.strerror}", 1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still tries to write
-    return code
-
-
-class _Version(argparse.Action):
-    """`--version`: looks the version up only when it is asked for."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import version
-
-        parser.exit(_print(f"{parser.prog} {version('algm-trt')}\n"))
+        path = build_library(BuildOptions(arguments.output, arguments.arch, arguments.jobs, arguments.verbose))
+    except ToolError as error:
+        remark(f"algm-build-plugins: {error}")  # what the compiler said keeps its lines
+        return error.exit_code
+    size = path.stat().st_size / 2**20
+    say(f"{path}: {size:.1f} MiB, built in {time.monotonic() - begin:.0f} s")
+    if arguments.output:
+        say(f"set {LIBRARY_VARIABLE}={shlex.quote(str(path.resolve()))} to use it")
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="algm-build-plugins",
-        description="Compile the plugin library on this machine with cmake and nvcc; it takes minutes.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    description = "Compile the plugin library on this machine with cmake and nvcc; it takes minutes."
+    parser = command_parser("algm-build-plugins", description, _EPILOG)
     parser.add_argument(
         "--arch",
-        type=_architectures,
+        type=whole_numbers,
         default=(),
         metavar="80,90",
         help="compute capabilities to build for (default: 80,86,89,90,100,120 as far as nvcc knows them)",
@@ -218,15 +190,7 @@ def _parser() -> argparse.ArgumentParser:
         "-j", "--jobs", type=int, default=os.cpu_count() or 1, help="compilers at once (default: all cores)"
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="show what the compilers say")
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     return parser
-
-
-def _architectures(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of numbers such as 80,90") from None
 
 
 def _tool(name: str) -> str:
@@ -240,7 +204,7 @@ def _run(command: Sequence[str], folder: Path, verbose: bool) -> None:
     """Run a tool whose compilers end with it and keep their temporary files in a folder of ours.
 
     Raises:
-        AlgmError: it failed; the message holds what it said about that.
+        ToolError: it failed.
     """
     stdout, stderr = (None, None) if verbose else (subprocess.PIPE, subprocess.STDOUT)
     environment = os.environ | {"TMPDIR": str(folder)}
@@ -257,7 +221,7 @@ def _run(command: Sequence[str], folder: Path, verbose: bool) -> None:
         cause = "see above" if verbose else f"(--verbose shows all it says)\n{_cause(said)}"
         if shutil.disk_usage(folder).free < _LITTLE_SPACE:
             cause = f"no space is left in {folder.parent}; set TMPDIR to a folder that has some"
-        raise AlgmError(f"'{' '.join(command[:2])} ...' failed with status {tool.returncode}: {cause}")
+        raise ToolError(f"'{' '.join(command[:2])} ...' failed with status {tool.returncode}: {cause}")
 
 
 def _cause(said: str) -> str:
@@ -279,6 +243,5 @@ def _cause(said: str) -> str:
     return "\n".join(list(kept)[:_LINES_SHOWN] or said.splitlines()[-_LINES_SHOWN:])
 
 
-def _complain(message: str, code: int) -> int:
-    sys.stderr.write(f"algm-build-plugins: {message}\n")
-    return code
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,8 @@ class MergeSettings:
             raise ModelCardError(f"merge layers must be ascending and at least 1, got {self.layers}")
         if min(self.window) < 1 or self.window[0] * self.window[1] < 2:
             raise ModelCardError(f"the merging window must hold at least 2 tokens, got {self.window}")
+        if not math.isfinite(self.threshold):
+            raise ModelCardError(f"the threshold must be a finite number, got {self.threshold}")
 
 
 @dataclass(frozen=True)

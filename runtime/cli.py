@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from algm_trt.plugins.arguments import command_parser, positive_int
+from algm_trt.plugins.command import remark, run_command, say
 from algm_trt.plugins.errors import PartialFailureError, UsageError
-from algm_trt.runtime.command import VersionAction, positive_int, run_command, say
 from algm_trt.runtime.engine_arguments import add_engine_arguments, engine_options
 from algm_trt.runtime.limits import MAX_WORKERS
 from algm_trt.runtime.pipeline_arguments import add_reading_arguments, add_window_arguments, pipeline_options
@@ -50,9 +50,9 @@ goes on.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    arguments = _parser().parse_intermixed_args(_marked_inputs(sys.argv[1:] if argv is None else argv))
+    given = _marked_inputs(sys.argv[1:] if argv is None else argv)
     interrupted = "interrupted; what is done stays valid, --resume goes on from there"
-    return run_command("algm-infer", lambda: _infer(arguments), interrupted=interrupted)
+    return run_command("algm-infer", lambda: _infer(_parser().parse_intermixed_args(given)), interrupted=interrupted)
 
 
 def _marked_inputs(argv: Sequence[str]) -> list[str]:
@@ -95,8 +95,7 @@ def _infer(arguments: argparse.Namespace) -> int:
 
     def tell(text: str) -> None:
         if not arguments.quiet:
-            with suppress(OSError):  # no reason to end a run
-                say(sys.stderr, f"algm-infer: {text}")
+            remark(f"algm-infer: {text}")
 
     found = find_sources(arguments.inputs, recursive=arguments.recursive, tell=tell)
     sources = without_outputs(found, arguments.output)
@@ -112,7 +111,7 @@ def _infer(arguments: argparse.Namespace) -> int:
             options = replace(options, pipeline=pipeline)
         report = run_job(segmenter, arguments.engine, sources, arguments.output, options)
     if not arguments.quiet:
-        say(sys.stdout, "\n".join(_closing_lines(report, options.kinds, arguments.output)))
+        say("\n".join(_closing_lines(report, options.kinds, arguments.output)))
     return PartialFailureError.exit_code if report.failures else 0
 
 
@@ -140,12 +139,8 @@ def _closing_lines(report: JobReport, kinds: Sequence[str], folder: Path) -> lis
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="algm-infer",
-        description="Segment pictures, folders and videos with a model that algm-export wrote.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    description = "Segment pictures, folders and videos with a model that algm-export wrote."
+    parser = command_parser("algm-infer", description, _EPILOG)
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="picture, video, folder, pattern, or list file (.txt)")
     add("--engine", type=Path, required=True, metavar="MODEL", help="model.onnx, or model.plan of algm-build-engine")
@@ -173,5 +168,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--shard", metavar="I/N", help="take part I of N of the inputs, so that N runs share the work")
     add("--fail-fast", action="store_true", help="stop at the first input that fails")
     add("-q", "--quiet", action="store_true", help="print errors only")
-    add("--version", action=VersionAction, nargs=0, help="print the version")
     return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

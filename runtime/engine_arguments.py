@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from algm_trt.runtime.command import positive_int
+from algm_trt.plugins.arguments import positive_int
 from algm_trt.runtime.engine_options import BACKENDS, CPU_PRECISIONS, DEVICES, EngineOptions
 
 

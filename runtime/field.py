@@ -14,7 +14,8 @@ nodes cannot win. Only what is left is computed, in pieces that fit the cache.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -121,6 +122,9 @@ class LogitField:
 
     Memory beside the result: the mosaic, which is a copy of `logits`, and up to some tens of MiB. Instances are not
     changed by their methods, so that threads may share one.
+
+    Attributes:
+        plan: where the windows lie.
     """
 
     def __init__(self, plan: WindowPlan, logits: NDArray[np.float32], patch_size: int):
@@ -137,10 +141,19 @@ class LogitField:
         grid = -(-plan.window[0] // patch_size), -(-plan.window[1] // patch_size)
         if logits.ndim != 4 or logits.shape[0] != len(plan) or logits.shape[2:] != grid or logits.shape[1] < 1:
             raise UsageError(f"expected logits of ({len(plan)}, classes, {grid[0]}, {grid[1]}), got {logits.shape}")
-        self.plan = plan
+        self._patch_size = patch_size
         self._mosaic = _mosaic(logits, len(plan.rows))
-        self._y = _axis(plan.source[0], plan.canvas[0], plan.rows, plan.window[0], patch_size)
-        self._x = _axis(plan.source[1], plan.canvas[1], plan.columns, plan.window[1], patch_size)
+        self._evaluate_at(plan)
+
+    def at(self, source: tuple[int, int]) -> LogitField:
+        """The same logits, which are not copied, for a source of another height and width in pixels."""
+        other = copy(self)
+        other._evaluate_at(replace(self.plan, source=source))
+        return other
+
+    def logits(self) -> NDArray[np.float32]:
+        """The windows' logits as they were given: (n, K, gh, gw) float32, a copy."""
+        return _windows(self._mosaic, len(self.plan.rows), len(self.plan.columns))
 
     def labels(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
         """Winning class of each source pixel, the lower id on ties: (H0, W0), uint8 up to 256 classes, else uint16."""
@@ -197,6 +210,11 @@ class LogitField:
             np.divide(np.float32(1), _exponentials(row)[1], out=place)
         return winner
 
+    def _evaluate_at(self, plan: WindowPlan) -> None:
+        self.plan = plan
+        self._y = _axis(plan.source[0], plan.canvas[0], plan.rows, plan.window[0], self._patch_size)
+        self._x = _axis(plan.source[1], plan.canvas[1], plan.columns, plan.window[1], self._patch_size)
+
     def _label_tiles(self, labels: NDArray[Any], rows: _Group, columns: _Group, mixed: NDArray[np.bool_]) -> None:
         """Compute the labels of the tiles that are `mixed`, (rows, columns) of the groups, and write them."""
         classes = self._mosaic.shape[2]
@@ -247,6 +265,14 @@ def _mosaic(logits: NDArray[np.float32], window_rows: int) -> NDArray[np.float32
         # OpenCV's transpose works in blocks and takes a ninth of NumPy's time
         mosaic[row, :, column] = cv2.transpose(flat).reshape(height, width, classes)
     return mosaic.reshape(window_rows * height, window_columns * width, classes)
+
+
+def _windows(mosaic: NDArray[np.float32], window_rows: int, window_columns: int) -> NDArray[np.float32]:
+    """The windows (n, K, gh, gw) of a mosaic: what `_mosaic` was given."""
+    classes = mosaic.shape[2]
+    height, width = mosaic.shape[0] // window_rows, mosaic.shape[1] // window_columns
+    by_window = mosaic.reshape(window_rows, height, window_columns, width, classes).transpose(0, 2, 4, 1, 3)
+    return by_window.reshape(-1, classes, height, width)
 
 
 def _exponentials(row: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -1,16 +1,26 @@
-"""A model as the measuring commands take it: a file and what runs it in one argument, `openvino-bf16:model.onnx`."""
+"""A model as the measuring commands take it: a file and what runs it in one argument, `openvino-bf16:model.onnx`.
+
+The file is an exported model, or a checkpoint, which the exporter's adapter runs in PyTorch.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
+from typing import Final
 
-from algm_trt.plugins.errors import UsageError
-from algm_trt.runtime.checkpoint_adapter import COUPLED, DENSE, is_checkpoint, open_model
-from algm_trt.runtime.engine import Engine
+from algm_trt.plugins.errors import MissingDependencyError, UsageError
+from algm_trt.runtime.engine import CHECKPOINT_SUFFIXES, Engine, open_engine
 from algm_trt.runtime.engine_options import BACKENDS, CPU_PRECISIONS, DEVICES, EngineOptions
 from algm_trt.runtime.files import sha256_of
+
+# The one place where the runtime reaches for PyTorch: by name, when a checkpoint is measured, and never before.
+CHECKPOINT_ADAPTER: Final = "algm_trt.exporter.torch_engine"
+DENSE: Final = ":dense"
+COUPLED: Final = ":coupled"
 
 _NAMED_DEVICES = [name for name in DEVICES if name != "auto"]
 _PREFIX = re.compile(
@@ -98,3 +108,54 @@ class ModelArgument:
         """
         coupled = window_batch_coupled or self.is_coupled
         return open_model(self.model.removesuffix(COUPLED), self.options, window_batch_coupled=coupled)
+
+
+def short_names(arguments: Sequence[ModelArgument]) -> list[str]:
+    """The models without their folders, where those differ; otherwise as they were given."""
+    names = [argument.short for argument in arguments]
+    return names if len(set(names)) == len(names) else [argument.text for argument in arguments]
+
+
+def model_title(name: str, threshold: float | None) -> str:
+    """Name of a model, and the threshold that it merges at; None for a dense model."""
+    return name if threshold is None else f"{name} @ {threshold:g}"
+
+
+def is_checkpoint(model: str) -> bool:
+    """Whether a model, with ":dense" or ":coupled" or without, is a PyTorch checkpoint: by its suffix, or a folder."""
+    path = Path(model.removesuffix(COUPLED).removesuffix(DENSE))
+    return path.suffix.lower() in CHECKPOINT_SUFFIXES or path.is_dir()
+
+
+def open_model(model: str, options: EngineOptions | None = None, *, window_batch_coupled: bool = False) -> Engine:
+    """Open a model file, or a checkpoint (which may end in ":dense" for its network without merging).
+
+    Args:
+        model: path, with ":dense" or without.
+        options: what runs it; a checkpoint takes device and threads only.
+        window_batch_coupled: checkpoints only: windows of a batch merge equally many tokens.
+
+    Raises:
+        AlgmError: it cannot be opened; the message says why.
+    """
+    options = options or EngineOptions()
+    if model.endswith(COUPLED):
+        raise UsageError(f"{model}: {COUPLED} is for algm-eval, whose batches hold windows of one picture")
+    if not is_checkpoint(model):
+        if model.endswith(DENSE):
+            raise UsageError(f"{model}: {DENSE} is for checkpoints; export the dense model with algm-export --no-merge")
+        return open_engine(model, options)
+    try:
+        adapter = import_module(CHECKPOINT_ADAPTER)
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"{error.name} is not installed, which a checkpoint needs: pip install 'algm-trt[export]'"
+        ) from error
+    engine: Engine = adapter.TorchEngine(
+        model.removesuffix(DENSE),
+        device=options.device,
+        threads=options.threads,
+        merge=not model.endswith(DENSE),
+        coupled=window_batch_coupled,
+    )
+    return engine

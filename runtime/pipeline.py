@@ -78,11 +78,6 @@ class Inferred:
     token_counts: NDArray[np.int32]
     token_maps: NDArray[np.int32]
 
-    @property
-    def logits(self) -> NDArray[np.float32]:
-        """(n, K, gh, gw) float32."""
-        return self.scores.logits()
-
 
 @dataclass(frozen=True)
 class Work:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from algm_trt.runtime.command import positive_int
+from algm_trt.plugins.arguments import positive_int
 from algm_trt.runtime.limits import DEFAULT_MAX_PIXELS, MAX_CANVAS_PIXELS, MODES
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def add_window_arguments(parser: argparse.ArgumentParser) -> None:
     add("--stride", type=positive_int, metavar="N", help="step of the windows in pixels (default: the model's)")
 
 
-def short_side(text: str) -> int:
+def pixels_or_native(text: str) -> int:
     """An argument that resizes pictures: pixels of their short side, or 0 for "native", as they are.
 
     Raises:

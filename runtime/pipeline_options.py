@@ -25,6 +25,7 @@ class PipelineOptions:
         workers: threads that read, and as many that finish; None takes the number of cores, at most MAX_WORKERS.
         short_side: pixels that a picture's short side is resized to before windows are cut, as the official evaluation
             of a data set does; None takes pictures as they are. Labels have the size of the picture all the same.
+        max_ratio: the long side becomes at most this times `short_side`; None: no limit.
     """
 
     mode: str = "slide"
@@ -33,6 +34,7 @@ class PipelineOptions:
     batch_size: int = 1
     workers: int | None = None
     short_side: int | None = None
+    max_ratio: float | None = None
 
     def __post_init__(self) -> None:
         check_opencv()
@@ -51,6 +53,9 @@ class PipelineOptions:
             raise UsageError("a short side makes sense in mode slide only")
         if self.short_side is not None and self.short_side < 1:
             raise UsageError(f"the short side must have at least 1 pixel, got {self.short_side}")
+        ratio = self.max_ratio
+        if ratio is not None and (self.short_side is None or not isinstance(ratio, int | float) or not ratio >= 1):
+            raise UsageError(f"a largest ratio goes with a short side and is a number from 1 on, got {ratio!r}")
         if self.batch_size < 1:
             raise UsageError(f"batch size must be at least 1, got {self.batch_size}")
         if self.workers is not None and self.workers < 1:
@@ -76,4 +81,4 @@ class PipelineOptions:
         """Windows for a picture of `source` = (height, width) pixels."""
         if self.mode == "whole":
             return plan_whole(source, card.size)
-        return plan_slide(source, card.size, self.stride or card.stride, self.short_side)
+        return plan_slide(source, card.size, self.stride or card.stride, self.short_side, self.max_ratio)

@@ -100,7 +100,7 @@ class Segmenter:
                 picture. Or a list or tuple of them. Arrays are copied: results stay when one is written over.
             logits: also fill `result.logits` (K, H, W) float32.
             max_pixels: larger pictures are refused before they are decoded, unless they are arrays.
-            **options: mode, stride, short_side, threshold, batch_size, workers of
+            **options: mode, stride, short_side, max_ratio, threshold, batch_size, workers of
                 `algm_trt.runtime.pipeline_options.PipelineOptions`.
 
         Returns:
@@ -136,7 +136,7 @@ class Segmenter:
                 must stay open and unchanged until its result is there.
             logits: also fill `result.logits`.
             max_pixels: as for a call.
-            **options: mode, stride, short_side, threshold, batch_size, workers of `PipelineOptions`.
+            **options: mode, stride, short_side, max_ratio, threshold, batch_size, workers of `PipelineOptions`.
 
         Returns:
             One result per picture, in order.

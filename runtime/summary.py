@@ -71,6 +71,7 @@ def settings(card: ModelCard, pipeline: PipelineOptions, kinds: Sequence[str], e
         "mode": pipeline.mode,
         "stride": (pipeline.stride or card.stride) if pipeline.mode == "slide" else None,
         "short_side": pipeline.short_side,
+        "max_ratio": pipeline.max_ratio,
         "threshold": threshold,
         "save": sorted(kinds),
         "cpu_precision": engine.cpu_precision,

@@ -41,7 +41,7 @@ class PictureScores(Protocol):
         ...
 
     def logits(self) -> NDArray[np.float32]:
-        """(n, K, gh, gw) float32 in the memory of the host."""
+        """(n, K, gh, gw) float32 in the memory of the host, a copy."""
         ...
 
     def field(self) -> LogitField:
@@ -157,11 +157,12 @@ class HostScores:
     def __init__(self, plan: WindowPlan, card: ModelCard):
         self._plan = plan
         self._patch_size = card.patch_size
-        self._logits = np.empty((len(plan), len(card.classes), *card.grid), np.float32)
+        self._logits: NDArray[np.float32] | None = np.empty((len(plan), len(card.classes), *card.grid), np.float32)
         self._field: LogitField | None = None
 
     def put(self, index: int, logits: NDArray[np.float32]) -> None:
-        """Store the logits (K, gh, gw) of one window."""
+        """Store the logits (K, gh, gw) of one window; all of them are there before anything is asked."""
+        assert self._logits is not None
         self._logits[index] = logits
 
     def labels(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -170,7 +171,7 @@ class HostScores:
 
     def logits(self) -> NDArray[np.float32]:
         """See `PictureScores.logits`."""
-        return self._logits
+        return self.field().logits()
 
     def release(self) -> None:
         """Nothing: all of it lies in the memory of the host."""
@@ -178,7 +179,9 @@ class HostScores:
     def field(self) -> LogitField:
         """See `PictureScores.field`."""
         if self._field is None:
-            self._field = LogitField(self._plan, self.logits(), self._patch_size)
+            assert self._logits is not None
+            self._field = LogitField(self._plan, self._logits, self._patch_size)
+            self._logits = None  # the field has a copy
         return self._field
 
 
@@ -214,13 +217,28 @@ class HostWindowRunner:
         """See `WindowRunner.run`."""
         buffer = self._buffers.get()
         try:
-            for place, request in zip(buffer, requests, strict=False):
-                place[:] = crop(request.canvas, request.plan, request.index)
-            output = self._engine.run(buffer[: len(requests)], threshold=threshold)
+            images = buffer[: len(requests)]
+            cut_windows(requests, images)
+            output = self._engine.run(images, threshold=threshold)
         finally:
             self._buffers.put(buffer)
-        if not np.isfinite(output.logits).all():
-            raise NotFiniteError
-        for request, logits in zip(requests, output.logits, strict=True):
-            request.scores.put(request.index, logits)
+        keep_logits(requests, output.logits)
         return output.token_counts, output.token_map
+
+
+def cut_windows(requests: Sequence[WindowRequest], images: NDArray[np.uint8]) -> None:
+    """Copy the windows (B, h, w, 3) out of the canvases of their pictures, which lie in the memory of the host."""
+    for image, request in zip(images, requests, strict=True):
+        image[:] = crop(request.canvas, request.plan, request.index)
+
+
+def keep_logits(requests: Sequence[WindowRequest], logits: NDArray[np.float32]) -> None:
+    """Give the logits (B, K, gh, gw) of a batch to the `HostScores` of their pictures.
+
+    Raises:
+        NotFiniteError: some are not finite; none is kept.
+    """
+    if not np.isfinite(logits).all():
+        raise NotFiniteError
+    for request, of_window in zip(requests, logits, strict=True):
+        request.scores.put(request.index, of_window)

@@ -69,7 +69,11 @@ class WindowPlan:
 
 
 def plan_slide(
-    source: tuple[int, int], window: tuple[int, int], stride: int, short_side: int | None = None
+    source: tuple[int, int],
+    window: tuple[int, int],
+    stride: int,
+    short_side: int | None = None,
+    max_ratio: float | None = None,
 ) -> WindowPlan:
     """Plan the sliding windows of the official protocol.
 
@@ -78,6 +82,7 @@ def plan_slide(
         window: height and width in pixels of a window.
         stride: step in pixels between windows, in both directions.
         short_side: pixels that the short side is resized to first; None takes the picture as it is.
+        max_ratio: as for `shown_size`.
 
     Raises:
         UsageError: a stride below 1, or one that would leave gaps between the windows.
@@ -87,7 +92,7 @@ def plan_slide(
         raise UsageError(f"stride {stride} must be between 1 and the window's shorter side, {min(window)}")
     if min(source) < 1:
         raise UsageError(f"picture {source} must have at least one pixel")
-    shown = None if short_side is None else scaled(source, short_side / min(source))
+    shown = None if short_side is None else shown_size(source, short_side, max_ratio)
     canvas = _slide_canvas(shown or source, window)
     if canvas[0] * canvas[1] > MAX_CANVAS_PIXELS:
         raise CanvasError(
@@ -99,8 +104,22 @@ def plan_slide(
     return WindowPlan(source, canvas, window, rows, columns, shown)
 
 
-def scaled(source: tuple[int, int], factor: float) -> tuple[int, int]:
-    """Height and width in pixels after a resize by a factor, rounded as mmcv does."""
+def shown_size(
+    source: tuple[int, int], short_side: int | None, max_ratio: float | None = None, scale: float = 1.0
+) -> tuple[int, int]:
+    """Height and width in pixels that the official evaluation shows a picture at: in proportion, rounded as mmcv does.
+
+    Args:
+        source: height and width in pixels of the picture.
+        short_side: pixels that its short side is resized to; None: it stays as it is.
+        max_ratio: its long side becomes at most this times `short_side`; None: no limit.
+        scale: factor on all of these.
+    """
+    factor = scale
+    if short_side is not None:
+        factor = int(short_side * scale) / min(source)
+        if max_ratio is not None:
+            factor = min(factor, int(short_side * max_ratio * scale) / max(source))
     height, width = (max(1, int(side * factor + 0.5)) for side in source)
     return height, width
 

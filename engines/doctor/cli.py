@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from algm_trt.engines.doctor.facts import LACKS, exit_code
+from algm_trt.plugins.arguments import command_parser
+from algm_trt.plugins.command import run_command, say
 from algm_trt.plugins.errors import VerificationError
-from algm_trt.runtime.command import VersionAction, run_command, say
 from algm_trt.runtime.files import check_writable, write_report
 
 if TYPE_CHECKING:
@@ -32,8 +33,7 @@ exit codes: 0 nothing wrong; 1 something will not work; 2 wrong usage; 3 a rung 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    arguments = _parser().parse_args(argv)
-    return run_command("algm-doctor", lambda: _examine(arguments))
+    return run_command("algm-doctor", lambda: _examine(_parser().parse_args(argv)))
 
 
 def _examine(arguments: argparse.Namespace) -> int:
@@ -85,24 +85,17 @@ def _selftest(machine: Machine, *, build: bool) -> list[Rung]:
 
 
 def _print(lines: Iterable[str]) -> None:
-    for line in lines:
-        say(sys.stdout, line)
-    sys.stdout.flush()
+    say("\n".join(lines))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="algm-doctor",
-        description="Say what this machine and a model are, what will go wrong and its cure.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    description = "Say what this machine and a model are, what will go wrong and its cure."
+    parser = command_parser("algm-doctor", description, _EPILOG)
     add = parser.add_argument
     add("model", nargs="?", type=Path, metavar="MODEL", help="model.onnx or model.plan")
     add("--selftest", action="store_true", help="run the rungs L0 to L6 as far as the machine allows")
     add("--skip-build", action="store_true", help="leave out rung L2, which compiles the plugin library for minutes")
     add("--json", type=Path, metavar="FILE", help="write the report as JSON too")
-    add("--version", action=VersionAction, nargs=0, help="print the version")
     return parser
 
 

@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from algm_trt.plugins.command import switch_telemetry_off
 from algm_trt.plugins.errors import MissingDependencyError
-from algm_trt.runtime.command import switch_telemetry_off
 
 _LONGEST_LINE: Final = 300
 _PATIENCE: Final = 5.0

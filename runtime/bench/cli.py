@@ -9,16 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from algm_trt.plugins.arguments import command_parser, numbers, positive_int
+from algm_trt.plugins.command import remark, run_command, say
 from algm_trt.plugins.errors import PartialFailureError, UsageError
 from algm_trt.plugins.stopping import exit_code
-from algm_trt.runtime.command import VersionAction, numbers, positive_int, run_command, say
 from algm_trt.runtime.engine_arguments import add_engine_arguments, engine_options
 from algm_trt.runtime.evaluation.layouts import LAYOUTS
 from algm_trt.runtime.pipeline_arguments import (
     add_reading_arguments,
     add_window_arguments,
     pipeline_options,
-    short_side,
+    pixels_or_native,
 )
 
 if TYPE_CHECKING:
@@ -60,9 +61,8 @@ complete by then if there are any.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    arguments = _parser().parse_args(argv)
     interrupted = "interrupted before anything was measured"
-    return run_command("algm-bench", lambda: _bench(arguments), interrupted=interrupted)
+    return run_command("algm-bench", lambda: _bench(_parser().parse_args(argv)), interrupted=interrupted)
 
 
 def _bench(arguments: argparse.Namespace) -> int:
@@ -80,20 +80,19 @@ def _bench(arguments: argparse.Namespace) -> int:
         check_writable(target)
     warning = busy_warning(load_average())
     if warning and not arguments.quiet:
-        say(sys.stderr, f"algm-bench: {warning}")
+        remark(f"algm-bench: {warning}")
     report = run_bench(options)
     if not arguments.quiet:
-        say(sys.stdout, "\n".join(report_lines(report)))
+        say("\n".join(report_lines(report)))
     if arguments.json:
-        sys.stdout.flush()  # the file may be /dev/stdout
         write_report(arguments.json, json.dumps(report.to_dict(), indent=1) + "\n")
     if arguments.plot and report.results:
         draw_plot(report, arguments.plot)
     for problem in report.problems[:_PROBLEMS_SHOWN]:
-        say(sys.stderr, f"algm-bench: {problem}")
+        remark(f"algm-bench: {problem}")
     if report.stopped_by:
         before = "the figures are of the turns before" if report.results else "the scores are of the models before"
-        say(sys.stderr, f"algm-bench: interrupted; {before}")
+        remark(f"algm-bench: interrupted; {before}")
         return exit_code(report.stopped_by)
     return PartialFailureError.exit_code if report.problems else 0
 
@@ -149,12 +148,8 @@ def _counts(text: str) -> tuple[int, ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="algm-bench",
-        description="Measure models against each other: images/s, latency, tokens, GFLOPs, and where the time goes.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    description = "Measure models against each other: images/s, latency, tokens, GFLOPs, and where the time goes."
+    parser = command_parser("algm-bench", description, _EPILOG)
     add = parser.add_argument
     add("models", nargs="+", metavar="MODEL", help="model.onnx, an engine file, or checkpoint.pth[:dense]; see below")
     _add_pictures(parser)
@@ -167,7 +162,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--save", default="labels,overlay", metavar="KINDS", help="files of the whole job (default: labels,overlay)")
     add_window_arguments(parser)
     add(
-        "--short-side", type=short_side, metavar="N", help="pixels, or native (default: as --dataset has it, or native)"
+        "--short-side",
+        type=pixels_or_native,
+        metavar="N",
+        help="pixels, or native (default: as --dataset has it, or native)",
     )
     workers = "threads to read, and as many to write (default: as algm-infer)"
     add_reading_arguments(parser, workers=workers, larger="leave out")
@@ -175,7 +173,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", type=Path, metavar="FILE", help="write all figures and raw times as JSON")
     add("--plot", type=Path, metavar="FILE", help="draw the trade-off as .png, .svg or .pdf; needs matplotlib")
     add("-q", "--quiet", action="store_true", help="print errors only")
-    add("--version", action=VersionAction, nargs=0, help="print the version")
     return parser
 
 
@@ -189,3 +186,7 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=positive_int, metavar="N", help="mean IoU over N pictures only, at equal distances")
     add("--pictures", type=positive_int, metavar="N", help="pictures to time (default: 16, or the largest batch)")
     add("--repeat-one", action="store_true", help="one picture stands for all: the official way of measuring")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

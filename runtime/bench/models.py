@@ -9,10 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import ModelCard
-from algm_trt.runtime.checkpoint_adapter import is_checkpoint, open_model
 from algm_trt.runtime.engine import Engine, backend_for
 from algm_trt.runtime.engine_options import EngineOptions
-from algm_trt.runtime.model_argument import ModelArgument
+from algm_trt.runtime.model_argument import ModelArgument, is_checkpoint, open_model, short_names
 from algm_trt.runtime.window_runner import lanes_of
 
 
@@ -94,10 +93,8 @@ def open_contenders(
     arguments = [ModelArgument.parse(text, options) for text in models]
     if len({argument.text for argument in arguments}) < len(arguments):
         raise UsageError("a model is given twice")
-    short = [argument.short for argument in arguments]
-    names = short if len(set(short)) == len(short) else [argument.text for argument in arguments]
     contenders = []
-    for name, argument in zip(names, arguments, strict=True):
+    for name, argument in zip(short_names(arguments), arguments, strict=True):
         engine = open_model(argument.model, replace(argument.options, streams=argument.options.streams or 1))
         stack.callback(engine.close)
         job_engine = _side_by_side(argument, stack) if whole_job and argument.options.streams is None else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -96,12 +96,12 @@ class BenchOptions:
         """Pictures of a whole job."""
         return self.pictures or max(USUAL_PICTURES, *self.batches)
 
-    def shown_side(self, data: EvaluationSet | None) -> int | None:
-        """Pixels that the short side of pictures of `data` is resized to; None where they are taken as they are."""
+    def pipeline_for(self, data: EvaluationSet | None) -> PipelineOptions:
+        """How pictures go through a model: at the size that those of `data` are scored at, where that is not None."""
         if self.job.pipeline.mode == "whole":
-            return None
-        official = None if data is None else data.short_side
-        return official if self.short_side is None else self.short_side or None
+            return self.job.pipeline
+        side, ratio = (self.short_side or None, None) if data is None else data.shown_at(self.short_side)
+        return replace(self.job.pipeline, short_side=side, max_ratio=ratio)
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,6 +233,7 @@ class BenchReport:
             "seed": options.seed,
             "mode": pipeline.mode,
             "short_side": {name: shown.short_side for name, shown in self.shown.items()},
+            "max_ratio": {name: shown.max_ratio for name, shown in self.shown.items()},
             "stride": {name: (pipeline.stride or stride) if slides else None for name, stride in strides.items()},
             "saved": list(options.job.kinds),
             "workers": pipeline.threads,

@@ -31,6 +31,7 @@ from algm_trt.runtime.bench.windows import Windows, cut_windows
 from algm_trt.runtime.evaluation.sets import EvaluationSet, open_set
 from algm_trt.runtime.machine import environment, load_average, peak_memory_mib
 from algm_trt.runtime.paths import printable
+from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.sources import Source
 from algm_trt.runtime.timing import Call, take_turns
 
@@ -82,10 +83,7 @@ class _Run:
         self.contenders = {contender.name: contender for contender in contenders}
         self.folder = folder
         sets = _sets(options, contenders)
-        self.pipelines = {
-            name: replace(options.job.pipeline, short_side=options.shown_side(sets.get(name)))
-            for name in self.contenders
-        }
+        self.pipelines = {name: options.pipeline_for(sets.get(name)) for name in self.contenders}
         data = sets.get(contenders[0].name)
         self.scored = None if data is None else ScoredSet.of(data, options.limit)
         self.scoring = Scoring(contenders, sets, self.pipelines, options.limit)
@@ -93,7 +91,7 @@ class _Run:
         self.left_out: list[str] = []
         self.models: dict[Variant, ModelTurn] = {}
         self.jobs: dict[Variant, JobTurn] = {}
-        self._inputs: dict[tuple[tuple[int, int], int, int | None], tuple[list[Source], Windows]] = {}
+        self._inputs: dict[tuple[tuple[int, int], int, PipelineOptions], tuple[list[Source], Windows]] = {}
 
     def measure(self) -> KeyboardInterrupt | None:
         """Quality, warm-up, rounds; returns what ended it before its last round, if something did.
@@ -167,7 +165,7 @@ class _Run:
     def _inputs_of(self, contender: Contender) -> tuple[list[Source], Windows]:
         """Files for the whole job and windows for the model alone, shared by all models that take the same."""
         card, pipeline = contender.card, self.pipelines[contender.name]
-        key = (card.size, card.stride, pipeline.short_side)
+        key = (card.size, card.stride, pipeline)
         if key not in self._inputs:
             sources = self.pictures.sources(card, self.folder)
             windows = cut_windows(self.pictures, sources, card, pipeline, max(self.options.batches))

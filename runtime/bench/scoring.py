@@ -11,8 +11,8 @@ from algm_trt.runtime.bench.models import Contender
 from algm_trt.runtime.evaluation.evaluate import Evaluation, EvaluationOptions, evaluate
 from algm_trt.runtime.evaluation.multiscale import Protocol
 from algm_trt.runtime.evaluation.sets import EvaluationSet, spread
+from algm_trt.runtime.model_argument import model_title
 from algm_trt.runtime.pipeline_options import PipelineOptions
-from algm_trt.runtime.titles import model_title
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Scoring:
         Args:
             contenders: the models.
             sets: pictures with ground truth by name of the model; models without are not scored.
-            pipelines: how pictures go through each model; the short side is taken from there.
+            pipelines: how pictures go through each model, and the size that they are shown at.
             limit: score this many pictures from all over the set; None scores all.
 
         Raises:
@@ -112,10 +112,9 @@ class Scoring:
             if data is None:
                 continue
             pipeline = self._pipelines[contender.name]
-            side = pipeline.short_side
-            protocol = Protocol(short_side=side, max_ratio=data.max_ratio if side else None)
+            protocol = Protocol(short_side=pipeline.short_side, max_ratio=pipeline.max_ratio)
             for threshold in contender.thresholds(thresholds):
-                chosen = replace(pipeline, threshold=threshold, batch_size=1, short_side=None)
+                chosen = replace(pipeline, threshold=threshold, batch_size=1, short_side=None, max_ratio=None)
                 options = EvaluationOptions(protocol, chosen, max_pixels=max_pixels, quiet=quiet)
                 title = model_title(contender.name, threshold)
                 self.found[contender.name, threshold] = evaluate(contender.job_engine, data, options, title=title)

@@ -8,8 +8,8 @@ from typing import Any
 from algm_trt.runtime.bench.figures import PERCENTILES
 from algm_trt.runtime.bench.report import BenchReport, BenchResult, mean_iou
 from algm_trt.runtime.job import STAGES
+from algm_trt.runtime.model_argument import model_title
 from algm_trt.runtime.timing import Spread
-from algm_trt.runtime.titles import model_title
 
 _NONE = "-"
 

@@ -17,10 +17,10 @@ from algm_trt.runtime.bench.figures import JobFigures, ModelFigures, TokenFigure
 from algm_trt.runtime.bench.models import Contender, EngineWithDeviceClock
 from algm_trt.runtime.engine import Engine, EngineOutput
 from algm_trt.runtime.job import STAGES, JobOptions, JobReport, run_job
+from algm_trt.runtime.model_argument import model_title
 from algm_trt.runtime.segmenter import Segmenter
 from algm_trt.runtime.sources import Source
 from algm_trt.runtime.timing import Call, Samples
-from algm_trt.runtime.titles import model_title
 from algm_trt.runtime.watched_engine import WatchedEngine
 
 

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from algm_trt.plugins.arguments import command_parser, numbers, positive_int
+from algm_trt.plugins.command import remark, run_command, say
 from algm_trt.plugins.errors import PartialFailureError
 from algm_trt.plugins.stopping import exit_code
-from algm_trt.runtime.command import VersionAction, numbers, positive_int, run_command, say
 from algm_trt.runtime.engine_arguments import add_engine_arguments, engine_options
 from algm_trt.runtime.evaluation.layouts import LAYOUTS
 from algm_trt.runtime.limits import MAX_WORKERS
@@ -20,7 +21,7 @@ from algm_trt.runtime.pipeline_arguments import (
     add_reading_arguments,
     add_window_arguments,
     pipeline_options,
-    short_side,
+    pixels_or_native,
 )
 
 if TYPE_CHECKING:
@@ -67,10 +68,9 @@ exit codes: 0 all pictures scored; 1 failed; 2 wrong usage; 4 the machine lacks 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    arguments = _parser().parse_args(argv)
     given = sys.argv[1:] if argv is None else argv
     interrupted = "interrupted before the first run was complete"
-    return run_command("algm-eval", lambda: _evaluate(arguments, given), interrupted=interrupted)
+    return run_command("algm-eval", lambda: _evaluate(_parser().parse_args(given), given), interrupted=interrupted)
 
 
 def _evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -114,7 +114,7 @@ def _evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     report = run_evaluation(job, arguments.drift, output.follow)
     output.finish(report)
     if report.stopped_by:
-        say(sys.stderr, f"algm-eval: interrupted; {len(report.runs)} of {len(report.planned)} runs are complete")
+        remark(f"algm-eval: interrupted; {len(report.runs)} of {len(report.planned)} runs are complete")
         return exit_code(report.stopped_by)
     failed = report.failed or any(run.evaluation.failures for run in report.runs)
     return PartialFailureError.exit_code if failed else 0
@@ -145,9 +145,9 @@ class _Output:
         try:
             self._write(report)  # first: whoever reads what is printed may be gone
         except OSError as error:  # the next run tries again, and the end says so for good
-            say(sys.stderr, f"algm-eval: {error}")
+            remark(f"algm-eval: {error}")
         for failed in report.failed[len(shown.failed) :]:
-            say(sys.stderr, f"algm-eval: {printable(failed.title)} failed: {failed.error}")
+            remark(f"algm-eval: {printable(failed.title)} failed: {failed.error}")
         for number in range(len(shown.runs), len(report.runs)):
             self._print([row(report, number)])
 
@@ -161,14 +161,13 @@ class _Output:
             self._print(last_lines(report))
         failures = {failure.name: failure for run in report.runs for failure in run.evaluation.failures}
         for failure in list(failures.values())[:_FAILURES_SHOWN]:
-            say(sys.stderr, f"algm-eval: {printable(failure.name)} left out ({failure.kind}): {failure.error}")
+            remark(f"algm-eval: {printable(failure.name)} left out ({failure.kind}): {failure.error}")
         if failures:
-            say(sys.stderr, f"algm-eval: {len(failures)} of {len(report.data.samples)} pictures are not in the figures")
+            remark(f"algm-eval: {len(failures)} of {len(report.data.samples)} pictures are not in the figures")
 
     def _print(self, lines: Sequence[str]) -> None:
         if not self._quiet:
-            say(sys.stdout, "\n".join(lines))
-            sys.stdout.flush()  # whoever reads a file or a pipe sees it now, and not hours later
+            say("\n".join(lines))
 
     def _write(self, report: Report, *, last: bool = False) -> None:
         """Write the files whole; what is no file, such as a pipe, takes one text only: the last."""
@@ -189,16 +188,16 @@ class _Output:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="algm-eval",
-        description="Score models on a data set with ground truth.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("algm-eval", "Score models on a data set with ground truth.", _EPILOG)
     _add_data(parser)
     add = parser.add_argument
     add_window_arguments(parser)
-    add("--short-side", type=short_side, metavar="N", help="pixels, or native (default: the data set's official one)")
+    add(
+        "--short-side",
+        type=pixels_or_native,
+        metavar="N",
+        help="pixels, or native (default: the data set's official one)",
+    )
     add("--scales", type=numbers, default=(1.0,), metavar="S,...", help="averaged; official: 0.5,0.75,1,1.25,1.5,1.75")
     add("--flip", action="store_true", help="average each scale with its mirror image")
     add("--thresholds", type=numbers, default=(), metavar="T,...", help="merging similarities (default: the model's)")
@@ -219,7 +218,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--per-picture", type=Path, metavar="FILE", help="write a line per run and picture as CSV")
     add("--drift", type=Path, metavar="DIR", help="draw the ten pictures of each run that drifted most from the first")
     add("-q", "--quiet", action="store_true", help="print errors only")
-    add("--version", action=VersionAction, nargs=0, help="print the version")
     return parser
 
 
@@ -241,3 +239,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add("--ignore", type=int, metavar="VALUE", help="stored value that does not count")
     add("--label-map", type=Path, metavar="FILE", help='JSON {"stored value": class id, or null to ignore}')
     add("--limit", type=positive_int, metavar="N", help="take N pictures only, at equal distances in the set")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from algm_trt.plugins.errors import AlgmError, UsageError
-from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.decode import decode_image, picture_size
 from algm_trt.runtime.engine import Engine
 from algm_trt.runtime.evaluation.boundary import BoundaryScores, boundary_counts
 from algm_trt.runtime.evaluation.drift import Labels
 from algm_trt.runtime.evaluation.label_files import LabelError, Truth
 from algm_trt.runtime.evaluation.metrics import Scores, areas_of, confusion, mean_iou_of
-from algm_trt.runtime.evaluation.multiscale import Protocol, View, field_at, labels_of
+from algm_trt.runtime.evaluation.multiscale import Protocol, View, labels_of_views
 from algm_trt.runtime.evaluation.sets import EvaluationSet, Sample
 from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.limits import DEFAULT_MAX_PIXELS
@@ -245,14 +244,12 @@ class _Picture:
         index: int,
         sample: Sample,
         data: EvaluationSet,
-        card: ModelCard,
         options: EvaluationOptions,
         on_labels: Callable[[int, Labels], None] | None,
     ):
         self.index = index
         self.sample = sample
         self._data = data
-        self._card = card
         self._options = options
         self._on_labels = on_labels
         self._lock = threading.Lock()
@@ -271,14 +268,14 @@ class _Picture:
         truth = self._truth
         if truth is None:  # the first view, which brings it, has failed, and with it the picture
             return None
-        logits = field_at((truth.shape[0], truth.shape[1]), inferred, self._card.patch_size)
+        logits = inferred.scores.field().at((truth.shape[0], truth.shape[1]))
         with self._lock:
             self._fields[view] = logits
             self._tokens += inferred.token_counts.sum(axis=0, dtype=np.int64)
             self._windows += len(inferred.token_counts)
             if len(self._fields) < len(views):
                 return None
-        labels = labels_of(views, [self._fields[view] for view in views])
+        labels = labels_of_views(views, [self._fields[view] for view in views])
         self._fields.clear()
         counts = confusion(truth, labels, self._data.coding.classes)
         score = _PictureScore(
@@ -319,7 +316,7 @@ def _outcomes(
 
     def items() -> Iterator[Item[tuple[_Picture, View]]]:
         for index, sample in enumerate(data.samples):
-            picture = _Picture(index, sample, data, engine.card, options, on_labels)
+            picture = _Picture(index, sample, data, options, on_labels)
             for view in options.protocol.views:
                 yield picture.item(view)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from itertools import groupby
@@ -22,7 +22,7 @@ from algm_trt.runtime.evaluation.evaluate import WINDOWS_COUPLED, Evaluation, Ev
 from algm_trt.runtime.evaluation.report import EvaluationJob, FailedRun, Report, Run, Variant
 from algm_trt.runtime.evaluation.sets import EvaluationSet, open_set, spread
 from algm_trt.runtime.files import check_writable
-from algm_trt.runtime.model_argument import ModelArgument
+from algm_trt.runtime.model_argument import ModelArgument, short_names
 from algm_trt.runtime.window_runner import lanes_of, usual_batch
 
 
@@ -157,7 +157,7 @@ def _planned(job: EvaluationJob) -> Report:
             stride=(pipeline.stride or card.stride) if pipeline.mode == "slide" else None,
             window_batch_coupled=_is_coupled(job, argument),
         )
-        for argument, name, card in zip(arguments, _short_names(arguments), cards, strict=True)
+        for argument, name, card in zip(arguments, short_names(arguments), cards, strict=True)
         for threshold in card.thresholds(job.thresholds)
     ]
     return Report(job, data, total, options, tuple(planned))
@@ -201,12 +201,5 @@ def _official(job: EvaluationJob, data: EvaluationSet) -> EvaluationOptions:
         if job.short_side:
             raise UsageError("mode whole resizes every picture to the model's input: leave out --short-side")
         return job.options
-    side = data.short_side if job.short_side is None else job.short_side or None
-    ratio = data.max_ratio if side else None
+    side, ratio = data.shown_at(job.short_side)
     return replace(job.options, protocol=replace(job.options.protocol, short_side=side, max_ratio=ratio))
-
-
-def _short_names(arguments: Sequence[ModelArgument]) -> list[str]:
-    """The models without their folders, where those differ; otherwise as they were given."""
-    names = [argument.short for argument in arguments]
-    return names if len(set(names)) == len(names) else [argument.text for argument in arguments]

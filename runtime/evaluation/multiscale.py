@@ -9,7 +9,7 @@ disk and become probabilities there; the label is the class of the highest mean 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.field import LogitField, label_dtype
-from algm_trt.runtime.pipeline import Inferred
-from algm_trt.runtime.windows import resized_image, scaled
+from algm_trt.runtime.windows import resized_image, shown_size
 
 _BAND_VALUES = 2**22  # float32 probabilities held at a time
 
@@ -40,13 +39,8 @@ class View:
     max_ratio: float | None = None
 
     def size(self, source: tuple[int, int]) -> tuple[int, int]:
-        """Height and width after the resize of a picture of `source` = (height, width), rounded as mmcv does."""
-        factor = self.scale
-        if self.short_side is not None:
-            factor = int(self.short_side * self.scale) / min(source)
-            if self.max_ratio is not None:
-                factor = min(factor, int(self.short_side * self.max_ratio * self.scale) / max(source))
-        return scaled(source, factor)
+        """Height and width of what is shown of a picture of `source` = (height, width) pixels."""
+        return shown_size(source, self.short_side, self.max_ratio, self.scale)
 
     def image(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Show a picture (H, W, 3) uint8; itself if nothing is to be done."""
@@ -85,18 +79,7 @@ class Protocol:
         return tuple(View(scale, flip, self.short_side, self.max_ratio) for scale in self.scales for flip in flips)
 
 
-def field_at(source: tuple[int, int], inferred: Inferred, patch_size: int) -> LogitField:
-    """Logits of a view, to be evaluated at the picture's own size.
-
-    Args:
-        source: height and width of the picture as it is on disk.
-        inferred: what the model said about the view.
-        patch_size: side of a patch in pixels.
-    """
-    return LogitField(replace(inferred.plan, source=source), inferred.logits, patch_size)
-
-
-def labels_of(views: Sequence[View], fields: Sequence[LogitField]) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def labels_of_views(views: Sequence[View], fields: Sequence[LogitField]) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Class of the highest mean probability at each pixel: (H, W), uint8 up to 256 classes, else uint16.
 
     Full-size probabilities exist for a band of rows at a time.

@@ -9,15 +9,13 @@ from typing import Any, Final
 
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.card import ModelCard
-from algm_trt.runtime.checkpoint_adapter import is_checkpoint
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluation.bootstrap import Interval
 from algm_trt.runtime.evaluation.drift import Drift
 from algm_trt.runtime.evaluation.evaluate import Evaluation, EvaluationOptions, distinct_names, json_number
 from algm_trt.runtime.evaluation.notes import notes_on_means, notes_on_names
 from algm_trt.runtime.evaluation.sets import EvaluationSet, Places
-from algm_trt.runtime.model_argument import ModelArgument
-from algm_trt.runtime.titles import model_title
+from algm_trt.runtime.model_argument import ModelArgument, is_checkpoint, model_title
 
 FORMAT_VERSION: Final = 1
 

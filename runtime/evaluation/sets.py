@@ -81,6 +81,15 @@ class EvaluationSet:
     short_side: int | None = None
     max_ratio: float | None = None
 
+    def shown_at(self, short_side: int | None) -> tuple[int | None, float | None]:
+        """Short side and largest ratio that pictures are shown at.
+
+        Args:
+            short_side: pixels; None takes the official evaluation's, 0 takes pictures as they are.
+        """
+        side = self.short_side if short_side is None else short_side or None
+        return side, self.max_ratio if side else None
+
     def truth(self, sample: Sample, size: tuple[int, int]) -> Truth:
         """Ground truth of a picture of `size` = (height, width): (H, W) uint16, see `label_files`.
 

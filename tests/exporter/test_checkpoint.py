@@ -536,6 +536,7 @@ class TestWrongVariant:
             {"merging_window_size": [1, 1]},
             {"merging_window_size": "2x2"},
             {"threshold": "high"},
+            {"threshold": float("nan")},
         ],
         ids=str,
     )

@@ -32,7 +32,7 @@ from helpers.models import TINY, random_segmenter
 from helpers.pictures import drawn_scene
 from torch import Tensor
 
-from algm_trt.exporter import cuda_ops, ops
+from algm_trt.exporter import cuda_ops, gradients, ops
 from algm_trt.exporter.cuda_ops import Kernels, NoKernelError
 from algm_trt.exporter.segmenter import Segmenter, normalise
 from algm_trt.plugins import interface, spec
@@ -251,7 +251,7 @@ def test_merges_that_are_differentiated_run_their_kernel(installed: Kernels) -> 
         run = cuda_ops.dispatcher(name, lambda *_: pytest.fail("the plain function ran"))
         schema = torch.library.infer_schema(getattr(ops, f"_{name}"), mutates_args=())
         by_kernel = torch.library.custom_op(f"algm_test::{name}", run, mutates_args=(), schema=schema)
-        ops._differentiate_merge(by_kernel, getattr(ops, f"_{name.removesuffix('_merge')}_shares"))
+        gradients.differentiate_merge(by_kernel, getattr(gradients, f"{name}_shares"))
         given = arguments_of(case)
         given[0].requires_grad_()
         found, expected = (merge(*given)[0] for merge in (by_kernel, getattr(ops, name)))

@@ -21,7 +21,7 @@ from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import MergeSettings
 from algm_trt.runtime.engine import EngineError, open_engine
 from algm_trt.runtime.engine_options import EngineOptions
-from algm_trt.runtime.evaluation.multiscale import View, field_at
+from algm_trt.runtime.evaluation.multiscale import View
 from algm_trt.runtime.pipeline import Item, run_pipeline
 from algm_trt.runtime.pipeline_options import PipelineOptions
 
@@ -184,6 +184,6 @@ def test_golden_sliding_windows_in_batches_of_four(shared: Path) -> None:
     assert outcome.value is not None, outcome.error
     counts = [merge["tokens_out"] for merge in meta["algm_bs4"]["merges"]]
     assert outcome.value.token_counts[:, 1:].tolist() == [counts[:2]] * 4 + [counts[2:]] * 2
-    labels = field_at((height, width), outcome.value, 16).labels()
+    labels = outcome.value.scores.field().at((height, width)).labels()
     expected = np.asarray(Image.open(folder / "cases" / meta["case"] / "algm_bs4.png"))
     assert np.mean(labels == expected) >= 0.999

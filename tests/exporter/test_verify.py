@@ -75,6 +75,8 @@ def test_near_ties_do_not_decide_but_something_must(precision: str) -> None:
     assert explained(fine, tie)
     assert not explained(fine, wrong)
     assert not verdict()
+    assert "ONNX Runtime and PyTorch disagree on 1 of 3 pictures" in verification(precision, fine, tie, wrong).complaint
+    assert "every picture is a near tie" in verification(precision, tie, tie).complaint
 
 
 def test_near_ties_of_float16_count_together() -> None:
@@ -82,6 +84,7 @@ def test_near_ties_of_float16_count_together() -> None:
     fine, tie = checked(True, False), checked(False, True, labels_equal=0.965)
     assert verification("fp16", *[fine] * 7, tie).passed
     assert not verification("fp16", fine, *[tie] * 7).passed
+    assert "96.94% of the labels of all pictures are equal" in verification("fp16", fine, *[tie] * 7).complaint
     assert verification("fp32", fine, *[tie] * 7).passed
 
 

@@ -8,7 +8,7 @@ import pytest
 from helpers.fake_engine import FakeEngine, make_card
 
 from algm_trt.plugins.errors import UsageError
-from algm_trt.runtime import checkpoint_adapter
+from algm_trt.runtime import model_argument
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.engine import EngineOutput
 from algm_trt.runtime.engine_options import EngineOptions
@@ -80,5 +80,5 @@ def install(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Opened:
         opened.options.append(options)
         return opened.engines[-1]
 
-    monkeypatch.setattr(checkpoint_adapter, "open_engine", open_fake)
+    monkeypatch.setattr(model_argument, "open_engine", open_fake)
     return opened

@@ -36,7 +36,7 @@ def item(key: Any, picture: NDArray[np.uint8]) -> Item[Any]:
 
 
 def labels_of(_: Any, inferred: Inferred) -> NDArray[Any]:
-    return LogitField(inferred.plan, inferred.logits, 8).labels()
+    return LogitField(inferred.plan, inferred.scores.logits(), 8).labels()
 
 
 def pictures() -> list[NDArray[np.uint8]]:
@@ -67,7 +67,7 @@ def test_every_picture_comes_out_in_order_at_its_size() -> None:
 @pytest.mark.parametrize("mode", ["slide", "whole"])
 def test_results_do_not_depend_on_batches_or_order(batch_size: int, mode: str) -> None:
     def everything(_: Any, inferred: Inferred) -> tuple[NDArray[Any], ...]:
-        return inferred.logits, inferred.token_counts, inferred.token_maps
+        return inferred.scores.logits(), inferred.token_counts, inferred.token_maps
 
     alone = [run(FakeEngine(), [item(0, picture)], everything, mode=mode)[0].value for picture in pictures()]
     order = np.random.default_rng(batch_size).permutation(len(SIZES))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,11 @@ from helpers.fake_engine import PALETTE, FakeEngine, color_picture, make_card
 from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import UsageError
+from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.result import SegmentationResult
 from algm_trt.runtime.segmenter import Segmenter
+from algm_trt.runtime.window_runner import HostScores
+from algm_trt.runtime.windows import plan_slide
 
 
 @pytest.fixture
@@ -67,6 +72,35 @@ def test_logits_are_there_on_request_only(picture: NDArray[np.uint8], result: Se
     assert logits.dtype == np.float32
     assert np.array_equal(logits.argmax(axis=0), result.labels)
     assert np.array_equal(logits.transpose(1, 2, 0), result.scores.field().rows(0, 45))
+
+
+def test_a_result_keeps_its_scores_once() -> None:
+    card = make_card(classes=2000)
+    plan = plan_slide((64, 64), card.size, card.stride)
+    tracemalloc.start()
+    try:
+        scores = HostScores(plan, card)
+        once = tracemalloc.get_traced_memory()[0]
+        for index in range(len(plan)):
+            scores.put(index, np.zeros((2000, *card.grid), np.float32))
+        scores.labels()
+        assert 2000 * len(plan) * 4 < once <= tracemalloc.get_traced_memory()[0] < 1.3 * once
+    finally:
+        tracemalloc.stop()
+
+
+def test_logits_come_back_as_the_model_gave_them() -> None:
+    card = make_card()
+    plan = plan_slide((45, 71), card.size, card.stride)
+    given = np.random.default_rng(0).random((len(plan), 5, *card.grid), np.float32)
+    scores = HostScores(plan, card)
+    for index, logits in enumerate(given):
+        scores.put(index, logits)
+    np.testing.assert_array_equal(scores.logits(), given)
+    np.testing.assert_array_equal(scores.field().at((9, 13)).logits(), given)
+    elsewhere = LogitField(replace(plan, source=(9, 13)), given, card.patch_size)
+    np.testing.assert_array_equal(scores.field().at((9, 13)).labels(), elsewhere.labels())
+    assert scores.field().plan == plan
 
 
 def test_text_for_people_does_not_print_arrays(result: SegmentationResult) -> None:

@@ -65,6 +65,9 @@ def test_the_short_side_changes_the_windows_and_not_the_size_of_the_labels(segme
     assert {result.labels.shape for result in (plain, small, large)} == {(101, 152)}
     with pytest.raises(UsageError, match="mode slide only"):
         segmenter(picture, mode="whole", short_side=40)
+    for wrong in ({"max_ratio": 2}, *({"short_side": 40, "max_ratio": ratio} for ratio in (0.5, float("nan"), "4"))):
+        with pytest.raises(UsageError, match="a largest ratio goes with a short side"):
+            segmenter(picture, **wrong)
     with pytest.raises(UsageError, match="at least 1 pixel"):
         segmenter(picture, short_side=0)
 

@@ -30,7 +30,7 @@ def logits(engine: Engine) -> list[np.ndarray]:
     items = [Item(seed, lambda seed=seed: color_picture(40, 61, seed), lambda: (40, 61)) for seed in range(3)]  # type: ignore[misc]
 
     def finish(seed: int, inferred: Inferred) -> np.ndarray:
-        return inferred.logits
+        return inferred.scores.logits()
 
     outcomes = list(run_pipeline(engine, PipelineOptions(batch_size=4), items, finish))
     assert [outcome.error for outcome in outcomes] == [None] * 3

@@ -20,8 +20,15 @@ from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.cuda import Device
 from algm_trt.runtime.engine import checked_threshold, joined
 from algm_trt.runtime.field import LogitField
-from algm_trt.runtime.window_runner import HostScores, NotFiniteError, PictureScores, WindowRequest
-from algm_trt.runtime.windows import WindowPlan, crop
+from algm_trt.runtime.window_runner import (
+    HostScores,
+    NotFiniteError,
+    PictureScores,
+    WindowRequest,
+    cut_windows,
+    keep_logits,
+)
+from algm_trt.runtime.windows import WindowPlan
 
 _ANCHOR_BYTES: Final = 8
 
@@ -61,7 +68,6 @@ class DeviceScores:
         self._shape = (len(plan), len(parts.card.classes), *parts.card.grid)
         self._window_bytes = int(np.prod(self._shape[1:])) * 4
         self._buffer = parts.device.allocate(len(plan) * self._window_bytes, "the scores of a picture")
-        self._logits: NDArray[np.float32] | None = None
         self._field: LogitField | None = None
 
     def address(self, index: int) -> int:
@@ -76,31 +82,28 @@ class DeviceScores:
         return self.field().labels() if labels is None else labels
 
     def logits(self) -> NDArray[np.float32]:
-        """See `PictureScores.logits`.
+        """See `PictureScores.logits`."""
+        return self.field().logits()
+
+    def field(self) -> LogitField:
+        """See `PictureScores.field`.
 
         Raises:
-            NotFiniteError: some are not.
+            NotFiniteError: some logits are not finite.
         """
-        if self._logits is None:
+        if self._field is None:
             logits = np.empty(self._shape, np.float32)
             with self._parts.device.current(), self._parts.transfers.link() as link:
                 link.download(self.address(0), logits)
             # Both are NaN if any value is.
             if not (np.isfinite(logits.max()) and np.isfinite(logits.min())):
                 raise NotFiniteError
-            self._logits = logits
-        return self._logits
-
-    def field(self) -> LogitField:
-        """See `PictureScores.field`."""
-        if self._field is None:
-            self._field = LogitField(self._plan, self.logits(), self._parts.card.patch_size)
+            self._field = LogitField(self._plan, logits, self._parts.card.patch_size)
         return self._field
 
     def release(self) -> None:
         """See `PictureScores.release`."""
         self._buffer.release()
-        self._logits = None
 
 
 class DeviceWindowRunner:
@@ -205,21 +208,14 @@ class HostCutWindowRunner:
             for piece in self._lanes.pieces(len(requests)):
                 part = requests[piece.start : piece.stop]
                 images = lane.pinned("images")[: piece.count]
-                for place, request in zip(images, part, strict=True):
-                    place[:] = crop(request.canvas, request.plan, request.index)
+                cut_windows(part, images)
                 lane.stream.upload(images, lane.address("images"))
                 lane.execute(piece, limit)
                 logits = lane.download("logits", piece.count)
                 found.append(tokens(lane, piece.count))
-                self._keep(part, logits)
+                keep_logits(part, logits)
         counts, token_map = joined(found)
         return counts, token_map
-
-    def _keep(self, requests: Sequence[WindowRequest], logits: NDArray[np.float32]) -> None:
-        if not np.isfinite(logits).all():
-            raise NotFiniteError
-        for request, values in zip(requests, logits, strict=True):
-            request.scores.put(request.index, values)
 
 
 def tokens(lane: Lane, count: int) -> tuple[NDArray[Any], NDArray[Any]]:

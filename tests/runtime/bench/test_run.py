@@ -214,6 +214,24 @@ def test_pictures_are_timed_as_they_are_scored(
     assert how["stride"] == {"merged.onnx": 24 if mode == "slide" else None}
 
 
+def test_long_pictures_are_timed_at_the_size_they_are_scored_at(
+    monkeypatch: pytest.MonkeyPatch, opened: Opened, tmp_path: Path
+) -> None:
+    picture = color_picture(20, 200)
+    for folder, pixels in (("images", picture), ("labels", np.zeros((20, 200), np.uint8))):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "set" / folder / "long.png")
+    monkeypatch.setattr(bench, "open_set", lambda *given: replace(open_set(*given), short_side=64, max_ratio=2))
+    report = quiet("merged.onnx", data=tmp_path / "set", dataset="folder", rounds=1)
+    (result,) = report.results
+    assert result.job is not None
+    assert result.quality is not None
+    seen = len(PipelineOptions(short_side=64, max_ratio=2).plan((20, 200), make_card()))
+    assert seen < len(PipelineOptions(short_side=64).plan((20, 200), make_card()))
+    assert sum(result.job.sizes) == result.origin.available == result.quality.windows == seen
+    assert report.to_dict()["how"]["max_ratio"] == {"merged.onnx": 2}
+
+
 def test_a_short_side_without_ground_truth(opened: Opened, labelled: Path) -> None:
     native, resized = (
         quiet("merged.onnx", data=labelled / "images", short_side=side, rounds=1).results[0].origin.available

@@ -19,9 +19,8 @@ from PIL import Image
 
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.plugins.stopping import Terminated
-from algm_trt.runtime import checkpoint_adapter
+from algm_trt.runtime import model_argument
 from algm_trt.runtime.card import ModelCard
-from algm_trt.runtime.checkpoint_adapter import open_model
 from algm_trt.runtime.engine import Engine
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluation import evaluate as evaluate_module
@@ -29,6 +28,7 @@ from algm_trt.runtime.evaluation import job
 from algm_trt.runtime.evaluation.cli import main
 from algm_trt.runtime.evaluation.evaluate import Evaluation
 from algm_trt.runtime.evaluation.per_picture import COLUMNS
+from algm_trt.runtime.model_argument import open_model
 from algm_trt.runtime.window_runner import HostWindowRunner
 
 CARDS: dict[str, ModelCard] = {
@@ -76,7 +76,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[FakeEngine]:
         opened.append(others[name](make_card()) if name in others else FakeEngine(CARDS[name]))
         return opened[-1]
 
-    monkeypatch.setattr(checkpoint_adapter, "open_engine", open_fake)
+    monkeypatch.setattr(model_argument, "open_engine", open_fake)
     return opened
 
 
@@ -294,13 +294,13 @@ def test_backends_of_one_model_in_one_run(
     root: Path, engines: list[FakeEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[tuple[str, EngineOptions]] = []
-    whole = checkpoint_adapter.open_engine
+    whole = model_argument.open_engine
 
     def noting(path: str, options: EngineOptions) -> Any:
         opened.append((path, options))
         return whole(path, options)
 
-    monkeypatch.setattr(checkpoint_adapter, "open_engine", noting)
+    monkeypatch.setattr(model_argument, "open_engine", noting)
     target = tmp_path / "out.json"
     assert run(root, "./merged.onnx", "openvino-bf16:./merged.onnx", "--threads", "2", "-q", "--json", str(target)) == 0
     assert {(path, options.backend, options.cpu_precision, options.threads) for path, options in opened} == {

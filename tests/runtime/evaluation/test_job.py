@@ -11,7 +11,7 @@ from helpers.fake_engine import FakeEngine, color_picture, make_card
 from PIL import Image
 
 from algm_trt.plugins.errors import AlgmError
-from algm_trt.runtime import checkpoint_adapter
+from algm_trt.runtime import model_argument
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluation.evaluate import EvaluationOptions
 from algm_trt.runtime.evaluation.job import run_evaluation
@@ -27,7 +27,7 @@ def job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> EvaluationJob:
         fail_on = int(color_picture(40, 50)[0, 0, 0]) if path == "broken.onnx" else None
         return FakeEngine(make_card(merge=path != "dense.onnx"), fail_on)
 
-    monkeypatch.setattr(checkpoint_adapter, "open_engine", open_fake)
+    monkeypatch.setattr(model_argument, "open_engine", open_fake)
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()
     Image.fromarray(color_picture(40, 50)).save(tmp_path / "images" / "a.png")

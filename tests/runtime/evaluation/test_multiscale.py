@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.evaluation import multiscale
-from algm_trt.runtime.evaluation.multiscale import Protocol, View, field_at, labels_of
+from algm_trt.runtime.evaluation.multiscale import Protocol, View, labels_of_views
 from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.pipeline import Item, run_pipeline
 from algm_trt.runtime.pipeline_options import PipelineOptions
@@ -89,8 +89,8 @@ def our_labels(picture: NDArray[np.uint8], engine: FakeEngine, protocol: Protoco
     fields: list[LogitField] = []
     for outcome in run_pipeline(engine, PipelineOptions(batch_size=3), items, lambda _, inferred: inferred):
         assert outcome.value is not None, outcome.error
-        fields.append(field_at(size, outcome.value, engine.card.patch_size))
-    return labels_of(protocol.views, fields)
+        fields.append(outcome.value.scores.field().at((size[0], size[1])))
+    return labels_of_views(protocol.views, fields)
 
 
 PROTOCOLS = {
@@ -162,8 +162,8 @@ def test_a_mirrored_view_alone_is_mirrored_back() -> None:
     plan = plan_slide((97, 75), (64, 64), 48)
     logits = np.random.default_rng(2).standard_normal((len(plan), 5, 4, 4)).astype(np.float32)
     field = LogitField(plan, logits, 16)
-    assert np.array_equal(labels_of([View()], [field]), field.labels())
-    assert (labels_of([View(flipped=True)], [field]) == field.labels()[:, ::-1]).mean() > 0.99
+    assert np.array_equal(labels_of_views([View()], [field]), field.labels())
+    assert (labels_of_views([View(flipped=True)], [field]) == field.labels()[:, ::-1]).mean() > 0.99
 
 
 def test_views_are_all_scales_with_both_directions() -> None:

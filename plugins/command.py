@@ -1,12 +1,12 @@
-"""What all commands share: errors as one line and an exit code, output, common argument types, the version."""
+"""What all commands share: how they run, what they print, and how they end: errors as one line and an exit code."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TextIO
 
 from algm_trt.plugins.errors import AlgmError, MissingDependencyError
@@ -15,21 +15,35 @@ from algm_trt.plugins.stopping import exit_code, stop_behind, stops_cleanly
 READER_GONE = 141
 
 
-def run_command(name: str, action: Callable[[], int], *, interrupted: str = "interrupted") -> int:
-    """Run the body of a command; returns its exit code, or that of the error that ended it.
+class OutputError(AlgmError):
+    """Standard output cannot be written."""
 
-    Where nobody reads the output any more, it ends silently with READER_GONE, as other programs do.
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"cannot write the output: {error.strerror}")
+
+
+def run_command(name: str, action: Callable[[], int], *, interrupted: str = "interrupted") -> int:
+    """Run a command; returns its exit code, or that of the error that ended it.
+
+    Where nobody reads the output any more, it ends silently with READER_GONE, as other programs do. Messages that
+    cannot be written change nothing.
 
     Args:
         name: of the command, in front of the message.
-        action: the body.
+        action: all of it, the parsing of its arguments included.
         interrupted: what to say after Ctrl-C or SIGTERM.
+
+    Raises:
+        SystemExit: the arguments are wrong, or ask for help or the version.
     """
     _open_missing_streams()
     switch_telemetry_off()
     with stops_cleanly():
         try:
             code = action()
+        except SystemExit as leaving:
+            leaving.code = _flush(name, int(leaving.code or 0))
+            raise
         except (AlgmError, ImportError) as error:
             stop = stop_behind(error)
             code = _complain(name, *((interrupted, exit_code(stop)) if stop else _told(error)))
@@ -40,7 +54,7 @@ def run_command(name: str, action: Callable[[], int], *, interrupted: str = "int
         except OSError as error:
             cure = ": set TMPDIR to a folder that can be written" if "temporary directory" in str(error) else ""
             code = _complain(name, f"{error}{cure}", AlgmError.exit_code)
-        return _flush_output(name, code)
+        return _flush(name, code)
 
 
 def switch_telemetry_off() -> None:
@@ -53,54 +67,33 @@ def switch_telemetry_off() -> None:
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # importing it fails then
 
 
-class VersionAction(argparse.Action):
-    """`--version`: looks the version up only when it is asked for."""
+def say(text: str) -> None:
+    """Print a line, or several, on standard output: whoever reads a file or a pipe sees them now.
 
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        """Print the version and leave."""
-        from importlib.metadata import PackageNotFoundError, version
+    Raises:
+        BrokenPipeError: nobody reads them.
+        OutputError: they cannot be written.
+    """
+    try:
+        _print(sys.stdout, text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _swallow_the_rest(sys.stdout)
+        raise OutputError(error) from error
 
-        try:
-            number = version("algm-trt")
-        except PackageNotFoundError:
-            number = "of unknown version: it is not installed"
-        if sys.stdout is not None:  # started with `>&-`
-            sys.stdout.write(f"{parser.prog} {number}\n")
-        parser.exit()
+
+def remark(text: str) -> None:
+    """Print a line on standard error, if it takes one: that nobody can be told is no reason to fail."""
+    with suppress(OSError):
+        _print(sys.stderr, text)
 
 
-def say(stream: TextIO, text: str) -> None:
-    """Print a line, or several, on any terminal: what its encoding lacks is escaped."""
+def _print(stream: TextIO, text: str) -> None:
+    """Print on any terminal: what its encoding lacks is escaped."""
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-
-
-def positive_int(text: str) -> int:
-    """An argument that counts something.
-
-    Raises:
-        argparse.ArgumentTypeError: less than one, or not a whole number.
-    """
-    try:
-        number = int(text)
-    except ValueError:
-        # argparse would name this function in its own message.
-        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return number
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    """An argument such as 0.5,0.75,1.
-
-    Raises:
-        argparse.ArgumentTypeError: something else.
-    """
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"must be numbers with commas between, got {text!r}") from error
+    stream.flush()
 
 
 def _open_missing_streams() -> None:
@@ -121,23 +114,31 @@ def _told(error: AlgmError | ImportError) -> tuple[str, int]:
     return message, MissingDependencyError.exit_code
 
 
-def _flush_output(name: str, code: int) -> int:
+def _flush(name: str, code: int) -> int:
     """Write what is left to write; returns the exit code.
 
     Python would do it at its end, with a traceback where the reader has gone (`| head -1`) or the disk is full.
     """
     try:
         sys.stdout.flush()
-        return code
     except BrokenPipeError:
         code = READER_GONE
+        _swallow_the_rest(sys.stdout)
     except OSError as error:
-        code = _complain(name, f"cannot write the output: {error.strerror}", AlgmError.exit_code)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still tries to write
+        code = _complain(name, str(OutputError(error)), OutputError.exit_code)
+        _swallow_the_rest(sys.stdout)
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _swallow_the_rest(sys.stderr)
     return code
 
 
+def _swallow_the_rest(stream: TextIO) -> None:
+    """Let nothing come of what Python still tries to write to a stream at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _complain(name: str, message: str, code: int) -> int:
-    text = " ".join(message.split()).encode("utf-8", "backslashreplace").decode()
-    sys.stderr.write(f"{name}: {text}\n")
+    remark(f"{name}: {' '.join(message.split())}")
     return code

@@ -6,21 +6,24 @@ import argparse
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from algm_trt.plugins.arguments import positive_int
+from algm_trt.plugins.command import READER_GONE, run_command
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.plugins.stopping import Terminated
-from algm_trt.runtime.command import READER_GONE, positive_int, run_command
 
+ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys
-from algm_trt.runtime.command import run_command
+from algm_trt.plugins.command import remark, run_command
 
 def action():
     sys.stdout.write("a line\\n" * int(sys.argv[1]))
-    sys.stderr.write("a remark\\n")
+    remark("a remark")
     return 5
 
 sys.exit(run_command("algm-some", action))
@@ -89,6 +92,44 @@ def test_a_full_disk_is_one_line() -> None:
     assert errors == b"a remark\nalgm-some: cannot write the output: No space left on device\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(("argument", "code", "said"), [("1", 5, b"a line\n"), ("wrong", 2, b"")])
+def test_messages_that_cannot_be_written_change_nothing(argument: str, code: int, said: bytes, unbuffered: str) -> None:
+    program = PROGRAM.replace(
+        "def action():", "def action():\n    if sys.argv[1] == 'wrong': raise UsageError('no number')"
+    )
+    program = f"from algm_trt.plugins.errors import UsageError\n{program}"
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program, argument],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=full,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (code, said)
+
+
+SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_modules_of_commands_run(command: str) -> None:
+    module = SCRIPTS[command].removesuffix(":main")
+    start = [sys.executable, "-m", module]
+    done = subprocess.run([*start, "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{command} ")
+    if Path("/dev/full").exists():
+        with Path("/dev/full").open("wb") as full:
+            done = subprocess.run([*start, "--version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+            unknown = subprocess.run([*start, "--no-such-option"], stderr=full, check=False)
+        expected = f"{command}: cannot write the output: No space left on device\n"
+        assert (done.returncode, done.stderr, unknown.returncode) == (1, expected, 2)
+
+
 @pytest.mark.parametrize("stream", ["1", "2"])
 def test_a_closed_stream_changes_nothing(stream: str) -> None:
     command = f'exec "$0" -c "$1" 1 {stream}>&-'
@@ -119,7 +160,7 @@ def test_errors_of_the_system_are_one_line(raised: OSError, said: str, capsys: p
 def test_the_version_of_what_is_not_installed(closing: str, tmp_path: Path) -> None:
     program = (
         "import argparse, importlib.metadata as m\n"
-        "from algm_trt.runtime.command import VersionAction\n"
+        "from algm_trt.plugins.arguments import VersionAction\n"
         "def missing(name): raise m.PackageNotFoundError(name)\n"
         "m.version = missing\n"
         "parser = argparse.ArgumentParser('algm-some')\n"
@@ -137,7 +178,7 @@ def test_onnxruntime_keeps_no_record_of_the_use(tmp_path: Path) -> None:
     program = (
         "from algm_trt.engines.sample import SAMPLE_MODEL\n"
         "from algm_trt.runtime.backends.onnxruntime_engine import OnnxRuntimeEngine\n"
-        "from algm_trt.runtime.command import run_command\n"
+        "from algm_trt.plugins.command import run_command\n"
         "raise SystemExit(run_command('algm-some', lambda: OnnxRuntimeEngine(SAMPLE_MODEL, device='cpu').close() or 0))"
     )
     kept = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
@@ -161,7 +202,7 @@ def test_openvino_sends_nothing(how: str, tmp_path: Path) -> None:
     program = (
         "import os\n"
         "from program import use\n"
-        "from algm_trt.runtime.command import run_command\n"
+        "from algm_trt.plugins.command import run_command\n"
         "from algm_trt.engines.doctor.isolated import _child\n"
         "child = lambda name: _child(name, '[]', str(os.memfd_create('answer')))\n"
         f"raise SystemExit({how})"
