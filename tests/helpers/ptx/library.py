@@ -1,0 +1,41 @@
+"""Compiles the whole plugin library for the CPU with the kernels as nvcc makes them: nvcc to PTX, that to C++."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from helpers.ptx.syntax import Module, parse
+from helpers.ptx.translation import translation
+from helpers.twin import NATIVE, SCHEDULER, compile_cpp
+
+_HEADERS = Path(__file__).parent
+# No fused multiply-add but where the PTX has one; integers wrap around.
+_OPTIONS = [f"-I{_HEADERS}", "-DALGM_CPU_TWIN_OTHER_LAUNCH", "-ffp-contract=off", "-fwrapv", "-fno-gnu-unique"]
+
+
+def compile_to_ptx(nvcc: Path, source: Path, architecture: int) -> Module:
+    """The kernels of a CUDA file for a compute capability, 80 for 8.0."""
+    command = [nvcc, "-ptx", "-std=c++17", f"-arch=compute_{architecture}", f"-I{NATIVE}", "-o", "-", source]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return parse(done.stdout)
+
+
+def compile_translated(folder: Path, source: str, module: Module) -> Path:
+    """The object file, made in `folder`, of a CUDA file and its translated kernels."""
+    file = folder / f"{Path(source).stem}.cpp"
+    file.write_text(translation(source, module))
+    compile_cpp([*_OPTIONS, "-c", "-o", file.with_suffix(".o"), file])
+    return file.with_suffix(".o")
+
+
+def compile_ptx_twin(folder: Path, nvcc: Path, architecture: int) -> Path:
+    """Path of the library, made in `folder`."""
+    library = folder / "libalgm_ptx_twin.so"
+    objects = [
+        compile_translated(folder, str(source), compile_to_ptx(nvcc, source, architecture))
+        for source in sorted(NATIVE.glob("*/*.cu"))
+    ]
+    compile_cpp(["-shared", "-o", library, *objects, *SCHEDULER, *NATIVE.glob("plugin/*.cpp")])
+    return library
