@@ -12,8 +12,8 @@
 
 namespace ptx {
 
-constexpr uint32_t kSharedBegin = 1024;        // address of a block's shared memory; what lies below is the system's
-constexpr size_t kDefaultSharedBytes = 48 * 1024;  // of a block that did not ask for more
+constexpr uint32_t kSharedBegin = 1024;  // address of a block's shared memory; what lies below is the system's
+constexpr size_t kDefaultSharedBytes = 48 * 1024;  // of a block whose launcher did not ask for more
 
 struct Launch;
 
@@ -34,10 +34,8 @@ struct Launch {
   GlobalMemory& memory;
 };
 
-inline std::map<const void*, Kernel>& kernels() {
-  static std::map<const void*, Kernel> all;
-  return all;
-}
+// By the function that the launchers start.
+std::map<const void*, Kernel>& kernels();
 
 struct Registration {
   template <typename... Parameters>

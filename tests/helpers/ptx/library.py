@@ -1,4 +1,4 @@
-"""Compiles the whole plugin library for the CPU with the kernels as nvcc makes them: nvcc to PTX, that to C++."""
+"""Compiles the C interface of the kernels for the CPU, the kernels as nvcc makes them: nvcc to PTX, that to C++."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from helpers.ptx.translation import translation
 from helpers.twin import NATIVE, SCHEDULER, compile_cpp
 
 _HEADERS = Path(__file__).parent
-# No fused multiply-add but where the PTX has one; integers wrap around.
-_OPTIONS = [f"-I{_HEADERS}", "-DALGM_CPU_TWIN_OTHER_LAUNCH", "-ffp-contract=off", "-fwrapv", "-fno-gnu-unique"]
+# Quick to compile; no fused multiply-add but where the PTX has one; integers wrap around.
+_OPTIONS = ["-Og", f"-I{_HEADERS}", "-DALGM_CPU_TWIN_OTHER_LAUNCH", "-ffp-contract=off", "-fwrapv", "-fno-gnu-unique"]
 
 
 def compile_to_ptx(nvcc: Path, source: Path, architecture: int) -> Module:
@@ -30,12 +30,16 @@ def compile_translated(folder: Path, source: str, module: Module) -> Path:
     return file.with_suffix(".o")
 
 
+def link_translated(library: Path, objects: list[Path]) -> Path:
+    """The library of translated files, with the scheduler that they run on."""
+    compile_cpp([*_OPTIONS, "-shared", "-o", library, *objects, _HEADERS / "kernels.cpp", *SCHEDULER])
+    return library
+
+
 def compile_ptx_twin(folder: Path, nvcc: Path, architecture: int) -> Path:
     """Path of the library, made in `folder`."""
-    library = folder / "libalgm_ptx_twin.so"
     objects = [
         compile_translated(folder, str(source), compile_to_ptx(nvcc, source, architecture))
         for source in sorted(NATIVE.glob("*/*.cu"))
     ]
-    compile_cpp(["-shared", "-o", library, *objects, *SCHEDULER, *NATIVE.glob("plugin/*.cpp")])
-    return library
+    return link_translated(folder / "libalgm_ptx_twin.so", objects)
