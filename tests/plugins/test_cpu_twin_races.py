@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from helpers import kernel_cases as cases
 from helpers import slide_cases
+from helpers.kernels import Kernels
 from helpers.races import WatchedKernels, WatchedMemory
 from helpers.slide_cases import SlideCase
 from helpers.twin import compile_race_twin, multiprocessors_with

@@ -234,7 +234,9 @@ def _load_matrices(at: Instruction, operands: Operands, found: re.Match[str]) ->
     if len(targets) != 4:
         raise PtxError(at.line, "four matrices need four registers")
     address = operands.address(at, at.operands[1], "shared")
-    return _take(at, operands, targets, "b32", f"thread.loadMatrices({address}, {'true' if found[1] else 'false'}, {at.line})")
+    return _take(
+        at, operands, targets, "b32", f"thread.loadMatrices({address}, {'true' if found[1] else 'false'}, {at.line})"
+    )
 
 
 def _multiply_add(at: Instruction, operands: Operands, found: re.Match[str]) -> str:

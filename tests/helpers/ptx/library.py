@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from helpers.ptx.syntax import Module, parse
@@ -38,8 +40,10 @@ def link_translated(library: Path, objects: list[Path]) -> Path:
 
 def compile_ptx_twin(folder: Path, nvcc: Path, architecture: int) -> Path:
     """Path of the library, made in `folder`."""
-    objects = [
-        compile_translated(folder, str(source), compile_to_ptx(nvcc, source, architecture))
-        for source in sorted(NATIVE.glob("*/*.cu"))
-    ]
+
+    def compiled(source: Path) -> Path:
+        return compile_translated(folder, str(source), compile_to_ptx(nvcc, source, architecture))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compiled, NATIVE.glob("*/*.cu")))
     return link_translated(folder / "libalgm_ptx_twin.so", objects)

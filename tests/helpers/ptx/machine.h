@@ -189,10 +189,11 @@ class Thread {
   Vector<uint32_t, 4> multiplyAdd(const Vector<uint32_t, 4>& a, const Vector<uint32_t, 2>& b,
                                   const Vector<uint32_t, 4>& c, int line) const {
     struct Fragments {
-      Vector<uint32_t, 4> a;
-      Vector<uint32_t, 2> b;
+      float a[8], b[4];
     };
-    const Fragments mine{a, b};
+    Fragments mine;
+    for (int i = 0; i < 8; ++i) mine.a[i] = fromHalf(uint16_t(a.values[i / 2] >> 16 * (i % 2)));
+    for (int i = 0; i < 4; ++i) mine.b[i] = fromHalf(uint16_t(b.values[i / 2] >> 16 * (i % 2)));
     const unsigned char* lanes = meet(&mine, sizeof(mine), line);
     float left[16][16], right[16][8];
     for (int lane = 0; lane < 32; ++lane) {
@@ -201,11 +202,11 @@ class Thread {
       for (int i = 0; i < 8; ++i) {
         const int row = i < 2 || (i >= 4 && i < 6) ? group : group + 8;
         const int column = inGroup * 2 + (i & 1) + (i < 4 ? 0 : 8);
-        left[row][column] = fromHalf(uint16_t(fragments.a.values[i / 2] >> 16 * (i % 2)));
+        left[row][column] = fragments.a[i];
       }
       for (int i = 0; i < 4; ++i) {
         const int row = inGroup * 2 + (i & 1) + (i < 2 ? 0 : 8), column = group;
-        right[row][column] = fromHalf(uint16_t(fragments.b.values[i / 2] >> 16 * (i % 2)));
+        right[row][column] = fragments.b[i];
       }
     }
     const int group = twin::current->lane / 4, inGroup = twin::current->lane % 4;
