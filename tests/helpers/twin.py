@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-_NATIVE = Path(__file__).resolve().parents[2] / "plugins" / "native"
-_SCHEDULER = [*_NATIVE.glob("cpu_twin/*.cpp")]
-_FOLDERS = [_NATIVE / "cpu_twin" / "include", _NATIVE / "cpu_twin", _NATIVE, _NATIVE / "plugin"]
+NATIVE = Path(__file__).resolve().parents[2] / "plugins" / "native"
+SCHEDULER = [*NATIVE.glob("cpu_twin/*.cpp")]
+_FOLDERS = [NATIVE / "cpu_twin" / "include", NATIVE / "cpu_twin", NATIVE, NATIVE / "plugin"]
 _OPTIONS = ["-std=c++17", "-O1", "-DALGM_CPU_TWIN", "-fPIC", "-fvisibility=hidden", *(f"-I{path}" for path in _FOLDERS)]
 # A vector load or store at an address that a device would refuse ends the process.
 _OPTIONS += ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]
@@ -19,22 +19,22 @@ _OPTIONS += ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]
 def compile_twin(folder: Path) -> Path:
     """Path of the library, made in `folder` with the system's C++ compiler."""
     library = folder / "libalgm_twin.so"
-    sources = [*_NATIVE.glob("*/*.cu"), *_SCHEDULER, *_NATIVE.glob("plugin/*.cpp")]
-    _compile(["-shared", "-o", library, "-x", "c++", *sources])
+    sources = [*NATIVE.glob("*/*.cu"), *SCHEDULER, *NATIVE.glob("plugin/*.cpp")]
+    compile_cpp(["-shared", "-o", library, "-x", "c++", *sources])
     return library
 
 
-def compile_race_twin(folder: Path, kernels: Sequence[Path] = tuple(_NATIVE.glob("*/*.cu"))) -> Path:
+def compile_race_twin(folder: Path, kernels: Sequence[Path] = tuple(NATIVE.glob("*/*.cu"))) -> Path:
     """Path of a library of kernels whose loads and stores are searched for races (cpu_twin/races.cpp)."""
     library = folder / "libalgm_race_twin.so"
     objects = []
     # The scheduler without the option, and linked without it too: that would bring the compiler's own runtime. Unique
     # symbols would be shared with another twin in the process.
-    for options, sources in (["-fsanitize=thread"], kernels), ([], _SCHEDULER):
+    for options, sources in (["-fsanitize=thread"], kernels), ([], SCHEDULER):
         for source in sources:
             objects.append(folder / f"{source.name}.o")
-            _compile(["-g", "-fno-gnu-unique", *options, "-c", "-o", objects[-1], "-x", "c++", source])
-    _compile(["-shared", "-o", library, *objects])
+            compile_cpp(["-g", "-fno-gnu-unique", *options, "-c", "-o", objects[-1], "-x", "c++", source])
+    compile_cpp(["-shared", "-o", library, *objects])
     return library
 
 
@@ -53,6 +53,6 @@ def multiprocessors_with(kib: int, library: ctypes.CDLL) -> Iterator[None]:
         library.algm_twin_set_shared_memory(228 * 1024)
 
 
-def _compile(arguments: Iterable[str | Path]) -> None:
+def compile_cpp(arguments: Iterable[str | Path]) -> None:
     done = subprocess.run(["c++", *_OPTIONS, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

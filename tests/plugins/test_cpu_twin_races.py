@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from helpers import kernel_cases as cases
 from helpers import slide_cases
-from helpers.kernels import Array, Buffer, HostMemory, Kernels
+from helpers.kernels import Kernels
+from helpers.races import WatchedKernels, WatchedMemory
 from helpers.slide_cases import SlideCase
 from helpers.twin import compile_race_twin, multiprocessors_with
 
@@ -60,28 +61,6 @@ extern "C" __attribute__((visibility("default"))) void run(const char* kernel, i
 """
 
 
-class WatchedMemory(HostMemory):
-    """Host memory whose accesses are looked at."""
-
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self._library = library
-
-    def put(self, array: Array) -> Buffer:
-        buffer = super().put(array)
-        self._library.algm_twin_watch(ctypes.c_void_p(buffer.address), ctypes.c_size_t(array.nbytes))
-        return buffer
-
-
-class WatchedKernels(Kernels):
-    """Kernels none of whose calls may have a race."""
-
-    def _call(self, *arguments: Any, **options: Any) -> list[Array]:
-        self.memory = WatchedMemory(self.library)
-        results = super()._call(*arguments, **options)
-        assert self.library.algm_twin_races() == 0
-        return results
-
-
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory, twin_library: Path) -> Path:
     return compile_race_twin(tmp_path_factory.mktemp("races"))
@@ -89,7 +68,7 @@ def library(tmp_path_factory: pytest.TempPathFactory, twin_library: Path) -> Pat
 
 @pytest.fixture
 def kernels(library: Path) -> Kernels:
-    kernels = WatchedKernels(library, HostMemory())
+    kernels = WatchedKernels(library)
     kernels.library.algm_twin_set_seed(2)  # shuffled; asynchronous copies last from their start to their wait
     return kernels
 

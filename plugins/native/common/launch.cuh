@@ -73,7 +73,7 @@ AlgmStatus launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t s
                   Arguments... arguments) {
 #ifdef ALGM_CPU_TWIN
   (void)stream;
-  twin::run(grid, block, sharedBytes, [&] { kernel(static_cast<Parameters>(arguments)...); });
+  twin::launch(kernel, grid, block, sharedBytes, static_cast<Parameters>(arguments)...);
   return ALGM_OK;
 #else
   if (sharedBytes > kDefaultSharedBytes) {

@@ -75,6 +75,17 @@ bool copiesAreEager();
 
 void run(dim3 grid, dim3 block, size_t sharedBytes, const std::function<void()>& kernel);
 
+// Starts a kernel: its C++, or what the file that defines ALGM_CPU_TWIN_OTHER_LAUNCH has in its place.
+template <typename... Parameters>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t sharedBytes, Parameters... arguments)
+#ifdef ALGM_CPU_TWIN_OTHER_LAUNCH
+    ;
+#else
+{
+  run(grid, block, sharedBytes, [&] { kernel(arguments...); });
+}
+#endif
+
 constexpr size_t kLaneBytes = 64;
 enum Collective { kSync, kShuffle, kBallot, kLoadMatrix, kMultiply };
 
