@@ -14,7 +14,12 @@ from algm_trt.plugins.command import remark, run_command, say
 from algm_trt.plugins.errors import PartialFailureError, UsageError
 from algm_trt.runtime.engine_arguments import add_engine_arguments, engine_options
 from algm_trt.runtime.limits import MAX_WORKERS
-from algm_trt.runtime.pipeline_arguments import add_reading_arguments, add_window_arguments, pipeline_options
+from algm_trt.runtime.pipeline_arguments import (
+    add_reading_arguments,
+    add_window_arguments,
+    pipeline_options,
+    pixels_or_native,
+)
 
 if TYPE_CHECKING:
     from algm_trt.runtime.job import JobReport
@@ -31,8 +36,9 @@ kinds of --save:
 
 A list file has a path per line, relative to its own folder. Behind -- inputs may begin with a dash.
 
-Windows are cut from pictures at their own size, or with --short-side at that of the data set's official evaluation, as
-algm-eval does; those that are smaller than a window are enlarged. Labels have the size of the picture.
+Windows are cut from pictures at the size of the official evaluation, which the model file knows where its checkpoint
+came with a variant.yml, or with --short-side native at their own; those that are smaller than a window are enlarged.
+Labels have the size of the picture.
 
 Files go to OUT/KIND/NAME.*, where NAME is that of the input without its suffix, with the subfolders that it was found
 in; the suffix stays where two would be equal. A video becomes OUT/overlay/NAME.mp4 and a folder of frames for every
@@ -149,9 +155,10 @@ def _parser() -> argparse.ArgumentParser:
     add_window_arguments(parser)
     add(
         "--short-side",
-        type=positive_int,
+        type=pixels_or_native,
         metavar="N",
-        help="resize pictures to N pixels on their short side before windows are cut (default: as they are)",
+        help="resize pictures to N pixels on their short side before windows are cut, or native (default: as the model "
+        "was trained and evaluated, which algm-export says, or native)",
     )
     add("--threshold", type=float, metavar="T", help="similarity at which tokens merge (default: the model's)")
     add(

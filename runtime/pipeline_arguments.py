@@ -66,7 +66,8 @@ def pipeline_options(
         arguments: of a parser with the arguments above.
         threshold: similarity at or above which a window of tokens merges; None takes the model card's.
         batch_size: windows that the model gets at a time.
-        short_side: pixels that a picture's short side is resized to first; None takes pictures as they are.
+        short_side: pixels that a picture's short side is resized to first; None takes the model card's, 0 takes
+            pictures as they are.
 
     Raises:
         UsageError: arguments that exclude each other.

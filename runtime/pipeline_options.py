@@ -23,8 +23,8 @@ class PipelineOptions:
         threshold: similarity at or above which a window of tokens merges; None takes the model card's.
         batch_size: windows that the model gets at a time. algm-infer takes what a plan was optimised for; here it is 1.
         workers: threads that read, and as many that finish; None takes the number of cores, at most MAX_WORKERS.
-        short_side: pixels that a picture's short side is resized to before windows are cut, as the official evaluation
-            of a data set does; None takes pictures as they are. Labels have the size of the picture all the same.
+        short_side: pixels that a picture's short side is resized to before windows are cut; None takes the model
+            card's, 0 takes pictures as they are. Labels have the size of the picture all the same.
         max_ratio: the long side becomes at most this times `short_side`; None: no limit.
     """
 
@@ -49,12 +49,12 @@ class PipelineOptions:
             raise UsageError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
         if self.mode == "whole" and self.stride is not None:
             raise UsageError("a stride makes sense in mode slide only")
-        if self.mode == "whole" and self.short_side is not None:
+        if self.mode == "whole" and self.short_side:
             raise UsageError("a short side makes sense in mode slide only")
-        if self.short_side is not None and self.short_side < 1:
-            raise UsageError(f"the short side must have at least 1 pixel, got {self.short_side}")
+        if self.short_side is not None and self.short_side < 0:
+            raise UsageError(f"the short side must not be negative, got {self.short_side}")
         ratio = self.max_ratio
-        if ratio is not None and (self.short_side is None or not isinstance(ratio, int | float) or not ratio >= 1):
+        if ratio is not None and (not self.short_side or not isinstance(ratio, int | float) or not ratio >= 1):
             raise UsageError(f"a largest ratio goes with a short side and is a number from 1 on, got {ratio!r}")
         if self.batch_size < 1:
             raise UsageError(f"batch size must be at least 1, got {self.batch_size}")
@@ -77,8 +77,14 @@ class PipelineOptions:
         if self.threshold is not None and card.merge is None:
             raise UsageError("this model was exported without merging: a threshold has no effect on it")
 
+    def shown_side(self, card: ModelCard) -> int | None:
+        """Pixels that the short side of pictures is resized to for a model; None where they are taken as they are."""
+        if self.mode == "whole":
+            return None
+        return card.short_side if self.short_side is None else self.short_side or None
+
     def plan(self, source: tuple[int, int], card: ModelCard) -> WindowPlan:
         """Windows for a picture of `source` = (height, width) pixels."""
         if self.mode == "whole":
             return plan_whole(source, card.size)
-        return plan_slide(source, card.size, self.stride or card.stride, self.short_side, self.max_ratio)
+        return plan_slide(source, card.size, self.stride or card.stride, self.shown_side(card), self.max_ratio)

@@ -70,7 +70,7 @@ def settings(card: ModelCard, pipeline: PipelineOptions, kinds: Sequence[str], e
     return {
         "mode": pipeline.mode,
         "stride": (pipeline.stride or card.stride) if pipeline.mode == "slide" else None,
-        "short_side": pipeline.short_side,
+        "short_side": pipeline.shown_side(card),
         "max_ratio": pipeline.max_ratio,
         "threshold": threshold,
         "save": sorted(kinds),

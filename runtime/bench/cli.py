@@ -41,8 +41,8 @@ pictures: unlike ones, since pictures merge unlike numbers of tokens
   --data ROOT --dataset NAME     a data set: mean IoU of it all as in algm-eval, speed on some pictures from all over it
   --repeat-one                   the first picture stands for all: the official way of measuring, and marked as such
 Of a folder or a data set, --pictures are taken at equal distances: neighbours are often alike, frames of a video for
-example. With --dataset pictures are timed and scored at the short side of the official evaluation, as in algm-eval;
-without it as they are stored. --short-side says otherwise for both.
+example. Pictures are timed and scored at the short side of the official evaluation, that of --dataset or else the
+model's, as algm-eval and algm-infer show them; --short-side says otherwise.
 
 streams: unless --streams is given, the model alone computes one window at a time, on all threads of a CPU, and the
 whole job as many side by side as algm-infer does. With it both compute so many, the model alone in batches as large.
@@ -165,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
         "--short-side",
         type=pixels_or_native,
         metavar="N",
-        help="pixels, or native (default: as --dataset has it, or native)",
+        help="pixels, or native (default: as --dataset has it, else the model)",
     )
     workers = "threads to read, and as many to write (default: as algm-infer)"
     add_reading_arguments(parser, workers=workers, larger="leave out")

@@ -15,6 +15,7 @@ from algm_trt.runtime.bench.pictures import Pictures
 from algm_trt.runtime.bench.scoring import ScoredSet
 from algm_trt.runtime.bench.turns import Variant
 from algm_trt.runtime.bench.windows import Origin
+from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluation.evaluate import Evaluation
 from algm_trt.runtime.evaluation.sets import EvaluationSet, Places
@@ -42,7 +43,7 @@ class BenchOptions:
         batches: windows that a model gets at a time.
         thresholds: similarities to measure merging models at; empty: each model's own.
         short_side: pixels that the short side of every picture is resized to, for speed and mean IoU; None takes what
-            the official evaluation of `dataset` does, 0 takes pictures as they are.
+            the official evaluation of `dataset` does, or else the model card's; 0 takes pictures as they are.
         repeat_one: one picture stands for all, as the official code measures.
         rounds: turns of each variant.
         warmup: turns of each before, which are not timed.
@@ -96,12 +97,20 @@ class BenchOptions:
         """Pictures of a whole job."""
         return self.pictures or max(USUAL_PICTURES, *self.batches)
 
-    def pipeline_for(self, data: EvaluationSet | None) -> PipelineOptions:
-        """How pictures go through a model: at the size that those of `data` are scored at, where that is not None."""
-        if self.job.pipeline.mode == "whole":
-            return self.job.pipeline
-        side, ratio = (self.short_side or None, None) if data is None else data.shown_at(self.short_side)
-        return replace(self.job.pipeline, short_side=side, max_ratio=ratio)
+    def pipeline_for(self, card: ModelCard, data: EvaluationSet | None) -> PipelineOptions:
+        """How pictures go through a model: its short side is said, 0 where they are taken as they are.
+
+        Args:
+            card: of the model.
+            data: pictures with ground truth, which are timed at the size that they are scored at; None: there are none.
+        """
+        pipeline = self.job.pipeline
+        if data is not None and pipeline.mode == "slide":
+            side, ratio = data.shown_at(self.short_side)
+            return replace(pipeline, short_side=side or 0, max_ratio=ratio)
+        drawn = self.data is None  # at the size of the model's input
+        asked = 0 if drawn and self.short_side is None else self.short_side
+        return replace(pipeline, short_side=replace(pipeline, short_side=asked).shown_side(card) or 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,7 +241,7 @@ class BenchReport:
             "warmup": options.warmup,
             "seed": options.seed,
             "mode": pipeline.mode,
-            "short_side": {name: shown.short_side for name, shown in self.shown.items()},
+            "short_side": {name: shown.short_side or None for name, shown in self.shown.items()},
             "max_ratio": {name: shown.max_ratio for name, shown in self.shown.items()},
             "stride": {name: (pipeline.stride or stride) if slides else None for name, stride in strides.items()},
             "saved": list(options.job.kinds),

@@ -83,7 +83,9 @@ class _Run:
         self.contenders = {contender.name: contender for contender in contenders}
         self.folder = folder
         sets = _sets(options, contenders)
-        self.pipelines = {name: options.pipeline_for(sets.get(name)) for name in self.contenders}
+        self.pipelines = {
+            name: options.pipeline_for(contender.card, sets.get(name)) for name, contender in self.contenders.items()
+        }
         data = sets.get(contenders[0].name)
         self.scored = None if data is None else ScoredSet.of(data, options.limit)
         self.scoring = Scoring(contenders, sets, self.pipelines, options.limit)

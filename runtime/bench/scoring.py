@@ -112,9 +112,9 @@ class Scoring:
             if data is None:
                 continue
             pipeline = self._pipelines[contender.name]
-            protocol = Protocol(short_side=pipeline.short_side, max_ratio=pipeline.max_ratio)
+            protocol = Protocol(short_side=pipeline.short_side or None, max_ratio=pipeline.max_ratio)
             for threshold in contender.thresholds(thresholds):
-                chosen = replace(pipeline, threshold=threshold, batch_size=1, short_side=None, max_ratio=None)
+                chosen = replace(pipeline, threshold=threshold, batch_size=1)
                 options = EvaluationOptions(protocol, chosen, max_pixels=max_pixels, quiet=quiet)
                 title = model_title(contender.name, threshold)
                 self.found[contender.name, threshold] = evaluate(contender.job_engine, data, options, title=title)

@@ -57,7 +57,7 @@ def _model_line(report: BenchReport, model: dict[str, Any]) -> str:
     alone, job = model["streams"]["model_alone"], model["streams"]["whole_job"]
     streams = f", streams: {alone}" if alone > 1 else f", streams of the whole job: {job}" if job > 1 else ""
     side = report.shown[model["name"]].short_side
-    shown = "" if side is None else f", short side {side}"
+    shown = f", short side {side}" if side else ""
     origins = [result.origin.described for result in report.results if result.variant.model == model["name"]]
     windows = f"; alone on {origins[0]}" if origins else ""
     size = "x".join(map(str, model["size"]))

@@ -196,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
         "--short-side",
         type=pixels_or_native,
         metavar="N",
-        help="pixels, or native (default: the data set's official one)",
+        help="pixels, or native (default: the data set's official one; for folder the first model's)",
     )
     add("--scales", type=numbers, default=(1.0,), metavar="S,...", help="averaged; official: 0.5,0.75,1,1.25,1.5,1.75")
     add("--flip", action="store_true", help="average each scale with its mirror image")

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from typing import Any, Final
 
@@ -161,7 +161,7 @@ class EvaluationOptions:
 
     Attributes:
         protocol: how pictures are shown to the model.
-        pipeline: how they go through it; its threshold is that of the run.
+        pipeline: how they go through it from there; its threshold is that of the run, and it resizes nothing more.
         window_batch_coupled: a batch holds the windows of one view of one picture only, as in the official evaluation;
             matters to models whose result depends on the batch.
         max_pixels: larger pictures are refused.
@@ -325,8 +325,9 @@ def _outcomes(
 
     # A run of its own for every view keeps batches from crossing pictures.
     runs = ([item] for item in items()) if options.window_batch_coupled else iter([items()])
+    pipeline = replace(options.pipeline, short_side=0, max_ratio=None)
     for run in runs:
-        with closing(run_pipeline(engine, options.pipeline, run, finish)) as outcomes:
+        with closing(run_pipeline(engine, pipeline, run, finish)) as outcomes:
             yield from outcomes
 
 

@@ -292,7 +292,7 @@ def _folder_of_pairs(root: Path, card: ModelCard, places: Places) -> EvaluationS
     split = places.split or ""
     samples = _pairs(root / "images" / split, root / "labels" / split, places)
     coding = plain_coding(len(card.classes), card.ignore_index if places.ignore is None else places.ignore)
-    return EvaluationSet("folder", split, tuple(samples), coding, card.classes)
+    return EvaluationSet("folder", split, tuple(samples), coding, card.classes, card.short_side)
 
 
 DATASETS: Final[Mapping[str, Callable[[Path, ModelCard, Places], EvaluationSet]]] = {

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -631,6 +632,14 @@ def test_the_short_side_is_part_of_the_settings(infer: Infer, folder: Path, tmp_
     assert summary(tmp_path)["done_before"] == 4
     infer("--resume")
     assert summary(tmp_path)["done_before"] == 0
+
+
+def test_the_short_side_of_the_model_and_native(infer: Infer, engine: FakeEngine, folder: Path, tmp_path: Path) -> None:
+    engine.card = replace(engine.card, short_side=64)
+    for given, said, windows in (((), 64, {9}), (("--short-side", "native"), None, {4})):
+        infer(*given)
+        assert summary(tmp_path)["options"]["short_side"] == said
+        assert {line["windows"] for line in results(tmp_path) if line["status"] == "ok"} == windows
 
 
 def test_inputs_may_stand_behind_options(infer: Infer, folder: Path, tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import pytest
-from helpers.fake_engine import FakeEngine, color_picture
+from helpers.fake_engine import FakeEngine, color_picture, make_card
 from PIL import Image
 
 import algm_trt.runtime
@@ -68,8 +69,18 @@ def test_the_short_side_changes_the_windows_and_not_the_size_of_the_labels(segme
     for wrong in ({"max_ratio": 2}, *({"short_side": 40, "max_ratio": ratio} for ratio in (0.5, float("nan"), "4"))):
         with pytest.raises(UsageError, match="a largest ratio goes with a short side"):
             segmenter(picture, **wrong)
-    with pytest.raises(UsageError, match="at least 1 pixel"):
-        segmenter(picture, short_side=0)
+    with pytest.raises(UsageError, match="must not be negative"):
+        segmenter(picture, short_side=-1)
+
+
+def test_the_short_side_is_that_of_the_model_unless_another_is_asked_for(segmenter: Segmenter) -> None:
+    picture = color_picture(101, 152)
+    evaluated_at_40 = Segmenter(FakeEngine(replace(make_card(), short_side=40)))
+    assert evaluated_at_40(picture).plan == segmenter(picture, short_side=40).plan
+    assert evaluated_at_40(picture, short_side=64).plan == segmenter(picture, short_side=64).plan
+    assert evaluated_at_40(picture, short_side=0).plan == segmenter(picture).plan
+    for side in (None, 0):
+        assert evaluated_at_40(picture, mode="whole", short_side=side).plan == segmenter(picture, mode="whole").plan
 
 
 def test_a_list_gives_a_list_and_one_picture_gives_one_result(segmenter: Segmenter) -> None:

@@ -214,6 +214,17 @@ def test_pictures_are_timed_as_they_are_scored(
     assert how["stride"] == {"merged.onnx": 24 if mode == "slide" else None}
 
 
+@pytest.mark.parametrize(("short_side", "expected"), [(None, 40), (0, None), (48, 48)])
+def test_pictures_without_labels_are_shown_as_the_model_was_evaluated(
+    monkeypatch: pytest.MonkeyPatch, opened: Opened, labelled: Path, short_side: int | None, expected: int | None
+) -> None:
+    monkeypatch.setitem(CARDS, "merged.onnx", replace(CARDS["merged.onnx"], short_side=40))
+    report = quiet("merged.onnx", data=labelled / "images", short_side=short_side, rounds=1)
+    assert report.to_dict()["how"]["short_side"] == {"merged.onnx": expected}
+    drawn = quiet("merged.onnx", short_side=short_side, rounds=1)
+    assert drawn.to_dict()["how"]["short_side"] == {"merged.onnx": short_side or None}
+
+
 def test_long_pictures_are_timed_at_the_size_they_are_scored_at(
     monkeypatch: pytest.MonkeyPatch, opened: Opened, tmp_path: Path
 ) -> None:

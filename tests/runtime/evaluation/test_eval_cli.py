@@ -560,6 +560,16 @@ def test_official_short_side_and_native(engines: list[FakeEngine], tmp_path: Pat
         assert json.loads(target.read_text())["protocol"]["short_side"] == expected
 
 
+def test_pairs_of_folders_are_shown_as_the_first_model_was_evaluated(
+    root: Path, engines: list[FakeEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out.json"
+    monkeypatch.setitem(CARDS, "small.onnx", replace(make_card(), short_side=48))
+    for given, expected in (((), 48), (("--short-side", "native"), None)):
+        assert run(root, "small.onnx", "merged.onnx", "--json", str(target), *given) == 0
+        assert json.loads(target.read_text())["protocol"]["short_side"] == expected
+
+
 def test_quiet_prints_nothing(root: Path, engines: list[FakeEngine], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(root, "merged.onnx", "-q") == 0
     said = capsys.readouterr()
