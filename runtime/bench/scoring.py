@@ -8,7 +8,8 @@ from typing import Any
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.bench.models import Contender
-from algm_trt.runtime.evaluation.evaluate import Evaluation, EvaluationOptions, evaluate
+from algm_trt.runtime.evaluation.evaluate import EvaluationOptions, evaluate
+from algm_trt.runtime.evaluation.figures import Evaluation
 from algm_trt.runtime.evaluation.multiscale import Protocol
 from algm_trt.runtime.evaluation.sets import EvaluationSet, spread
 from algm_trt.runtime.model_argument import model_title
