@@ -119,7 +119,18 @@ class OnnxRuntimeEngine:
         return outputs
 
 
-def import_failure(error: ImportError) -> MissingDependencyError:
+def cpu_session(model: bytes | str) -> ort.InferenceSession:
+    """A session of any model, serialised or by its path, on the CPU.
+
+    Raises:
+        MissingDependencyError: onnxruntime cannot be imported.
+        Exception: ONNX Runtime cannot open the model; its classes share no other base.
+    """
+    ort = _import_onnxruntime()
+    return ort.InferenceSession(model, _session_options(ort, 1, None), providers=PROVIDERS["cpu"])
+
+
+def _import_failure(error: ImportError) -> MissingDependencyError:
     """What to say where onnxruntime cannot be imported: it may be there and yet be broken."""
     if isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime":
         return MissingDependencyError(f"onnxruntime is not installed ({error}): pip install onnxruntime")
@@ -138,7 +149,7 @@ def _import_onnxruntime() -> ModuleType:
     try:
         import onnxruntime
     except ImportError as error:
-        raise import_failure(error) from error
+        raise _import_failure(error) from error
     module: ModuleType = onnxruntime
     return module
 
