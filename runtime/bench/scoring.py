@@ -100,7 +100,7 @@ class Scoring:
         """Score all models; an interruption leaves in `found` what was complete.
 
         Args:
-            thresholds: as asked for, see `Contender.thresholds`.
+            thresholds: as asked for, see `ModelCard.thresholds`.
             max_pixels: larger pictures are refused.
             quiet: no progress bar.
 
@@ -114,7 +114,7 @@ class Scoring:
                 continue
             pipeline = self._pipelines[contender.name]
             protocol = Protocol(short_side=pipeline.short_side, max_ratio=pipeline.max_ratio)
-            for threshold in contender.thresholds(thresholds):
+            for threshold in contender.card.thresholds(thresholds):
                 chosen = replace(pipeline, threshold=threshold, batch_size=1, short_side=None, max_ratio=None)
                 options = EvaluationOptions(protocol, chosen, max_pixels=max_pixels, quiet=quiet)
                 title = model_title(contender.name, threshold)
