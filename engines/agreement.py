@@ -16,10 +16,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from algm_trt.engines.precision import FLOAT16_MAX, REFINEMENTS, float16_tensors, to_float16
+from algm_trt.engines.precision import REFINEMENTS, float16_tensors, to_float16
 from algm_trt.engines.rounding import with_roundings
-from algm_trt.plugins.errors import AlgmError, VerificationError
-from algm_trt.runtime.backends.onnxruntime_engine import import_failure
+from algm_trt.plugins.errors import AlgmError, MissingDependencyError, VerificationError
+from algm_trt.plugins.spec import FLOAT16_MAX
+from algm_trt.runtime.backends.onnxruntime_engine import cpu_session
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.check_pictures import Picture
 
@@ -27,7 +28,6 @@ LABELS_GATE: Final = 0.995
 TOKENS_GATE: Final = 0.01
 
 _RANGE_PREFIX: Final = "range of "
-_LOG_ERRORS_ONLY: Final = 3
 
 
 @dataclass(frozen=True)
@@ -215,15 +215,11 @@ def _largest(outputs: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, float]:
 def _run(model: bytes, card: ModelCard, pictures: Sequence[Picture]) -> list[dict[str, NDArray[Any]]]:
     """Outputs by name of every picture but the logits, one picture at a time, of a serialised model."""
     try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise import_failure(error) from error
-    options = ort.SessionOptions()
-    options.log_severity_level = _LOG_ERRORS_ONLY
-    try:
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = cpu_session(model)
         names = [value.name for value in session.get_outputs() if value.name not in ("logits", "token_map")]
         return [dict(zip(names, session.run(names, feed), strict=True)) for feed in _feeds(card, pictures)]
+    except MissingDependencyError:
+        raise
     except Exception as error:  # onnxruntime raises classes of its own that share no base but Exception
         text = " ".join(str(error).split())
         raise AlgmError(f"ONNX Runtime cannot run the model: {text}") from error

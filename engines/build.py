@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -337,8 +336,3 @@ def _write_together(plan: Path, content: memoryview, record: EngineRecord, extra
             temporary(plan).write_bytes(content)
     except OSError as error:
         raise BuildError(f"cannot write {plan}: {error.strerror}; nothing of it was kept") from error
-
-
-def show_progress() -> BuildProgress:
-    """Progress with a bar where stderr is a terminal."""
-    return BuildProgress(visible=sys.stderr.isatty())

@@ -38,10 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _build(arguments: argparse.Namespace) -> int:
     # Imported here: --help and usage errors need neither onnx nor TensorRT.
     try:
-        from algm_trt.engines.build import build_engine, show_progress
+        from algm_trt.engines.build import build_engine
+        from algm_trt.engines.progress import BuildProgress
     except ModuleNotFoundError as error:
         raise MissingDependencyError(f"{error.name} is not installed: pip install 'algm-trt[engine]'") from error
-    report = build_engine(arguments.model, arguments.output, _options(arguments), progress=show_progress())
+    progress = BuildProgress(visible=sys.stderr.isatty())
+    report = build_engine(arguments.model, arguments.output, _options(arguments), progress=progress)
     say("\n".join(_lines(report)))
     return 0
 

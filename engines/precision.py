@@ -24,8 +24,7 @@ from algm_trt.engines.source import card_of, set_card
 from algm_trt.engines.weights import closed_graph, constant, element_types, open_graph
 from algm_trt.plugins import spec
 from algm_trt.plugins.errors import AlgmError
-
-FLOAT16_MAX: Final = 65504.0
+from algm_trt.plugins.spec import FLOAT16_MAX
 
 Nodes: TypeAlias = list[Any]
 """Nodes of onnx-graphsurgeon, which has no types."""

@@ -31,6 +31,12 @@ from algm_trt.plugins import spec
 
 OPSET_VERSION = 20
 
+FLOAT = onnx.TensorProto.FLOAT
+INT32 = onnx.TensorProto.INT32
+INT64 = onnx.TensorProto.INT64
+BOOL = onnx.TensorProto.BOOL
+TO_THE_END = 2**63 - 1
+
 algm = Opset(spec.DOMAIN, spec.VERSION)
 
 
@@ -45,7 +51,7 @@ def AlgmLocalMerge(
     plugin_namespace: str,
     plugin_version: str,
 ):
-    everything = op.Constant(value_ints=[9223372036854775807])
+    everything = op.Constant(value_ints=[TO_THE_END])
     zero = op.Constant(value_ints=[0])
     one = op.Constant(value_ints=[1])
     minus_one = op.Constant(value_ints=[-1])
@@ -58,13 +64,13 @@ def AlgmLocalMerge(
     window_count = op.ReduceProd(windows_hw, keepdims=1)
     patches = op.ReduceProd(grid_hw, keepdims=1)
     members = op.ReduceProd(window_hw, keepdims=1)
-    members_f = op.Cast(members, to=1)
+    members_f = op.Cast(members, to=FLOAT)
 
     # Similarity and mean of every window.
     lead = op.Slice(x, zero, extra, one)
     tokens = op.Slice(x, extra, everything, one)
     window_shape = op.Concat(zero, windows_h, window_h, windows_w, window_w, minus_one, axis=0)
-    windows = op.Reshape(op.Cast(tokens, to=1), window_shape)
+    windows = op.Reshape(op.Cast(tokens, to=FLOAT), window_shape)
     squares = op.ReduceSum(op.Mul(windows, windows), minus_one, keepdims=1)
     units = op.Div(windows, op.Max(op.Sqrt(squares), op.Constant(value_float=1e-12)))
     over_w = op.Constant(value_ints=[4])
@@ -80,7 +86,7 @@ def AlgmLocalMerge(
 
     # Which windows merge, and their rank by descending similarity, ties by lower index.
     merges = op.GreaterOrEqual(similarity, threshold)
-    merged_so_far = op.CumSum(op.Cast(merges, to=7), op.Constant(value_int=1))
+    merged_so_far = op.CumSum(op.Cast(merges, to=INT64), op.Constant(value_int=1))
     merged_count = op.Slice(merged_so_far, minus_one, everything, one)
     key = op.Where(merges, similarity, op.Constant(value_float=-3.0))
     key_i = op.Unsqueeze(key, op.Constant(value_ints=[2]))
@@ -88,7 +94,7 @@ def AlgmLocalMerge(
     index = op.Range(op.Constant(value_int=0), op.Squeeze(window_count), op.Constant(value_int=1))
     lower = op.Less(op.Unsqueeze(index, zero), op.Unsqueeze(index, one))
     before = op.Or(op.Greater(key_j, key_i), op.And(op.Equal(key_j, key_i), lower))
-    rank = op.Cast(op.ReduceSum(op.Cast(before, to=1), op.Constant(value_ints=[2]), keepdims=0), to=7)
+    rank = op.Cast(op.ReduceSum(op.Cast(before, to=FLOAT), op.Constant(value_ints=[2]), keepdims=0), to=INT64)
 
     # Where every patch goes, and where every image begins.
     code = op.Where(merges, rank, minus_one)
@@ -96,7 +102,7 @@ def AlgmLocalMerge(
     spread = op.Expand(code_hw, op.Concat(one, one, window_h, one, window_w, axis=0))
     code_of_patch = op.Reshape(spread, op.Concat(zero, patches, axis=0))
     single = op.Less(code_of_patch, op.Constant(value_int=0))
-    singles_before = op.CumSum(op.Cast(single, to=7), op.Constant(value_int=1), exclusive=1)
+    singles_before = op.CumSum(op.Cast(single, to=INT64), op.Constant(value_int=1), exclusive=1)
     position = op.Add(op.Where(single, op.Add(merged_count, singles_before), code_of_patch), extra)
     unmerged_windows = op.Sub(window_count, merged_count)
     lengths = op.Add(op.Add(merged_count, op.Mul(unmerged_windows, members)), extra)
@@ -121,16 +127,16 @@ def AlgmLocalMerge(
     slots = op.Reshape(slots_2d, minus_one)
     buffer = op.ConstantOfShape(op.Add(dropped, one))
     row_numbers = op.Range(op.Constant(value_int=0), op.Squeeze(dropped), op.Constant(value_int=1))
-    placed = op.ScatterElements(op.Cast(buffer, to=7), slots, row_numbers)
+    placed = op.ScatterElements(op.Cast(buffer, to=INT64), slots, row_numbers)
     bounded = op.Slice(placed, zero, op.Mul(batch, op.Add(extra, patches)))
     source = op.Slice(bounded, zero, count_1d)
     y = op.Gather(op.Flatten(pool, axis=2), source)
     row_in_image = op.Mod(source, pool_rows)
     is_mean = op.And(op.GreaterOrEqual(row_in_image, extra), op.Less(row_in_image, op.Add(extra, window_count)))
-    sizes = op.Cast(op.Where(is_mean, members, one), to=6)
-    cu_seqlens = op.Cast(cu, to=6)
-    token_map = op.Cast(position, to=6)
-    count = op.Cast(op.Squeeze(count_1d), to=6)
+    sizes = op.Cast(op.Where(is_mean, members, one), to=INT32)
+    cu_seqlens = op.Cast(cu, to=INT32)
+    token_map = op.Cast(position, to=INT32)
+    count = op.Cast(op.Squeeze(count_1d), to=INT32)
     return y, sizes, cu_seqlens, token_map, count
 
 
@@ -147,7 +153,7 @@ def AlgmGlobalMerge(
     plugin_namespace: str,
     plugin_version: str,
 ):
-    everything = op.Constant(value_ints=[9223372036854775807])
+    everything = op.Constant(value_ints=[TO_THE_END])
     zero = op.Constant(value_ints=[0])
     one = op.Constant(value_ints=[1])
     two = op.Constant(value_ints=[2])
@@ -157,7 +163,7 @@ def AlgmGlobalMerge(
     limit = op.Mul(op.Div(op.Add(op.Reshape(op.Constant(value_int=max_tokens), one), 127), lanes), lanes)
 
     # Unpack to (B, L, C), L a multiple of 128; rows beyond an image repeat its first one and are masked.
-    cu = op.Cast(cu_seqlens, to=7)
+    cu = op.Cast(cu_seqlens, to=INT64)
     begins = op.Slice(cu, zero, minus_one)
     lengths = op.Unsqueeze(op.Sub(op.Slice(cu, one, everything), begins), one)
     starts = op.Unsqueeze(begins, one)
@@ -167,8 +173,8 @@ def AlgmGlobalMerge(
     lane = op.Unsqueeze(op.Slice(every_lane, zero, width), zero)
     valid = op.Less(lane, lengths)
     rows = op.Where(valid, op.Add(starts, lane), starts)
-    padded = op.Cast(op.Gather(x, rows), to=1)
-    weights = op.Cast(op.Where(valid, op.Cast(op.Gather(sizes, rows), to=7), zero), to=1)
+    padded = op.Cast(op.Gather(x, rows), to=FLOAT)
+    weights = op.Cast(op.Where(valid, op.Cast(op.Gather(sizes, rows), to=INT64), zero), to=FLOAT)
     squares = op.ReduceSum(op.Mul(padded, padded), minus_one, keepdims=1)
     units = op.Div(padded, op.Max(op.Sqrt(squares), op.Constant(value_float=1e-12)))
 
@@ -178,8 +184,8 @@ def AlgmGlobalMerge(
         op.Transpose(op.Slice(units, one, everything, one, two), perm=[0, 2, 1]),
     )
     index = op.Div(op.Slice(lane, zero, everything, one, two), two)
-    valid_a = op.Cast(op.Slice(op.Cast(valid, to=7), zero, everything, one, two), to=9)
-    valid_b = op.Cast(op.Slice(op.Cast(valid, to=7), one, everything, one, two), to=9)
+    valid_a = op.Cast(op.Slice(op.Cast(valid, to=INT64), zero, everything, one, two), to=BOOL)
+    valid_b = op.Cast(op.Slice(op.Cast(valid, to=INT64), one, everything, one, two), to=BOOL)
     may_receive = op.And(valid_b, op.GreaterOrEqual(index, op.Sub(extra, one)))
     similarity = op.Where(op.Unsqueeze(may_receive, one), similarity_all, op.Constant(value_float=-4.0))
     best = op.ReduceMax(similarity, minus_one, keepdims=0)
@@ -187,19 +193,19 @@ def AlgmGlobalMerge(
 
     # The image's own threshold: mean + std / layer over its A tokens without the class token.
     may_merge = op.And(valid_a, op.Greater(index, zero))
-    present = op.Cast(may_merge, to=1)
+    present = op.Cast(may_merge, to=FLOAT)
     candidates = op.Sub(op.Div(op.Add(lengths, one), two), one)
-    candidates_f = op.Cast(candidates, to=1)
+    candidates_f = op.Cast(candidates, to=FLOAT)
     one_f = op.Constant(value_float=1.0)
     mean = op.Div(op.ReduceSum(op.Mul(best, present), one, keepdims=1), op.Max(candidates_f, one_f))
     deviation = op.Mul(op.Sub(best, mean), present)
     variance = op.Div(op.ReduceSumSquare(deviation, one, keepdims=1), op.Max(op.Sub(candidates_f, one_f), one_f))
-    limit_of_image = op.Add(mean, op.Div(op.Sqrt(variance), op.Cast(op.Constant(value_int=layer), to=1)))
+    limit_of_image = op.Add(mean, op.Div(op.Sqrt(variance), op.Cast(op.Constant(value_int=layer), to=FLOAT)))
     possible = op.And(op.Greater(candidates, one), op.Greater(op.Div(lengths, two), op.Sub(extra, one)))
     merges = op.And(op.And(may_merge, possible), op.GreaterOrEqual(best, limit_of_image))
 
     # Positions in the new order: extra tokens, unmerged A, B.
-    keeps = op.Cast(op.And(valid_a, op.Not(merges)), to=7)
+    keeps = op.Cast(op.And(valid_a, op.Not(merges)), to=INT64)
     kept_before = op.CumSum(keeps, op.Constant(value_int=1), exclusive=1)
     kept_count = op.Slice(op.CumSum(keeps, op.Constant(value_int=1)), minus_one, everything, one)
     second_extra = op.Sub(extra, one)
@@ -219,7 +225,7 @@ def AlgmGlobalMerge(
     weights_b = op.Slice(weights, one, everything, one, two)
     goes_to = op.Where(merges, choice, minus_one)
     joins = op.Equal(op.Unsqueeze(index, two), op.Unsqueeze(goes_to, one))
-    incidence = op.Cast(joins, to=1)
+    incidence = op.Cast(joins, to=FLOAT)
     arrived = op.MatMul(incidence, op.Mul(rows_a, op.Unsqueeze(weights_a, two)))
     arrived_weight = op.ReduceSum(op.Mul(incidence, op.Unsqueeze(weights_a, one)), two, keepdims=0)
     new_weights_b = op.Add(arrived_weight, weights_b)
@@ -231,33 +237,33 @@ def AlgmGlobalMerge(
     # Compaction, as in the local merge; the pool holds all A rows, then all B rows, of each image.
     dropped = op.Mul(op.Shape(token_map, start=0, end=1), limit)
     slots_2d = op.Concat(
-        op.Where(op.Cast(keeps, to=9), op.Add(new_starts, position_a), dropped),
+        op.Where(op.Cast(keeps, to=BOOL), op.Add(new_starts, position_a), dropped),
         op.Where(valid_b, op.Add(new_starts, position_b), dropped),
         axis=1,
     )
     slots = op.Reshape(slots_2d, minus_one)
     row_numbers = op.Range(op.Constant(value_int=0), op.Size(slots), op.Constant(value_int=1))
-    buffer = op.Cast(op.ConstantOfShape(op.Add(dropped, one)), to=7)
+    buffer = op.Cast(op.ConstantOfShape(op.Add(dropped, one)), to=INT64)
     source = op.Slice(op.ScatterElements(buffer, slots, row_numbers), zero, count_1d)
     pool = op.Flatten(op.Concat(rows_a, new_rows_b, axis=1), axis=2)
     y = op.CastLike(op.Gather(pool, source), x)
     pool_weights = op.Reshape(op.Concat(weights_a, new_weights_b, axis=1), minus_one)
-    new_sizes = op.Cast(op.Gather(pool_weights, source), to=6)
+    new_sizes = op.Cast(op.Gather(pool_weights, source), to=INT32)
 
     # Patches follow their token: even tokens are in the first half of the pool, odd ones in the second.
-    old = op.Cast(token_map, to=7)
+    old = op.Cast(token_map, to=INT64)
     half = op.Div(width, two)
     pool_index = op.Add(op.Mul(op.Mod(old, two), half), op.Div(old, two))
     new_map = op.GatherElements(op.Concat(position_a, position_b, axis=1), pool_index, axis=1)
-    new_token_map = op.Cast(new_map, to=6)
-    new_cu_seqlens = op.Cast(new_cu, to=6)
-    count = op.Cast(op.Squeeze(count_1d), to=6)
+    new_token_map = op.Cast(new_map, to=INT32)
+    new_cu_seqlens = op.Cast(new_cu, to=INT32)
+    count = op.Cast(op.Squeeze(count_1d), to=INT32)
     return y, new_sizes, new_cu_seqlens, new_token_map, count
 
 
 @script(algm, default_opset=op)
 def AlgmPackedAttention(qkv, cu_seqlens, heads: int, max_tokens: int, plugin_namespace: str, plugin_version: str):
-    everything = op.Constant(value_ints=[9223372036854775807])
+    everything = op.Constant(value_ints=[TO_THE_END])
     zero = op.Constant(value_ints=[0])
     one = op.Constant(value_ints=[1])
     minus_one = op.Constant(value_ints=[-1])
@@ -266,7 +272,7 @@ def AlgmPackedAttention(qkv, cu_seqlens, heads: int, max_tokens: int, plugin_nam
     limit = op.Mul(op.Div(op.Add(op.Reshape(op.Constant(value_int=max_tokens), one), 63), lanes), lanes)
 
     # Unpack to (B, L, 3C), L a multiple of 64; rows beyond an image repeat its first one and are masked.
-    cu = op.Cast(cu_seqlens, to=7)
+    cu = op.Cast(cu_seqlens, to=INT64)
     begins = op.Slice(cu, zero, minus_one)
     stops = op.Slice(cu, one, everything)
     lengths = op.Unsqueeze(op.Sub(stops, begins), one)
@@ -285,7 +291,7 @@ def AlgmPackedAttention(qkv, cu_seqlens, heads: int, max_tokens: int, plugin_nam
     q = op.Squeeze(q_1, zero)
     k = op.Squeeze(k_1, zero)
     v = op.Squeeze(v_1, zero)
-    depth = op.Cast(op.Div(op.Shape(qkv, start=1, end=2), op.Mul(heads_1d, 3)), to=1)
+    depth = op.Cast(op.Div(op.Shape(qkv, start=1, end=2), op.Mul(heads_1d, 3)), to=FLOAT)
     scale = op.CastLike(op.Reciprocal(op.Sqrt(depth)), qkv)
     hidden = op.Where(valid, op.Constant(value_float=0.0), op.Constant(value_float=-60000.0))
     mask = op.Unsqueeze(op.CastLike(hidden, qkv), op.Constant(value_ints=[1, 2]))
@@ -296,7 +302,7 @@ def AlgmPackedAttention(qkv, cu_seqlens, heads: int, max_tokens: int, plugin_nam
     # Pack again: row t belongs to the image whose start is the last one at or before t.
     rows = op.Shape(qkv, start=0, end=1)
     t = op.Range(op.Constant(value_int=0), op.Squeeze(rows), op.Constant(value_int=1))
-    passed = op.Cast(op.GreaterOrEqual(op.Unsqueeze(t, one), op.Unsqueeze(stops, zero)), to=7)
+    passed = op.Cast(op.GreaterOrEqual(op.Unsqueeze(t, one), op.Unsqueeze(stops, zero)), to=INT64)
     image = op.ReduceSum(passed, one, keepdims=0)
     source = op.Add(op.Mul(image, width), op.Sub(t, op.Gather(begins, image)))
     y = op.Gather(op.Flatten(merged_heads, axis=2), source)
@@ -305,14 +311,14 @@ def AlgmPackedAttention(qkv, cu_seqlens, heads: int, max_tokens: int, plugin_nam
 
 @script(algm, default_opset=op)
 def AlgmAppendTokens(x, cu_seqlens, tokens, drop: int, plugin_namespace: str, plugin_version: str):
-    everything = op.Constant(value_ints=[9223372036854775807])
+    everything = op.Constant(value_ints=[TO_THE_END])
     zero = op.Constant(value_ints=[0])
     one = op.Constant(value_ints=[1])
     minus_one = op.Constant(value_ints=[-1])
     dropped = op.Reshape(op.Constant(value_int=drop), one)
 
     # New starts: every image changes by the same number of rows.
-    cu = op.Cast(cu_seqlens, to=7)
+    cu = op.Cast(cu_seqlens, to=INT64)
     added = op.Sub(op.Shape(tokens, start=0, end=1), dropped)
     images = op.Range(op.Constant(value_int=0), op.Size(cu), op.Constant(value_int=1))
     new_cu = op.Add(cu, op.Mul(images, added))
@@ -324,7 +330,7 @@ def AlgmAppendTokens(x, cu_seqlens, tokens, drop: int, plugin_namespace: str, pl
     old_rows = op.Shape(x, start=0, end=1)
     new_rows = op.Add(old_rows, op.Mul(op.Shape(begins), added))
     t = op.Range(op.Constant(value_int=0), op.Squeeze(new_rows), op.Constant(value_int=1))
-    passed = op.Cast(op.GreaterOrEqual(op.Unsqueeze(t, one), op.Unsqueeze(stops, zero)), to=7)
+    passed = op.Cast(op.GreaterOrEqual(op.Unsqueeze(t, one), op.Unsqueeze(stops, zero)), to=INT64)
     image = op.ReduceSum(passed, one, keepdims=0)
     within = op.Sub(t, op.Gather(op.Slice(new_cu, zero, minus_one), image))
     kept_of_row = op.Gather(kept, image)
@@ -332,21 +338,21 @@ def AlgmAppendTokens(x, cu_seqlens, tokens, drop: int, plugin_namespace: str, pl
     appended = op.Add(old_rows, op.Sub(within, kept_of_row))
     source = op.Where(op.Less(within, kept_of_row), own, appended)
     y = op.Gather(op.Concat(x, tokens, axis=0), source)
-    new_cu_seqlens = op.Cast(new_cu, to=6)
+    new_cu_seqlens = op.Cast(new_cu, to=INT32)
     return y, new_cu_seqlens
 
 
 @script(algm, default_opset=op)
 def AlgmUnmerge(x, cu_seqlens, token_map, appended: int, drop: int, plugin_namespace: str, plugin_version: str):
-    everything = op.Constant(value_ints=[9223372036854775807])
+    everything = op.Constant(value_ints=[TO_THE_END])
     zero = op.Constant(value_ints=[0])
     one = op.Constant(value_ints=[1])
     minus_one = op.Constant(value_ints=[-1])
-    cu = op.Cast(cu_seqlens, to=7)
+    cu = op.Cast(cu_seqlens, to=INT64)
     starts = op.Unsqueeze(op.Slice(cu, zero, minus_one), one)
     stops = op.Unsqueeze(op.Slice(cu, one, everything), one)
     shift = op.Constant(value_int=drop)
-    grid = op.Gather(x, op.Sub(op.Add(starts, op.Cast(token_map, to=7)), shift))
+    grid = op.Gather(x, op.Sub(op.Add(starts, op.Cast(token_map, to=INT64)), shift))
     tail_length = op.Constant(value_int=appended)
     tail_index = op.Range(op.Constant(value_int=0), tail_length, op.Constant(value_int=1))
     tail = op.Gather(x, op.Add(op.Sub(stops, tail_length), tail_index))
@@ -355,23 +361,23 @@ def AlgmUnmerge(x, cu_seqlens, token_map, appended: int, drop: int, plugin_names
 
 @script(algm, default_opset=op)
 def AlgmUnmergeGrid(x, cu_seqlens, token_map, appended: int, drop: int, plugin_namespace: str, plugin_version: str):
-    cu = op.Cast(cu_seqlens, to=7)
+    cu = op.Cast(cu_seqlens, to=INT64)
     begins = op.Slice(cu, op.Constant(value_ints=[0]), op.Constant(value_ints=[-1]))
     starts = op.Unsqueeze(begins, op.Constant(value_ints=[1]))
-    rows = op.Sub(op.Add(starts, op.Cast(token_map, to=7)), op.Constant(value_int=drop))
+    rows = op.Sub(op.Add(starts, op.Cast(token_map, to=INT64)), op.Constant(value_int=drop))
     grid = op.Gather(x, rows)
     return grid
 
 
 @script(algm, default_opset=op)
 def AlgmLabels(logits, size: Sequence[int], plugin_namespace: str, plugin_version: str):
-    everything = op.Constant(value_ints=[9223372036854775807])
+    everything = op.Constant(value_ints=[TO_THE_END])
     zero = op.Constant(value_ints=[0])
     one = op.Constant(value_ints=[1])
     minus_one = op.Constant(value_ints=[-1])
     two = op.Constant(value_ints=[2])
     one_f = op.Constant(value_float=1.0)
-    scores = op.Cast(logits, to=1)
+    scores = op.Cast(logits, to=FLOAT)
     height, width = op.Split(op.Constant(value_ints=size), num_outputs=2)
     rows = op.Shape(logits, start=1, end=2)
     columns = op.Shape(logits, start=2, end=3)
@@ -383,19 +389,19 @@ def AlgmLabels(logits, size: Sequence[int], plugin_namespace: str, plugin_versio
     y_unit = op.Mul(two, height)
     y_at = op.Add(op.Mul(op.Add(op.Mul(two, y), one), rows), height)
     y_cell = op.Div(y_at, y_unit)
-    y_weight = op.Div(op.Cast(op.Sub(y_at, op.Mul(y_cell, y_unit)), to=1), op.Cast(y_unit, to=1))
+    y_weight = op.Div(op.Cast(op.Sub(y_at, op.Mul(y_cell, y_unit)), to=FLOAT), op.Cast(y_unit, to=FLOAT))
     x = op.Range(op.Constant(value_int=0), op.Squeeze(width), op.Constant(value_int=1))
     x_unit = op.Mul(two, width)
     x_at = op.Add(op.Mul(op.Add(op.Mul(two, x), one), columns), width)
     x_cell = op.Div(x_at, x_unit)
-    x_weight = op.Div(op.Cast(op.Sub(x_at, op.Mul(x_cell, x_unit)), to=1), op.Cast(x_unit, to=1))
+    x_weight = op.Div(op.Cast(op.Sub(x_at, op.Mul(x_cell, x_unit)), to=FLOAT), op.Cast(x_unit, to=FLOAT))
     cell_rows = op.Range(op.Constant(value_int=0), op.Squeeze(op.Add(rows, one)), op.Constant(value_int=1))
     cell_columns = op.Range(op.Constant(value_int=0), op.Squeeze(op.Add(columns, one)), op.Constant(value_int=1))
     cell_height = op.Div(op.Sub(op.Add(height, rows), one), rows)
     cell_width = op.Div(op.Sub(op.Add(width, columns), one), columns)
-    above = op.Cast(op.Less(op.Unsqueeze(y_cell, zero), op.Unsqueeze(cell_rows, one)), to=7)
+    above = op.Cast(op.Less(op.Unsqueeze(y_cell, zero), op.Unsqueeze(cell_rows, one)), to=INT64)
     y_first = op.ReduceSum(above, one, keepdims=0)
-    left = op.Cast(op.Less(op.Unsqueeze(x_cell, zero), op.Unsqueeze(cell_columns, one)), to=7)
+    left = op.Cast(op.Less(op.Unsqueeze(x_cell, zero), op.Unsqueeze(cell_columns, one)), to=INT64)
     x_first = op.ReduceSum(left, one, keepdims=0)
 
     # Weights of the four corners for every place of every cell: (h+1, w+1, places, 4).
@@ -435,13 +441,13 @@ def AlgmLabels(logits, size: Sequence[int], plugin_namespace: str, plugin_versio
     # the cell: few are left, and only they are interpolated. Slots that a cell does not need hold class 0, which is
     # either one of its candidates or cannot win there.
     to_beat = op.ReduceMax(op.ReduceMin(corners, corner_axis, keepdims=0), minus_one, keepdims=1)
-    able = op.Cast(op.GreaterOrEqual(op.ReduceMax(corners, corner_axis, keepdims=0), to_beat), to=7)
+    able = op.Cast(op.GreaterOrEqual(op.ReduceMax(corners, corner_axis, keepdims=0), to_beat), to=INT64)
     seen = op.CumSum(able, op.Constant(value_int=-1))
     most = op.ReduceMax(op.Slice(seen, minus_one, everything, minus_one), keepdims=0)
     count = op.Max(op.Reshape(most, one), one)
     classes = op.Shape(logits, start=3, end=4)
     class_ids = op.Range(op.Constant(value_int=0), op.Squeeze(classes), op.Constant(value_int=1))
-    slots = op.Where(op.Cast(able, to=9), op.Sub(seen, one), classes)
+    slots = op.Where(op.Cast(able, to=BOOL), op.Sub(seen, one), classes)
     ids = op.Add(op.Mul(able, zero), class_ids)
     empty = op.Concat(op.Mul(able, zero), op.Mul(op.Slice(able, zero, one, minus_one), zero), axis=-1)
     candidates = op.Slice(op.ScatterElements(empty, slots, ids, axis=-1), zero, count, minus_one)
@@ -450,7 +456,7 @@ def AlgmLabels(logits, size: Sequence[int], plugin_namespace: str, plugin_versio
 
     # The winner of every place, then the places in the order of the picture.
     winner = op.ArgMax(op.MatMul(weights, kept), axis=-1, keepdims=0)
-    label = op.Cast(op.GatherElements(candidates, winner, axis=-1), to=6)
+    label = op.Cast(op.GatherElements(candidates, winner, axis=-1), to=INT32)
     by_cell = op.Reshape(label, op.Concat(zero, zero, zero, cell_height, cell_width, axis=0))
     tall_shape = op.Concat(
         zero, op.Mul(op.Add(rows, one), cell_height), op.Mul(op.Add(columns, one), cell_width), axis=0

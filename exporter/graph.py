@@ -67,252 +67,257 @@ def build_graph(model: Segmenter, size: tuple[int, int], precision: str = "fp32"
     Raises:
         ConfigError: a weight does not fit into float16.
     """
-    patch = model.config.patch_size
-    grid = -(-size[0] // patch), -(-size[1] // patch)
-    g = GraphBuilder(precision)
-    if model.merge is None:
-        g.begin_quantized()
-    tokens = _encoder(g, model, size, grid)
-    scores = _decoder(g, model, tokens, grid)
-    _outputs(g, model, tokens, scores, size, grid)
-    batch = 1 if precision == "int8" else "batch"
-    return g.model("algm_segmenter", _inputs(model, size, batch), _output_infos(model, size, grid, batch))
+    return _NetworkGraph(model, size, precision).whole()
 
 
-def _inputs(model: Segmenter, size: tuple[int, int], batch: int | str) -> list[onnx.ValueInfoProto]:
-    images = helper.make_tensor_value_info("images", TensorProto.UINT8, [batch, *size, 3])
-    threshold = helper.make_tensor_value_info("threshold", TensorProto.FLOAT, [])
-    return [images, threshold] if model.merge else [images]
+class _NetworkGraph(GraphBuilder):
+    """The graph of one network.
 
+    Attributes:
+        network: in evaluation mode.
+        config: its architecture.
+        merge: its merge settings, or None.
+        size: height and width in pixels of the input.
+        grid: height and width in patches of the input, padded to whole ones.
+        patches: their number.
+        extra: tokens in front of the patches.
+    """
 
-def _output_infos(
-    model: Segmenter, size: tuple[int, int], grid: tuple[int, int], batch: int | str
-) -> list[onnx.ValueInfoProto]:
-    classes = model.config.n_cls
-    label_type = TensorProto.UINT8 if classes <= MAX_UINT8_CLASSES else TensorProto.INT32
-    return [
-        helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, classes, *grid]),
-        helper.make_tensor_value_info("labels", label_type, [batch, *size]),
-        helper.make_tensor_value_info("token_counts", TensorProto.INT32, [batch, 3]),
-        helper.make_tensor_value_info("token_map", TensorProto.INT32, [batch, *grid]),
-    ]
+    def __init__(self, network: Segmenter, size: tuple[int, int], precision: str) -> None:
+        super().__init__(precision)
+        self.network = network
+        self.config = network.config
+        self.merge = network.merge
+        self.size = size
+        self.grid = -(-size[0] // self.config.patch_size), -(-size[1] // self.config.patch_size)
+        self.patches = self.grid[0] * self.grid[1]
+        self.extra = self.config.extra_tokens
 
+    def whole(self) -> onnx.ModelProto:
+        """All of it, as a model."""
+        if self.merge is None:
+            self.begin_quantized()
+        tokens = self._encoder()
+        self._outputs(tokens, self._decoder(tokens))
+        batch = 1 if self.precision == "int8" else "batch"
+        return self.model("algm_segmenter", self._input_infos(batch), self._output_infos(batch))
 
-def _encoder(g: GraphBuilder, model: Segmenter, size: tuple[int, int], grid: tuple[int, int]) -> GraphTokens:
-    tokens = GraphTokens(_embed(g, model, size, grid))
-    max_tokens = model.config.extra_tokens + grid[0] * grid[1]
-    for layer, block in enumerate(model.encoder.blocks, start=1):
-        name = f"encoder.blocks.{layer - 1}"
-        tokens = tokens.with_x(_attend(g, block, tokens, name, max_tokens))
-        if model.merge is not None and layer in model.merge.layers:
-            tokens = _merge(g, model, tokens, layer, grid, max_tokens)
-        tokens = tokens.with_x(_feed(g, block, tokens.x, name))
-    return tokens.with_x(g.layer_norm(model.encoder.norm, tokens.x, "encoder.norm"))
+    def _input_infos(self, batch: int | str) -> list[onnx.ValueInfoProto]:
+        images = helper.make_tensor_value_info("images", TensorProto.UINT8, [batch, *self.size, 3])
+        threshold = helper.make_tensor_value_info("threshold", TensorProto.FLOAT, [])
+        return [images, threshold] if self.merge else [images]
 
+    def _output_infos(self, batch: int | str) -> list[onnx.ValueInfoProto]:
+        classes = self.config.n_cls
+        label_type = TensorProto.UINT8 if classes <= MAX_UINT8_CLASSES else TensorProto.INT32
+        return [
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, classes, *self.grid]),
+            helper.make_tensor_value_info("labels", label_type, [batch, *self.size]),
+            helper.make_tensor_value_info("token_counts", TensorProto.INT32, [batch, 3]),
+            helper.make_tensor_value_info("token_map", TensorProto.INT32, [batch, *self.grid]),
+        ]
 
-def _embed(g: GraphBuilder, model: Segmenter, size: tuple[int, int], grid: tuple[int, int]) -> str:
-    """Pixels to tokens with positions, (B, E+N0, C)."""
-    encoder, patch = model.encoder, model.config.patch_size
-    mean, std = (np.array(values, np.float32) for values in NORMALIZATIONS[model.config.normalization])
-    x = g.node("Cast", ["images"], "preprocess/float", to=TensorProto.FLOAT)
-    x = g.node("Sub", [x, g.constant("preprocess.mean", mean)], "preprocess/centre")
-    x = g.node("Div", [x, g.constant("preprocess.std", std)], "preprocess/scale")
-    x = g.from_float32(g.node("Transpose", [x], "preprocess/nchw", perm=[0, 3, 1, 2]))
-    bottom, right = grid[0] * patch - size[0], grid[1] * patch - size[1]
-    if bottom or right:
-        pads = g.constant("preprocess.pads", np.array([0, 0, 0, 0, 0, 0, bottom, right], np.int64))
-        x = g.node("Pad", [x, pads], "preprocess/pad")
-    projection = encoder.patch_embed.proj
-    weight = g.weight("encoder.patch_embed.proj.weight", projection.weight)
-    bias = g.weight("encoder.patch_embed.proj.bias", _bias(projection))
-    name = "encoder.patch_embed"
-    x = g.node("Conv", [x, weight, bias], f"{name}/proj", kernel_shape=[patch, patch], strides=[patch, patch])
-    flat = g.constant("encoder.patch_embed.flat", np.array([0, 0, -1], np.int64))
-    x = g.node("Transpose", [g.node("Reshape", [x, flat], f"{name}/flatten")], f"{name}/tokens", perm=[0, 2, 1])
-    # Rows of zeros in front, to which the extra tokens are added together with the positions: no batch size needed.
-    extra = model.config.extra_tokens
-    pads = g.constant("encoder.extra_pads", np.array([0, extra, 0, 0, 0, 0], np.int64))
-    x = g.node("Pad", [x, pads], f"{name}/extra_rows")
-    positions = encoder.positions(grid).detach().clone()
-    positions[:, :extra] += encoder.extra()
-    return g.node("Add", [x, g.weight("encoder.extra_and_pos_embed", positions)], f"{name}/positions")
+    def _encoder(self) -> GraphTokens:
+        tokens = GraphTokens(self._embed())
+        max_tokens = self.extra + self.patches
+        for layer, block in enumerate(self.network.encoder.blocks, start=1):
+            name = f"encoder.blocks.{layer - 1}"
+            tokens = tokens.with_x(self._attend(block, tokens, name, max_tokens))
+            if self.merge is not None and layer in self.merge.layers:
+                tokens = self._merge(tokens, layer, max_tokens)
+            tokens = tokens.with_x(self._feed(block, tokens.x, name))
+        return tokens.with_x(self.layer_norm(self.network.encoder.norm, tokens.x, "encoder.norm"))
 
+    def _embed(self) -> str:
+        """Pixels to tokens with positions, (B, E+N0, C)."""
+        encoder, patch = self.network.encoder, self.config.patch_size
+        mean, std = (np.array(values, np.float32) for values in NORMALIZATIONS[self.config.normalization])
+        x = self.node("Cast", ["images"], "preprocess/float", to=TensorProto.FLOAT)
+        x = self.node("Sub", [x, self.constant("preprocess.mean", mean)], "preprocess/centre")
+        x = self.node("Div", [x, self.constant("preprocess.std", std)], "preprocess/scale")
+        x = self.from_float32(self.node("Transpose", [x], "preprocess/nchw", perm=[0, 3, 1, 2]))
+        bottom, right = self.grid[0] * patch - self.size[0], self.grid[1] * patch - self.size[1]
+        if bottom or right:
+            pads = self.constant("preprocess.pads", np.array([0, 0, 0, 0, 0, 0, bottom, right], np.int64))
+            x = self.node("Pad", [x, pads], "preprocess/pad")
+        projection = encoder.patch_embed.proj
+        weight = self.weight("encoder.patch_embed.proj.weight", projection.weight)
+        bias = self.weight("encoder.patch_embed.proj.bias", _bias(projection))
+        name = "encoder.patch_embed"
+        x = self.node("Conv", [x, weight, bias], f"{name}/proj", kernel_shape=[patch, patch], strides=[patch, patch])
+        flat = self.constant("encoder.patch_embed.flat", np.array([0, 0, -1], np.int64))
+        x = self.node("Reshape", [x, flat], f"{name}/flatten")
+        x = self.node("Transpose", [x], f"{name}/tokens", perm=[0, 2, 1])
+        # Rows of zeros in front, to which the extra tokens are added together with the positions: no batch size needed.
+        pads = self.constant("encoder.extra_pads", np.array([0, self.extra, 0, 0, 0, 0], np.int64))
+        x = self.node("Pad", [x, pads], f"{name}/extra_rows")
+        positions = encoder.positions(self.grid).detach().clone()
+        positions[:, : self.extra] += encoder.extra()
+        return self.node("Add", [x, self.weight("encoder.extra_and_pos_embed", positions)], f"{name}/positions")
 
-def _attend(g: GraphBuilder, block: Block, tokens: GraphTokens, name: str, max_tokens: int) -> str:
-    normed = g.layer_norm(block.norm1, tokens.x, f"{name}.norm1")
-    qkv = g.linear(block.attn.qkv, normed, f"{name}.attn.qkv")
-    if tokens.cu_seqlens:
-        mixed = f"{name}.attn/packed_attention"
-        attributes = {"heads": block.attn.heads, "max_tokens": max_tokens}
-        g.algm(spec.PACKED_ATTENTION, [qkv, tokens.cu_seqlens], mixed, [mixed], **attributes)
-    else:
-        mixed = _dense_attention(g, block.attn, qkv, f"{name}.attn")
-    return g.node("Add", [tokens.x, g.linear(block.attn.proj, mixed, f"{name}.attn.proj")], f"{name}.attn/residual")
+    def _attend(self, block: Block, tokens: GraphTokens, name: str, max_tokens: int) -> str:
+        normed = self.layer_norm(block.norm1, tokens.x, f"{name}.norm1")
+        qkv = self.linear(block.attn.qkv, normed, f"{name}.attn.qkv")
+        if tokens.cu_seqlens:
+            mixed = f"{name}.attn/packed_attention"
+            attributes = {"heads": block.attn.heads, "max_tokens": max_tokens}
+            self.algm(spec.PACKED_ATTENTION, [qkv, tokens.cu_seqlens], mixed, [mixed], **attributes)
+        else:
+            mixed = self._dense_attention(block.attn, qkv, f"{name}.attn")
+        out = self.linear(block.attn.proj, mixed, f"{name}.attn.proj")
+        return self.node("Add", [tokens.x, out], f"{name}.attn/residual")
 
+    def _dense_attention(self, attention: Attention, qkv: str, name: str) -> str:
+        """`qkv` (B, N, 3C) to (B, N, C) in the form that TensorRT fuses: scale on q, no casts around the softmax."""
+        depth = attention.qkv.in_features // attention.heads
+        split = self.constant(f"attention.split_{attention.heads}", np.array([0, 0, 3, attention.heads, -1], np.int64))
+        heads = self.node("Reshape", [qkv, split], f"{name}/heads")
+        by_head = self.node("Transpose", [heads], f"{name}/by_head", perm=[2, 0, 3, 1, 4])
+        parts = [f"{name}/{part}_1" for part in "qkv"]
+        self.node("Split", [by_head], f"{name}/split", parts, axis=0, num_outputs=3)
+        zero = self.constant("axis_0", np.array([0], np.int64))
+        q, k, v = (self.node("Squeeze", [part, zero], part.removesuffix("_1")) for part in parts)
+        scale = self.constant(f"attention.scale_{depth}", np.array(depth**-0.5, self.dtype))
+        q = self.node("Mul", [q, scale], f"{name}/q_scaled")
+        k_t = self.node("Transpose", [k], f"{name}/k_t", perm=[0, 1, 3, 2])
+        weights = self.node("Softmax", [self.node("MatMul", [q, k_t], f"{name}/scores")], f"{name}/softmax", axis=-1)
+        mixed = self.node("MatMul", [weights, v], f"{name}/mixed")
+        by_token = self.node("Transpose", [mixed], f"{name}/by_token", perm=[0, 2, 1, 3])
+        join = self.constant("attention.join", np.array([0, 0, -1], np.int64))
+        return self.node("Reshape", [by_token, join], f"{name}/join")
 
-def _dense_attention(g: GraphBuilder, attention: Attention, qkv: str, name: str) -> str:
-    """`qkv` (B, N, 3C) to (B, N, C) in the form that TensorRT fuses: scale on q, no casts around the softmax."""
-    depth = attention.qkv.in_features // attention.heads
-    split = g.constant(f"attention.split_{attention.heads}", np.array([0, 0, 3, attention.heads, -1], np.int64))
-    heads = g.node("Reshape", [qkv, split], f"{name}/heads")
-    by_head = g.node("Transpose", [heads], f"{name}/by_head", perm=[2, 0, 3, 1, 4])
-    parts = [f"{name}/{part}_1" for part in "qkv"]
-    g.node("Split", [by_head], f"{name}/split", parts, axis=0, num_outputs=3)
-    zero = g.constant("axis_0", np.array([0], np.int64))
-    q, k, v = (g.node("Squeeze", [part, zero], part.removesuffix("_1")) for part in parts)
-    scale = g.constant(f"attention.scale_{depth}", np.array(depth**-0.5, g.dtype))
-    q = g.node("Mul", [q, scale], f"{name}/q_scaled")
-    k_t = g.node("Transpose", [k], f"{name}/k_t", perm=[0, 1, 3, 2])
-    weights = g.node("Softmax", [g.node("MatMul", [q, k_t], f"{name}/scores")], f"{name}/softmax", axis=-1)
-    mixed = g.node("MatMul", [weights, v], f"{name}/mixed")
-    by_token = g.node("Transpose", [mixed], f"{name}/by_token", perm=[0, 2, 1, 3])
-    return g.node("Reshape", [by_token, g.constant("attention.join", np.array([0, 0, -1], np.int64))], f"{name}/join")
+    def _feed(self, block: Block, x: str, name: str) -> str:
+        hidden = self.linear(block.mlp.fc1, self.layer_norm(block.norm2, x, f"{name}.norm2"), f"{name}.mlp.fc1")
+        out = self.linear(block.mlp.fc2, self.node("Gelu", [hidden], f"{name}.mlp/gelu"), f"{name}.mlp.fc2")
+        return self.node("Add", [x, out], f"{name}.mlp/residual")
 
+    def _merge(self, t: GraphTokens, layer: int, max_tokens: int) -> GraphTokens:
+        assert self.merge is not None
+        name = f"encoder.blocks.{layer - 1}/" + ("global_merge" if t.cu_seqlens else "local_merge")
+        outputs = [f"{name}/{part}" for part in ("y", "sizes", "cu_seqlens", "token_map", "count")]
+        if t.cu_seqlens:
+            inputs = [t.x, t.sizes, t.cu_seqlens, t.token_map]
+            attributes = {"layer": layer, "extra_tokens": self.extra, "max_tokens": max_tokens}
+            self.algm(spec.GLOBAL_MERGE, inputs, name, outputs, **attributes)
+        else:
+            shape = {"grid": list(self.grid), "window": list(self.merge.window)}
+            self.algm(spec.LOCAL_MERGE, [t.x, "threshold"], name, outputs, **shape, extra_tokens=self.extra)
+            self.begin_quantized()
+        return GraphTokens(outputs[0], outputs[1], outputs[2], outputs[3], (*t.history, outputs[2]))
 
-def _feed(g: GraphBuilder, block: Block, x: str, name: str) -> str:
-    hidden = g.linear(block.mlp.fc1, g.layer_norm(block.norm2, x, f"{name}.norm2"), f"{name}.mlp.fc1")
-    out = g.linear(block.mlp.fc2, g.node("Gelu", [hidden], f"{name}.mlp/gelu"), f"{name}.mlp.fc2")
-    return g.node("Add", [x, out], f"{name}.mlp/residual")
+    def _decoder(self, tokens: GraphTokens) -> str:
+        """Class scores on the grid, float32 (B, h, w, K)."""
+        if isinstance(self.network.decoder, LinearDecoder):
+            flat = self._linear_decoder(self.network.decoder, tokens)
+        else:
+            flat = self._mask_decoder(self.network.decoder, tokens)
+        shape = self.constant("decoder.grid_shape", np.array([0, *self.grid, self.config.n_cls], np.int64))
+        return self.node("Reshape", [flat, shape], "decoder/scores_hw")
 
+    def _linear_decoder(self, decoder: LinearDecoder, t: GraphTokens) -> str:
+        if not t.cu_seqlens:
+            t = t.with_x(self._drop_extra(t.x))
+        scores = self.to_float32(self.linear(decoder.head, t.x, "decoder.head", exact=True))
+        if t.cu_seqlens:
+            inputs, scores = [scores, t.cu_seqlens, t.token_map], "decoder/unmerge/grid"
+            self.algm(spec.UNMERGE, inputs, "decoder/unmerge", [scores], appended=0, drop=0)
+        return scores
 
-def _merge(
-    g: GraphBuilder, model: Segmenter, t: GraphTokens, layer: int, grid: tuple[int, int], max_tokens: int
-) -> GraphTokens:
-    assert model.merge is not None
-    extra = model.config.extra_tokens
-    name = f"encoder.blocks.{layer - 1}/" + ("global_merge" if t.cu_seqlens else "local_merge")
-    outputs = [f"{name}/{part}" for part in ("y", "sizes", "cu_seqlens", "token_map", "count")]
-    if t.cu_seqlens:
-        inputs = [t.x, t.sizes, t.cu_seqlens, t.token_map]
-        g.algm(spec.GLOBAL_MERGE, inputs, name, outputs, layer=layer, extra_tokens=extra, max_tokens=max_tokens)
-    else:
-        window = list(model.merge.window)
-        g.algm(spec.LOCAL_MERGE, [t.x, "threshold"], name, outputs, grid=list(grid), window=window, extra_tokens=extra)
-        g.begin_quantized()
-    return GraphTokens(outputs[0], outputs[1], outputs[2], outputs[3], (*t.history, outputs[2]))
+    def _mask_decoder(self, decoder: MaskTransformer, t: GraphTokens) -> str:
+        classes = self.config.n_cls
+        x = self.linear(decoder.proj_dec, t.x, "decoder.proj_dec")
+        if t.cu_seqlens:
+            tokens = self.weight("decoder.cls_emb", decoder.cls_emb[0])
+            name = "decoder/append_tokens"
+            y, cu_seqlens = f"{name}/y", f"{name}/cu_seqlens"
+            self.algm(spec.APPEND_TOKENS, [x, t.cu_seqlens, tokens], name, [y, cu_seqlens], drop=self.extra)
+            t = replace(t, x=y, cu_seqlens=cu_seqlens)
+        else:
+            pads = self.constant("decoder.class_pads", np.array([0, 0, 0, 0, classes, 0], np.int64))
+            x = self.node("Pad", [self._drop_extra(x), pads], "decoder/class_rows")
+            rows = torch.cat([torch.zeros(1, self.patches, decoder.cls_emb.shape[2]), decoder.cls_emb.detach()], dim=1)
+            t = GraphTokens(self.node("Add", [x, self.weight("decoder.cls_emb_rows", rows)], "decoder/with_classes"))
+        for index, block in enumerate(decoder.blocks):
+            name = f"decoder.blocks.{index}"
+            t = t.with_x(self._attend(block, t, name, self.patches + classes))
+            t = t.with_x(self._feed(block, t.x, name))
+        x = self.layer_norm(decoder.decoder_norm, t.x, "decoder.decoder_norm")
+        parts = ["decoder/unmerge/grid", "decoder/unmerge/classes"]
+        if t.cu_seqlens:
+            inputs = [x, t.cu_seqlens, t.token_map]
+            self.algm(spec.UNMERGE, inputs, "decoder/unmerge", parts, appended=classes, drop=self.extra)
+        else:
+            sizes = self.constant("decoder.parts", np.array([self.patches, classes], np.int64))
+            self.node("Split", [x, sizes], "decoder/split", parts, axis=1)
+        return self._mask_scores(decoder, *parts)
 
+    def _mask_scores(self, decoder: MaskTransformer, patches: str, classes: str) -> str:
+        """Cosines of patches and classes, normalised over the classes, in float32 whatever the precision."""
+        units = []
+        for part, value, weight in (("patch", patches, decoder.proj_patch), ("classes", classes, decoder.proj_classes)):
+            name = f"decoder.proj_{part}"
+            projected = self.to_float32(self.node("MatMul", [value, self.weight(name, weight)], f"{name}/matmul"))
+            last = self.constant("axis_last", np.array([-1], np.int64))
+            length = self.node("ReduceL2", [projected, last], f"{name}/length", keepdims=1)
+            units.append(self.node("Div", [projected, length], f"{name}/unit"))
+        classes_t = self.node("Transpose", [units[1]], "decoder.proj_classes/unit_t", perm=[0, 2, 1])
+        cosines = self.node("MatMul", [units[0], classes_t], "decoder/cosines")
+        norm = decoder.mask_norm
+        scale = self.constant("decoder.mask_norm.weight", norm.weight.detach().numpy().astype(np.float32))
+        bias = self.constant("decoder.mask_norm.bias", norm.bias.detach().numpy().astype(np.float32))
+        return self.node("LayerNormalization", [cosines, scale, bias], "decoder.mask_norm", axis=-1, epsilon=norm.eps)
 
-def _decoder(g: GraphBuilder, model: Segmenter, tokens: GraphTokens, grid: tuple[int, int]) -> str:
-    """Class scores on the grid, float32 (B, h, w, K)."""
-    if isinstance(model.decoder, LinearDecoder):
-        flat = _linear_decoder(g, model, model.decoder, tokens)
-    else:
-        flat = _mask_decoder(g, model, model.decoder, tokens, grid)
-    shape = g.constant("decoder.grid_shape", np.array([0, *grid, model.config.n_cls], np.int64))
-    return g.node("Reshape", [flat, shape], "decoder/scores_hw")
+    def _drop_extra(self, x: str) -> str:
+        start = self.constant("decoder.first_patch", np.array([self.extra], np.int64))
+        stop = self.constant("to_the_end", TO_THE_END)
+        return self.node("Slice", [x, start, stop, self.constant("axis_1", np.array([1], np.int64))], "decoder/patches")
 
+    def _outputs(self, t: GraphTokens, scores: str) -> None:
+        self.node("Transpose", [scores], "decoder/logits", ["logits"], perm=[0, 3, 1, 2])
+        patch = self.config.patch_size
+        padded = [self.grid[0] * patch, self.grid[1] * patch]
+        self.algm(spec.LABELS, [scores], "labels/argmax", ["labels/padded"], size=padded)
+        pixels = "labels/padded"
+        if padded != list(self.size):
+            zeros = self.constant("axes_zero", np.zeros(2, np.int64))
+            stops = self.constant("labels.size", np.array(self.size, np.int64))
+            axes = self.constant("axes_1_2", np.array([1, 2], np.int64))
+            pixels = self.node("Slice", [pixels, zeros, stops, axes], "labels/crop")
+        narrow = self.config.n_cls <= MAX_UINT8_CLASSES
+        if narrow:
+            # TensorRT's documentation allows uint8 to come from float32 and float16 only, not from int32.
+            pixels = self.node("Cast", [pixels], "labels/float", to=TensorProto.FLOAT)
+        to = TensorProto.UINT8 if narrow else TensorProto.INT32
+        self.node("Cast", [pixels], "labels/cast", ["labels"], to=to)
+        self._telemetry(t, scores)
 
-def _linear_decoder(g: GraphBuilder, model: Segmenter, decoder: LinearDecoder, t: GraphTokens) -> str:
-    if not t.cu_seqlens:
-        t = t.with_x(_drop_extra(g, model, t.x))
-    scores = g.to_float32(g.linear(decoder.head, t.x, "decoder.head", exact=True))
-    if t.cu_seqlens:
-        inputs, scores = [scores, t.cu_seqlens, t.token_map], "decoder/unmerge/grid"
-        g.algm(spec.UNMERGE, inputs, "decoder/unmerge", [scores], appended=0, drop=0)
-    return scores
-
-
-def _mask_decoder(
-    g: GraphBuilder, model: Segmenter, decoder: MaskTransformer, t: GraphTokens, grid: tuple[int, int]
-) -> str:
-    extra, classes, patches = model.config.extra_tokens, model.config.n_cls, grid[0] * grid[1]
-    x = g.linear(decoder.proj_dec, t.x, "decoder.proj_dec")
-    if t.cu_seqlens:
-        tokens = g.weight("decoder.cls_emb", decoder.cls_emb[0])
-        name = "decoder/append_tokens"
-        g.algm(spec.APPEND_TOKENS, [x, t.cu_seqlens, tokens], name, [f"{name}/y", f"{name}/cu_seqlens"], drop=extra)
-        t = replace(t, x=f"{name}/y", cu_seqlens=f"{name}/cu_seqlens")
-    else:
-        pads = g.constant("decoder.class_pads", np.array([0, 0, 0, 0, classes, 0], np.int64))
-        x = g.node("Pad", [_drop_extra(g, model, x), pads], "decoder/class_rows")
-        rows = torch.cat([torch.zeros(1, patches, decoder.cls_emb.shape[2]), decoder.cls_emb.detach()], dim=1)
-        t = GraphTokens(g.node("Add", [x, g.weight("decoder.cls_emb_rows", rows)], "decoder/with_classes"))
-    for index, block in enumerate(decoder.blocks):
-        name = f"decoder.blocks.{index}"
-        t = t.with_x(_attend(g, block, t, name, patches + classes))
-        t = t.with_x(_feed(g, block, t.x, name))
-    x = g.layer_norm(decoder.decoder_norm, t.x, "decoder.decoder_norm")
-    parts = ["decoder/unmerge/grid", "decoder/unmerge/classes"]
-    if t.cu_seqlens:
-        g.algm(spec.UNMERGE, [x, t.cu_seqlens, t.token_map], "decoder/unmerge", parts, appended=classes, drop=extra)
-    else:
-        sizes = g.constant("decoder.parts", np.array([patches, classes], np.int64))
-        g.node("Split", [x, sizes], "decoder/split", parts, axis=1)
-    return _mask_scores(g, decoder, *parts)
-
-
-def _mask_scores(g: GraphBuilder, decoder: MaskTransformer, patches: str, classes: str) -> str:
-    """Cosines of patches and classes, normalised over the classes, in float32 whatever the precision."""
-    units = []
-    for part, value, weight in (("patch", patches, decoder.proj_patch), ("classes", classes, decoder.proj_classes)):
-        projected = g.node("MatMul", [value, g.weight(f"decoder.proj_{part}", weight)], f"decoder.proj_{part}/matmul")
-        projected = g.to_float32(projected)
-        last = g.constant("axis_last", np.array([-1], np.int64))
-        length = g.node("ReduceL2", [projected, last], f"decoder.proj_{part}/length", keepdims=1)
-        units.append(g.node("Div", [projected, length], f"decoder.proj_{part}/unit"))
-    classes_t = g.node("Transpose", [units[1]], "decoder.proj_classes/unit_t", perm=[0, 2, 1])
-    cosines = g.node("MatMul", [units[0], classes_t], "decoder/cosines")
-    norm = decoder.mask_norm
-    scale = g.constant("decoder.mask_norm.weight", norm.weight.detach().numpy().astype(np.float32))
-    bias = g.constant("decoder.mask_norm.bias", norm.bias.detach().numpy().astype(np.float32))
-    return g.node("LayerNormalization", [cosines, scale, bias], "decoder.mask_norm", axis=-1, epsilon=norm.eps)
-
-
-def _drop_extra(g: GraphBuilder, model: Segmenter, x: str) -> str:
-    start = g.constant("decoder.first_patch", np.array([model.config.extra_tokens], np.int64))
-    stop = g.constant("to_the_end", TO_THE_END)
-    return g.node("Slice", [x, start, stop, g.constant("axis_1", np.array([1], np.int64))], "decoder/patches")
-
-
-def _outputs(
-    g: GraphBuilder, model: Segmenter, t: GraphTokens, scores: str, size: tuple[int, int], grid: tuple[int, int]
-) -> None:
-    g.node("Transpose", [scores], "decoder/logits", ["logits"], perm=[0, 3, 1, 2])
-    patch = model.config.patch_size
-    padded = [grid[0] * patch, grid[1] * patch]
-    g.algm(spec.LABELS, [scores], "labels/argmax", ["labels/padded"], size=padded)
-    pixels = "labels/padded"
-    if padded != list(size):
-        zeros = g.constant("axes_zero", np.zeros(2, np.int64))
-        stops = g.constant("labels.size", np.array(size, np.int64))
-        axes = g.constant("axes_1_2", np.array([1, 2], np.int64))
-        pixels = g.node("Slice", [pixels, zeros, stops, axes], "labels/crop")
-    narrow = model.config.n_cls <= MAX_UINT8_CLASSES
-    if narrow:
-        # TensorRT's documentation allows uint8 to come from float32 and float16 only, not from int32.
-        pixels = g.node("Cast", [pixels], "labels/float", to=TensorProto.FLOAT)
-    to = TensorProto.UINT8 if narrow else TensorProto.INT32
-    g.node("Cast", [pixels], "labels/cast", ["labels"], to=to)
-    _telemetry(g, model, t, scores, grid)
-
-
-def _telemetry(g: GraphBuilder, model: Segmenter, t: GraphTokens, scores: str, grid: tuple[int, int]) -> None:
-    """`token_counts` and `token_map`."""
-    extra, patches = model.config.extra_tokens, grid[0] * grid[1]
-    if not t.cu_seqlens:
-        # Not of the pictures: TensorRT's documentation allows uint8 to be converted and nothing else.
-        batch = g.node("Shape", [scores], "tokens/batch", start=0, end=1)
-        for output, row in (
-            ("token_counts", np.full((1, 3), extra + patches, np.int32)),
-            ("token_map", np.arange(extra, extra + patches, dtype=np.int32).reshape(1, *grid)),
-        ):
-            tail = g.constant(f"tokens.{output}_tail", np.array(row.shape[1:], np.int64))
-            shape = g.node("Concat", [batch, tail], f"tokens/{output}_shape", axis=0)
-            g.node("Expand", [g.constant(f"tokens.{output}", row), shape], f"tokens/{output}", [output])
-        return
-    one, zero = g.constant("first", np.array([1], np.int64)), g.constant("start", np.array([0], np.int64))
-    last, stop = g.constant("but_last", np.array([-1], np.int64)), g.constant("to_the_end", TO_THE_END)
-    columns = []
-    for title, cu in (("local", t.history[0]), ("final", t.history[-1])):
-        begins = g.node("Slice", [cu, zero, last], f"tokens/{title}_begin")
-        lengths = g.node("Sub", [g.node("Slice", [cu, one, stop], f"tokens/{title}_end"), begins], f"tokens/{title}")
-        columns.append(g.node("Unsqueeze", [lengths, one], f"tokens/{title}_column"))
-    nothing = g.node("Mul", [columns[0], g.constant("tokens.zero", np.array(0, np.int32))], "tokens/zero")
-    full = g.constant("tokens.full", np.array(extra + patches, np.int32))
-    columns.insert(0, g.node("Add", [nothing, full], "tokens/grid_column"))
-    g.node("Concat", columns, "tokens/counts", ["token_counts"], axis=1)
-    shape = g.constant("tokens.map_shape", np.array([0, *grid], np.int64))
-    g.node("Reshape", [t.token_map, shape], "tokens/map", ["token_map"])
+    def _telemetry(self, t: GraphTokens, scores: str) -> None:
+        """`token_counts` and `token_map`."""
+        if not t.cu_seqlens:
+            # Not of the pictures: TensorRT's documentation allows uint8 to be converted and nothing else.
+            batch = self.node("Shape", [scores], "tokens/batch", start=0, end=1)
+            for output, row in (
+                ("token_counts", np.full((1, 3), self.extra + self.patches, np.int32)),
+                ("token_map", self.extra + np.arange(self.patches, dtype=np.int32).reshape(1, *self.grid)),
+            ):
+                tail = self.constant(f"tokens.{output}_tail", np.array(row.shape[1:], np.int64))
+                shape = self.node("Concat", [batch, tail], f"tokens/{output}_shape", axis=0)
+                self.node("Expand", [self.constant(f"tokens.{output}", row), shape], f"tokens/{output}", [output])
+            return
+        one, zero = self.constant("first", np.array([1], np.int64)), self.constant("start", np.array([0], np.int64))
+        last, stop = self.constant("but_last", np.array([-1], np.int64)), self.constant("to_the_end", TO_THE_END)
+        columns = []
+        for title, cu in (("local", t.history[0]), ("final", t.history[-1])):
+            begins = self.node("Slice", [cu, zero, last], f"tokens/{title}_begin")
+            ends = self.node("Slice", [cu, one, stop], f"tokens/{title}_end")
+            lengths = self.node("Sub", [ends, begins], f"tokens/{title}")
+            columns.append(self.node("Unsqueeze", [lengths, one], f"tokens/{title}_column"))
+        nothing = self.node("Mul", [columns[0], self.constant("tokens.zero", np.array(0, np.int32))], "tokens/zero")
+        full = self.constant("tokens.full", np.array(self.extra + self.patches, np.int32))
+        columns.insert(0, self.node("Add", [nothing, full], "tokens/grid_column"))
+        self.node("Concat", columns, "tokens/counts", ["token_counts"], axis=1)
+        shape = self.constant("tokens.map_shape", np.array([0, *self.grid], np.int64))
+        self.node("Reshape", [t.token_map, shape], "tokens/map", ["token_map"])
 
 
 def _bias(module: nn.Conv2d) -> torch.Tensor:

@@ -18,7 +18,6 @@ from algm_trt.exporter.quantization import quantize_weight
 from algm_trt.plugins import spec
 
 IR_VERSION: Final = 10
-FLOAT16_MAX: Final = 65504.0
 
 # Share of tokens left after a merge that TensorRT tunes its kernels for.
 EXPECTED_KEEP: Final = {"AlgmLocalMerge": 0.65, "AlgmGlobalMerge": 0.8}
@@ -80,9 +79,9 @@ class GraphBuilder:
             ConfigError: a value is beyond float16.
         """
         array = value.detach().cpu().numpy().astype(np.float32)
-        if self.precision == "fp16" and (largest := float(np.abs(array).max(initial=0))) > FLOAT16_MAX:
+        if self.precision == "fp16" and (largest := float(np.abs(array).max(initial=0))) > spec.FLOAT16_MAX:
             raise ConfigError(
-                f"{name} reaches {largest:.3g}, beyond float16 ({FLOAT16_MAX:g}): export with --precision fp32"
+                f"{name} reaches {largest:.3g}, beyond float16 ({spec.FLOAT16_MAX:g}): export with --precision fp32"
             )
         return self.constant(name, array.astype(self.dtype))
 

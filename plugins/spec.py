@@ -104,6 +104,9 @@ def _tensor(name: str, shape: str, dtype: str) -> Tensor:
 
 MAX_TOKENS: Final = 2**20
 MAX_CLASSES: Final = 2**16 - 1
+FLOAT16_MAX: Final = 65504.0
+"""The largest number that float16 activations and weights can hold."""
+
 _EXTRA = Attribute("extra_tokens", "int", 1, 2)
 _EXPECTED_KEEP = Attribute("expected_keep", "float", 0.0, 1.0, hint=True)
 _MAX_TOKENS = Attribute("max_tokens", "int", 1, MAX_TOKENS)

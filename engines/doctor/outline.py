@@ -1,7 +1,4 @@
-"""What an ONNX file contains, read from its bytes: no onnx package is needed, and weights are not copied.
-
-ONNX is protobuf. The numbers of fields below are those of onnx.proto.
-"""
+"""What an ONNX file contains, read from its bytes: no onnx package is needed, and weights are not copied."""
 
 from __future__ import annotations
 
@@ -15,6 +12,19 @@ from typing import Final
 import numpy as np
 
 from algm_trt.plugins.errors import AlgmError
+from algm_trt.runtime.backends.onnx_fields import (
+    DimensionField,
+    EntryField,
+    FunctionField,
+    GraphField,
+    ModelField,
+    NodeField,
+    OpsetField,
+    TensorField,
+    TensorTypeField,
+    TypeField,
+    ValueField,
+)
 from algm_trt.runtime.backends.protobuf import as_message, as_number, as_text, fields
 
 FLOAT, UINT8, INT8 = 1, 2, 3
@@ -88,42 +98,55 @@ def _model(data: memoryview) -> Outline:
     functions: list[str] = []
     graph = memoryview(b"")
     for field, value, _ in fields(data):
-        if field == 7:
+        if field == ModelField.GRAPH:
             graph = as_message(value)
-        elif field == 8:
+        elif field == ModelField.OPSET_IMPORT:
             opset = _values(value)
-            opsets[as_text(opset.get(1, b""))] = as_number(opset.get(2, 0))
-        elif field == 14:
+            opsets[as_text(opset.get(OpsetField.DOMAIN, b""))] = as_number(opset.get(OpsetField.VERSION, 0))
+        elif field == ModelField.METADATA_PROPS:
             entry = _values(value)
-            metadata[as_text(entry.get(1, b""))] = as_text(entry.get(2, b""))
-        elif field == 25:
-            function = _values(value)
-            functions.append(f"{as_text(function.get(10, b''))}::{as_text(function.get(1, b''))}")
+            metadata[as_text(entry.get(EntryField.KEY, b""))] = as_text(entry.get(EntryField.VALUE, b""))
+        elif field == ModelField.FUNCTIONS:
+            functions.append(_qualified(_values(value), FunctionField.DOMAIN, FunctionField.NAME))
     nodes: Counter[str] = Counter()
     weight_bytes: Counter[int] = Counter()
     largest = ("", 0.0)
-    ports: dict[int, list[Port]] = {11: [], 12: []}
+    inputs: list[Port] = []
+    outputs: list[Port] = []
     for field, value, _ in fields(graph):
-        if field == 1:
-            node = _values(value)
-            nodes[f"{as_text(node.get(7, b''))}::{as_text(node.get(4, b''))}"] += 1
-        elif field == 5:
+        if field == GraphField.NODE:
+            nodes[_qualified(_values(value), NodeField.DOMAIN, NodeField.OP_TYPE)] += 1
+        elif field == GraphField.INITIALIZER:
             name, dtype, size, weight = _initializer(value)
             weight_bytes[dtype] += size
             largest = max(largest, (name, weight), key=lambda item: item[1])
-        elif field in ports:
-            ports[field].append(_port(value))
+        elif field == GraphField.INPUT:
+            inputs.append(_port(value))
+        elif field == GraphField.OUTPUT:
+            outputs.append(_port(value))
     return Outline(
-        opsets, metadata, tuple(functions), dict(nodes), tuple(ports[11]), tuple(ports[12]), dict(weight_bytes), largest
+        opsets=opsets,
+        metadata=metadata,
+        functions=tuple(functions),
+        nodes=dict(nodes),
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        weight_bytes=dict(weight_bytes),
+        largest_weight=largest,
     )
+
+
+def _qualified(message: Mapping[int, int | memoryview], domain: int, name: int) -> str:
+    """Domain and name, as in "algm::AlgmLabels", from the fields of these numbers."""
+    return f"{as_text(message.get(domain, b''))}::{as_text(message.get(name, b''))}"
 
 
 def _initializer(message: int | memoryview) -> tuple[str, int, int, float]:
     """Name, data type, bytes, and the largest absolute value if it is float32."""
     tensor = _values(message)
-    name, dtype = as_text(tensor.get(8, b"")), as_number(tensor.get(2, 0))
-    raw = as_message(tensor.get(9, tensor.get(4, b"")))
-    if dtype != FLOAT or tensor.get(14) == _EXTERNAL or not raw.nbytes:
+    name, dtype = as_text(tensor.get(TensorField.NAME, b"")), as_number(tensor.get(TensorField.DATA_TYPE, 0))
+    raw = as_message(tensor.get(TensorField.RAW_DATA, tensor.get(TensorField.FLOAT_DATA, b"")))
+    if dtype != FLOAT or tensor.get(TensorField.DATA_LOCATION) == _EXTERNAL or not raw.nbytes:
         return name, dtype, raw.nbytes, 0.0
     values = np.frombuffer(raw, "<f4")
     largest = float(np.abs(values).max())
@@ -133,12 +156,14 @@ def _initializer(message: int | memoryview) -> tuple[str, int, int, float]:
 def _port(message: int | memoryview) -> Port:
     """ValueInfoProto: name, and the type of a tensor."""
     info = _values(message)
-    tensor = _values(_values(info.get(2, b"")).get(1, b""))
+    tensor = _values(_values(info.get(ValueField.TYPE, b"")).get(TypeField.TENSOR_TYPE, b""))
     shape: list[int | str] = []
-    for dimension in fields(as_message(tensor.get(2, b""))):
+    for dimension in fields(as_message(tensor.get(TensorTypeField.SHAPE, b""))):
         extent = _values(dimension.value)
-        shape.append(as_number(extent[1]) if 1 in extent else as_text(extent.get(2, b"?")))
-    return Port(as_text(info.get(1, b"")), as_number(tensor.get(1, 0)), tuple(shape))
+        fixed, free = extent.get(DimensionField.VALUE), extent.get(DimensionField.PARAM, b"?")
+        shape.append(as_text(free) if fixed is None else as_number(fixed))
+    name, dtype = info.get(ValueField.NAME, b""), tensor.get(TensorTypeField.ELEM_TYPE, 0)
+    return Port(as_text(name), as_number(dtype), tuple(shape))
 
 
 def _values(message: int | memoryview | bytes) -> dict[int, int | memoryview]:

@@ -19,8 +19,8 @@ from algm_trt.engines.doctor.model import Model
 from algm_trt.engines.doctor.outline import INT8, UINT8
 from algm_trt.plugins.cache_folder import cache_folder
 from algm_trt.plugins.library import LIBRARY_VARIABLE
+from algm_trt.plugins.spec import FLOAT16_MAX
 
-FLOAT16_MAX: Final = 65504.0
 LITTLE_MEMORY_MIB: Final = 1500
 TENSOR_CORES: Final = 70
 _NAME_A_MODEL: Final = "name a MODEL"

@@ -33,11 +33,9 @@ _BATCH: Final = 4
 
 def operators_on_onnxruntime() -> str:
     """L1: the function bodies against the reference, and the sample model against what it gave when it was recorded."""
-    import onnxruntime
+    from algm_trt.runtime.backends.onnxruntime_engine import cpu_session
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(OPERATORS_MODEL), options, providers=["CPUExecutionProvider"])
+    session = cpu_session(str(OPERATORS_MODEL))
     cases = make_cases()
     feed = {
         f"{case.name}/{tensor.name}": value

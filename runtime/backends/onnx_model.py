@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Final
@@ -15,18 +16,19 @@ SCORES: Final = ("logits", "token_counts", "token_map")
 """The outputs of a model without its labels, see `onnx_scores`."""
 
 
-def card_of(path: Path, text: str | None, outputs: AbstractSet[str]) -> ModelCard:
+def card_of(path: Path, text: str | None, outputs: AbstractSet[str], needed: Iterable[str]) -> ModelCard:
     """The card of a model file.
 
     Args:
         path: of the model, for the message.
         text: the card's entry in the metadata; None if there is none.
-        outputs: names of the model's outputs.
+        outputs: names of the model's outputs, as a library sees it.
+        needed: OUTPUTS or SCORES, which of them it must have.
 
     Raises:
         ModelCardError: the model is not from algm-export, or from another version of it.
     """
-    return ModelCard.from_metadata(path, text if outputs >= set(OUTPUTS) else None)
+    return ModelCard.from_metadata(path, text if set(needed) <= outputs else None)
 
 
 def path_text(path: Path) -> str:

@@ -12,16 +12,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from algm_trt.runtime.backends.onnx_fields import AttributeField, GraphField, ModelField, NodeField, ValueField
 from algm_trt.runtime.backends.protobuf import PREFIXED, Field, as_message, as_text, encoded_varint, fields
 
 LABELS: Final = "labels"
-
-# Numbers of fields, from onnx.proto.
-_MODEL_GRAPH = 7
-_GRAPH_NODE, _GRAPH_OUTPUT = 1, 12
-_NODE_INPUT, _NODE_OUTPUT, _NODE_ATTRIBUTE = 1, 2, 5
-_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS = 6, 11
-_VALUE_NAME = 1
 
 
 def without_labels(path: Path) -> bytes | None:
@@ -33,7 +27,7 @@ def without_labels(path: Path) -> bytes | None:
     content = memoryview(path.read_bytes())
     try:
         model = list(fields(content))
-        (graph,) = (field for field in model if field.number == _MODEL_GRAPH)
+        (graph,) = (field for field in model if field.number == ModelField.GRAPH)
         kept = _needed(list(fields(as_message(graph.value))))
     except ValueError:  # empty, cut short, or something else
         return None
@@ -43,7 +37,7 @@ def without_labels(path: Path) -> bytes | None:
     parts: list[bytes | memoryview] = []
     for field in model:
         if field is graph:
-            key = encoded_varint(_MODEL_GRAPH << 3 | PREFIXED)
+            key = encoded_varint(ModelField.GRAPH << 3 | PREFIXED)
             parts += [key, encoded_varint(length), *(part.whole for part in kept)]
         else:
             parts.append(field.whole)
@@ -52,16 +46,16 @@ def without_labels(path: Path) -> bytes | None:
 
 def _needed(graph: list[Field]) -> list[Field] | None:
     """The fields of a graph without the output and the nodes that only it needs; None if there is no such output."""
-    outputs = {_texts(field, _VALUE_NAME)[0] for field in graph if field.number == _GRAPH_OUTPUT}
+    outputs = {_texts(field, ValueField.NAME)[0] for field in graph if field.number == GraphField.OUTPUT}
     if LABELS not in outputs:
         return None
     names = outputs - {LABELS}
     kept = []
     for field in reversed(graph):  # nodes are in topological order, as ONNX prescribes
-        if field.number == _GRAPH_OUTPUT and _texts(field, _VALUE_NAME) == [LABELS]:
+        if field.number == GraphField.OUTPUT and _texts(field, ValueField.NAME) == [LABELS]:
             continue
-        if field.number == _GRAPH_NODE:
-            if names.isdisjoint(_texts(field, _NODE_OUTPUT)):
+        if field.number == GraphField.NODE:
+            if names.isdisjoint(_texts(field, NodeField.OUTPUT)):
                 continue
             names |= _read_by(field)
         kept.append(field)
@@ -73,10 +67,10 @@ def _read_by(node: Field) -> set[str]:
     names: set[str] = set()
     nodes = [node]
     for part in nodes:  # grows on the way
-        names.update(_texts(part, _NODE_INPUT))
-        for attribute in _parts(part, _NODE_ATTRIBUTE):
-            for graph in _parts(attribute, _ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
-                nodes += _parts(graph, _GRAPH_NODE)
+        names.update(_texts(part, NodeField.INPUT))
+        for attribute in _parts(part, NodeField.ATTRIBUTE):
+            for graph in _parts(attribute, AttributeField.GRAPH, AttributeField.GRAPHS):
+                nodes += _parts(graph, GraphField.NODE)
     return names
 
 

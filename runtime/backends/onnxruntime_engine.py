@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,50 +69,20 @@ class OnnxRuntimeEngine:
             ModelCardError: a model of somebody else.
             UsageError: an int8 model on CUDA.
         """
-        # The thread of its telemetry, too, makes processes forked from this one hang at their end.
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-        try:
-            import onnxruntime as ort
-        except ImportError as error:
-            raise import_failure(error) from error
-        has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
-        if device == "cuda" and not has_cuda:
-            raise MissingDependencyError(
-                "this onnxruntime cannot use CUDA: install onnxruntime-gpu in its place, or take --device cpu"
-            )
-        options = ort.SessionOptions()
-        options.log_severity_level = LOG_ERRORS_ONLY
-        providers = PROVIDERS["cuda" if has_cuda and device != "cpu" else "cpu"]
-        count, threads = shared_threads(streams if len(providers) == 1 else 1, threads)
-        if threads:
-            # A session has one pool of threads for all who call it, and counts the caller as one of them.
-            options.intra_op_num_threads = count * (threads - 1) + 1
-            if count * threads > usable_cores():  # those that wait must not keep those that work from a core
-                options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            scores = None if own_labels else without_labels(path)
-            whole = path.read_bytes() if own_labels else None
-        except OSError as error:
-            raise EngineError(f"{printable(path)}: cannot be read ({error.strerror or error})") from error
-        source = scores or whole or path_text(path)
-        try:
-            # Its fallback is to try the CPU once more, which it announces on stdout.
-            session = ort.InferenceSession(source, options, providers=providers, enable_fallback=len(providers) > 1)
-        except Exception as error:  # onnxruntime raises classes of its own that share no base but Exception
-            raise EngineError(f"{path}: not a model that ONNX Runtime can open ({first_line(error)})") from error
-        if len(providers) == 1:
-            session.disable_fallback()  # before 1.23 it cannot be kept from it when it is made
-            session._model_bytes = None  # it keeps the model for its fallback, which is off
+        ort = _import_onnxruntime()
+        on_cuda = _takes_cuda(ort, device)
+        count, threads = shared_threads(1 if on_cuda else streams, threads)
+        model, self._outputs = _model_to_run(path, own_labels)
+        session = _open_session(ort, path, model, _session_options(ort, count, threads), on_cuda)
         keep_in_children(session)
         self._streams = Streams([session] * count)
         self.lanes = count
-        self._outputs = OUTPUTS if scores is None else SCORES
         self._on_gpu = session.get_providers()[0] == "CUDAExecutionProvider"
         if device == "cuda" and not self._on_gpu:
             raise MissingDependencyError(
                 "ONNX Runtime found no usable CUDA device or its libraries: check nvidia-smi, or take --device cpu"
             )
-        self.card = _read_card(session, path, () if scores is None else (LABELS,))
+        self.card = _read_card(session, path, self._outputs)
         if self._on_gpu and self.card.precision == "int8":
             raise UsageError(f"{path}: an int8 model is for CPUs: take --device cpu, or the fp32 or fp16 export")
         self.description = f"ONNX Runtime {ort.__version__} on {'CUDA' if self._on_gpu else 'CPU'}"
@@ -148,7 +119,18 @@ class OnnxRuntimeEngine:
         return outputs
 
 
-def import_failure(error: ImportError) -> MissingDependencyError:
+def cpu_session(model: bytes | str) -> ort.InferenceSession:
+    """A session of any model, serialised or by its path, on the CPU.
+
+    Raises:
+        MissingDependencyError: onnxruntime cannot be imported.
+        Exception: ONNX Runtime cannot open the model; its classes share no other base.
+    """
+    ort = _import_onnxruntime()
+    return ort.InferenceSession(model, _session_options(ort, 1, None), providers=PROVIDERS["cpu"])
+
+
+def _import_failure(error: ImportError) -> MissingDependencyError:
     """What to say where onnxruntime cannot be imported: it may be there and yet be broken."""
     if isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime":
         return MissingDependencyError(f"onnxruntime is not installed ({error}): pip install onnxruntime")
@@ -156,6 +138,79 @@ def import_failure(error: ImportError) -> MissingDependencyError:
     return MissingDependencyError(f"onnxruntime is installed and cannot be loaded ({first_line(error)}): {cure}")
 
 
-def _read_card(session: ort.InferenceSession, path: Path, left_out: Sequence[str]) -> ModelCard:
+def _import_onnxruntime() -> ModuleType:
+    """The module.
+
+    Raises:
+        MissingDependencyError: it cannot be imported.
+    """
+    # The thread of its telemetry, too, makes processes forked from this one hang at their end.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise _import_failure(error) from error
+    module: ModuleType = onnxruntime
+    return module
+
+
+def _takes_cuda(ort: ModuleType, device: str) -> bool:
+    """Whether to try CUDA.
+
+    Raises:
+        MissingDependencyError: it is asked for, and this ONNX Runtime has none.
+    """
+    has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
+    if device == "cuda" and not has_cuda:
+        raise MissingDependencyError(
+            "this onnxruntime cannot use CUDA: install onnxruntime-gpu in its place, or take --device cpu"
+        )
+    return has_cuda and device != "cpu"
+
+
+def _session_options(ort: ModuleType, streams: int, threads: int | None) -> ort.SessionOptions:
+    """For so many streams with so many threads each; None leaves the threads of a single stream to ONNX Runtime."""
+    options = ort.SessionOptions()
+    options.log_severity_level = LOG_ERRORS_ONLY
+    if threads:
+        # A session has one pool of threads for all who call it, and counts the caller as one of them.
+        options.intra_op_num_threads = streams * (threads - 1) + 1
+        if streams * threads > usable_cores():  # those that wait must not keep those that work from a core
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _model_to_run(path: Path, own_labels: bool) -> tuple[bytes | str, Sequence[str]]:
+    """What a session is made of, without the labels where that can be, and the outputs to ask for."""
+    try:
+        if own_labels:
+            return path.read_bytes(), OUTPUTS
+        scores = without_labels(path)
+    except OSError as error:
+        raise EngineError(f"{printable(path)}: cannot be read ({error.strerror or error})") from error
+    return (path_text(path), OUTPUTS) if scores is None else (scores, SCORES)
+
+
+def _open_session(
+    ort: ModuleType, path: Path, model: bytes | str, options: ort.SessionOptions, on_cuda: bool
+) -> ort.InferenceSession:
+    """A session on CUDA, or on the CPU alone.
+
+    Raises:
+        EngineError: not a model that ONNX Runtime can open.
+    """
+    try:
+        # Its fallback is to try the CPU once more, which it announces on stdout.
+        providers = PROVIDERS["cuda" if on_cuda else "cpu"]
+        session = ort.InferenceSession(model, options, providers=providers, enable_fallback=on_cuda)
+    except Exception as error:  # onnxruntime raises classes of its own that share no base but Exception
+        raise EngineError(f"{path}: not a model that ONNX Runtime can open ({first_line(error)})") from error
+    if not on_cuda:
+        session.disable_fallback()  # before 1.23 it cannot be kept from it when it is made
+        session._model_bytes = None  # it keeps the model for its fallback, which is off
+    return session
+
+
+def _read_card(session: ort.InferenceSession, path: Path, needed: Sequence[str]) -> ModelCard:
     text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    return card_of(path, text, {*(output.name for output in session.get_outputs()), *left_out})
+    return card_of(path, text, {output.name for output in session.get_outputs()}, needed)

@@ -161,12 +161,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-job", action="store_true", help="measure the model alone, not the whole job")
     add("--save", default="labels,overlay", metavar="KINDS", help="files of the whole job (default: labels,overlay)")
     add_window_arguments(parser)
-    add(
-        "--short-side",
-        type=pixels_or_native,
-        metavar="N",
-        help="pixels, or native (default: as --dataset has it, else the model)",
-    )
+    shown = "pixels, or native (default: as --dataset has it, else the model)"
+    add("--short-side", type=pixels_or_native, metavar="N", help=shown)
     workers = "threads to read, and as many to write (default: as algm-infer)"
     add_reading_arguments(parser, workers=workers, larger="leave out")
     add_engine_arguments(parser)

@@ -52,10 +52,6 @@ class Contender:
         """Whether it merges nothing."""
         return self.card.merge is None
 
-    def thresholds(self, asked: Sequence[float]) -> tuple[float | None, ...]:
-        """The thresholds to measure it at, see `ModelCard.thresholds`."""
-        return self.card.thresholds(asked)
-
     def to_dict(self) -> dict[str, Any]:
         """For JSON; the hash tells models of one name apart."""
         return {

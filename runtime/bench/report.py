@@ -17,7 +17,7 @@ from algm_trt.runtime.bench.turns import Variant
 from algm_trt.runtime.bench.windows import Origin
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.engine_options import EngineOptions
-from algm_trt.runtime.evaluation.evaluate import Evaluation
+from algm_trt.runtime.evaluation.figures import Evaluation
 from algm_trt.runtime.evaluation.sets import EvaluationSet, Places
 from algm_trt.runtime.job import JobOptions
 from algm_trt.runtime.paths import printable

@@ -141,7 +141,7 @@ class _Run:
 
     def _variants(self) -> Iterator[Variant]:
         for contender in self.contenders.values():
-            for threshold in contender.thresholds(self.options.thresholds):
+            for threshold in contender.card.thresholds(self.options.thresholds):
                 for batch in self.options.batches:
                     yield Variant(contender.name, threshold, batch)
 
@@ -214,4 +214,4 @@ def _pictures(options: BenchOptions, data: EvaluationSet | None) -> Pictures:
 def _baseline(contenders: Sequence[Contender], thresholds: Sequence[float]) -> str:
     """The first dense model, or else the first variant."""
     first = next((contender for contender in contenders if contender.is_dense), contenders[0])
-    return Variant(first.name, first.thresholds(thresholds)[0], 1).title
+    return Variant(first.name, first.card.thresholds(thresholds)[0], 1).title

@@ -8,7 +8,8 @@ from typing import Any
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.bench.models import Contender
-from algm_trt.runtime.evaluation.evaluate import Evaluation, EvaluationOptions, evaluate
+from algm_trt.runtime.evaluation.evaluate import EvaluationOptions, evaluate
+from algm_trt.runtime.evaluation.figures import Evaluation
 from algm_trt.runtime.evaluation.multiscale import Protocol
 from algm_trt.runtime.evaluation.sets import EvaluationSet, spread
 from algm_trt.runtime.model_argument import model_title
@@ -99,7 +100,7 @@ class Scoring:
         """Score all models; an interruption leaves in `found` what was complete.
 
         Args:
-            thresholds: as asked for, see `Contender.thresholds`.
+            thresholds: as asked for, see `ModelCard.thresholds`.
             max_pixels: larger pictures are refused.
             quiet: no progress bar.
 
@@ -113,7 +114,7 @@ class Scoring:
                 continue
             pipeline = self._pipelines[contender.name]
             protocol = Protocol(short_side=pipeline.short_side or None, max_ratio=pipeline.max_ratio)
-            for threshold in contender.thresholds(thresholds):
+            for threshold in contender.card.thresholds(thresholds):
                 chosen = replace(pipeline, threshold=threshold, batch_size=1)
                 options = EvaluationOptions(protocol, chosen, max_pixels=max_pixels, quiet=quiet)
                 title = model_title(contender.name, threshold)

@@ -18,7 +18,8 @@ from algm_trt.runtime.engine import Engine
 from algm_trt.runtime.evaluation.bootstrap import Interval, paired_interval
 from algm_trt.runtime.evaluation.drift import Drift, LabelStore
 from algm_trt.runtime.evaluation.drift_folder import write_drift
-from algm_trt.runtime.evaluation.evaluate import WINDOWS_COUPLED, Evaluation, EvaluationOptions, evaluate
+from algm_trt.runtime.evaluation.evaluate import WINDOWS_COUPLED, EvaluationOptions, evaluate
+from algm_trt.runtime.evaluation.figures import Evaluation
 from algm_trt.runtime.evaluation.report import EvaluationJob, FailedRun, Report, Run, Variant
 from algm_trt.runtime.evaluation.sets import EvaluationSet, open_set, spread
 from algm_trt.runtime.files import check_writable

@@ -12,7 +12,8 @@ from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluation.bootstrap import Interval
 from algm_trt.runtime.evaluation.drift import Drift
-from algm_trt.runtime.evaluation.evaluate import Evaluation, EvaluationOptions, distinct_names, json_number
+from algm_trt.runtime.evaluation.evaluate import EvaluationOptions
+from algm_trt.runtime.evaluation.figures import Evaluation, distinct_names, json_number
 from algm_trt.runtime.evaluation.notes import notes_on_means, notes_on_names
 from algm_trt.runtime.evaluation.sets import EvaluationSet, Places
 from algm_trt.runtime.model_argument import ModelArgument, is_checkpoint, model_title

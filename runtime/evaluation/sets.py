@@ -1,15 +1,14 @@
 """Data sets with ground truth, in the folders that their makers or mmsegmentation's preparation leave on disk.
 
-A picture without a label file, or a label file without a picture, is in the list all the same: reading it fails and is
-reported. So are two pictures of one name. Only a layout that is not there at all is an error here, and one in which no
-picture has the name of a label file.
+Only a layout that is not there at all is an error here, and one in which no picture has the name of a label file; what
+else is wrong with a picture is found when it is read, see `samples`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -26,10 +25,9 @@ from algm_trt.runtime.evaluation.label_files import (
     read_panoptic,
     read_truth,
 )
-from algm_trt.runtime.paths import natural_key, printable
-from algm_trt.runtime.sources import PICTURE_SUFFIXES, walk
-
-LABEL_SUFFIXES: Final = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")
+from algm_trt.runtime.evaluation.samples import Sample, first_file, first_folder, first_with, listed, paired
+from algm_trt.runtime.paths import printable
+from algm_trt.runtime.sources import walk
 
 # Cityscapes evaluates 19 of its 34 classes; the others are ignored (cityscapesScripts, labels.py).
 _CITYSCAPES_EVALUATED: Final = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -38,25 +36,6 @@ _COCO_UNUSED: Final = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 _COCO_VALUES: Final = 182
 
 _Item = TypeVar("_Item")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One picture with ground truth.
-
-    Attributes:
-        name: relative path without suffix, for messages and files.
-        image: the picture's file.
-        label: the label file.
-        segments: of a panoptic label file: segment id -> class id.
-        problem: why it cannot be scored, whatever its files hold; "" if nothing is known against it.
-    """
-
-    name: str
-    image: Path
-    label: Path
-    segments: Mapping[int, int] | None = field(default=None, hash=False)
-    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -179,13 +158,10 @@ def _replaced(found: EvaluationSet, coding: LabelCoding) -> EvaluationSet:
     return replace(found, coding=coding)
 
 
-# Layouts.
-
-
 def _ade20k(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
     split = {None: "validation", "val": "validation", "train": "training"}.get(places.split) or str(places.split)
     named = places.images and places.labels
-    base = root if named else _first_with("images", root, root / "ADEChallengeData2016")
+    base = root if named else first_with("images", root, root / "ADEChallengeData2016")
     pairs = _pairs(base / "images" / split, base / "annotations" / split, places)
     # 512 for models of 512 pixels, 640 for those of 640, as the official configurations have it
     return _known("ade20k", split, pairs, plain_coding(150, first=1), max(512, *card.size), 4)
@@ -193,14 +169,14 @@ def _ade20k(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
 
 def _cityscapes(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
     split = places.split or "val"
-    images = places.images or _first_folder(root / "leftImg8bit" / split)
-    labels = places.labels or _first_folder(root / "gtFine" / split)
+    images = places.images or first_folder(root / "leftImg8bit" / split)
+    labels = places.labels or first_folder(root / "gtFine" / split)
     # the ids of training win where both lie on disk: cityscapesScripts makes them of the others
     suffix = places.label_suffix or "_gtFine_labelTrainIds.png"
     if not places.label_suffix and not any(parts[-1].endswith(suffix) for parts in walk(labels, recursive=True)):
         suffix = "_gtFine_labelIds.png"
     coding = _cityscapes_label_ids() if suffix.endswith("_labelIds.png") else plain_coding(19)
-    samples = _paired(images, labels, places.image_suffix or "_leftImg8bit.png", suffix)
+    samples = paired(images, labels, places.image_suffix or "_leftImg8bit.png", suffix)
     return _known("cityscapes", split, samples, coding, 1024, 2)
 
 
@@ -211,18 +187,18 @@ def _cityscapes_label_ids() -> LabelCoding:
 
 def _pascal_context(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
     split = places.split or "val"
-    base = _first_with("JPEGImages", root, root / "VOC2010", root / "VOCdevkit" / "VOC2010")
+    base = first_with("JPEGImages", root, root / "VOC2010", root / "VOCdevkit" / "VOC2010")
     lists = [base / "ImageSets" / kind / f"{split}.txt" for kind in ("SegmentationContext", "Segmentation")]
     images = places.images or base / "JPEGImages"
-    labels = places.labels or _first_folder(base / "SegmentationClassContext")
-    samples = _listed(_first_file(*lists), images, labels, places)
+    labels = places.labels or first_folder(base / "SegmentationClassContext")
+    samples = listed(first_file(*lists), images, labels, places.image_suffix, places.label_suffix)
     return _known("pascal_context", split, samples, plain_coding(60), 520, 8)
 
 
 def _coco_stuff(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
     split = places.split or "val2017"
-    images = places.images or _first_folder(root / "images" / split, root / split)
-    labels = places.labels or _first_folder(
+    images = places.images or first_folder(root / "images" / split, root / split)
+    labels = places.labels or first_folder(
         root / "annotations" / split,
         root / "stuffthingmaps_trainval2017" / split,
         root / "stuffthingmaps" / split,
@@ -235,7 +211,7 @@ def _coco_stuff(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
         suffix = "_labelTrainIds.png"
         # mmsegmentation prepares COCO-Stuff 10k (splits of 2014) with 0 for "no class", 164k with 255
         coding = plain_coding(171, first=1) if split.endswith("2014") else plain_coding(171)
-    samples = _paired(images, labels, places.image_suffix, suffix)
+    samples = paired(images, labels, places.image_suffix, suffix)
     return _known("coco_stuff", split, samples, coding, 512, 4)
 
 
@@ -246,10 +222,10 @@ def _coco_pixelmaps() -> LabelCoding:
 
 def _coco_panoptic(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
     split = places.split or "val2017"
-    annotations = places.labels or _first_file(
+    annotations = places.labels or first_file(
         root / "annotations" / f"panoptic_{split}.json", root / f"panoptic_{split}.json"
     )
-    images = places.images or _first_folder(root / split, root / "images" / split)
+    images = places.images or first_folder(root / split, root / "images" / split)
     try:
         data = json.loads(annotations.read_text(encoding="utf-8"))
         names, samples = _panoptic_samples(data, images, annotations.with_suffix(""))
@@ -277,13 +253,13 @@ def _panoptic_samples(
 
 def _camvid(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
     split = places.split or "test"
-    images = places.images or _first_folder(root / "images" / split, root / split)
-    labels = places.labels or _first_folder(root / "labels" / split, root / f"{split}annot")
+    images = places.images or first_folder(root / "images" / split, root / split)
+    labels = places.labels or first_folder(root / "labels" / split, root / f"{split}annot")
     listing = root / f"{split}.txt"
     samples = (
-        _listed(listing, images, labels, places)
+        listed(listing, images, labels, places.image_suffix, places.label_suffix)
         if listing.is_file()
-        else _paired(images, labels, places.image_suffix, places.label_suffix)
+        else paired(images, labels, places.image_suffix, places.label_suffix)
     )
     return _known("camvid", split, samples, plain_coding(11, ignored=11), None, None)
 
@@ -319,93 +295,8 @@ def _known(
     return EvaluationSet(name, split, tuple(samples), coding, names, short_side, max_ratio)
 
 
-# Files.
-
-
 def _pairs(images: Path, labels: Path, places: Places) -> list[Sample]:
     """Pictures and label files of the layout's two folders, or of those that the caller names."""
-    images = places.images or _first_folder(images)
-    labels = places.labels or _first_folder(labels)
-    return _paired(images, labels, places.image_suffix, places.label_suffix)
-
-
-def _paired(images: Path, labels: Path, image_suffix: str, label_suffix: str) -> list[Sample]:
-    """Files of equal names in two folders and their subfolders; also those that lack their counterpart."""
-    pictures = _by_name(_first_folder(images), image_suffix, sorted(PICTURE_SUFFIXES))
-    truths = _by_name(_first_folder(labels), label_suffix, LABEL_SUFFIXES)
-    if pictures and truths and not pictures.keys() & truths.keys():
-        picture, truth = (min(found.values())[0].name for found in (pictures, truths))
-        raise UsageError(
-            f"{printable(images)}: no picture has the name of a label file in {printable(labels)}. Pictures are called "
-            f"like {printable(picture)}, label files like {printable(truth)}: algm-eval takes the ends that differ as "
-            "--image-suffix and --label-suffix"
-        )
-    samples = []
-    for name in sorted(pictures.keys() | truths.keys(), key=natural_key):
-        image = pictures.get(name, [images / f"{name}{image_suffix or '.jpg'}"])
-        label = truths.get(name, [labels / f"{name}{label_suffix or '.png'}"])[0]
-        problem = _ambiguous([path for path in image if path != label])  # both may lie in one folder
-        samples.append(Sample(name, image[0], label, problem=problem))
-    return samples
-
-
-def _ambiguous(pictures: Sequence[Path]) -> str:
-    """What is wrong with so many pictures of one name; "" if it is one."""
-    if len(pictures) < 2:
-        return ""
-    named = " and ".join(printable(path.name) for path in pictures[:2])
-    return f"two pictures of this name, {named}; choose with --image-suffix"
-
-
-def _listed(listing: Path, images: Path, labels: Path, places: Places) -> list[Sample]:
-    """The pictures that a split file names, one a line; of a line of two paths the first counts."""
-    try:
-        lines = listing.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{printable(listing)}: the list of the split cannot be read ({error})") from error
-    names = [Path(line.split()[0]).name for line in lines if line.strip()]
-    endings = [places.image_suffix] if places.image_suffix else [".jpg", ".png"]
-    samples = []
-    for name in names:
-        stem = Path(name).stem if Path(name).suffix.lower() in PICTURE_SUFFIXES else name
-        candidates = [images / f"{stem}{ending}" for ending in endings]
-        pictures = [path for path in candidates if path.is_file()] or candidates[:1]
-        label = labels / f"{stem}{places.label_suffix or '.png'}"
-        samples.append(Sample(stem, pictures[0], label, problem=_ambiguous(pictures)))
-    return samples
-
-
-def _by_name(folder: Path, suffix: str, suffixes: Sequence[str]) -> dict[str, list[Path]]:
-    """Files below a folder by their relative names without suffix; those of one name in the order of the suffixes."""
-    found: dict[str, list[tuple[int, Path]]] = {}
-    for parts in walk(folder, recursive=True):
-        relative, path = "/".join(parts), folder.joinpath(*parts)
-        rank = 0 if suffix else _rank(path.suffix.lower(), suffixes)
-        name = relative.removesuffix(suffix or path.suffix)
-        if rank >= 0 and relative.endswith(suffix) and name:
-            found.setdefault(name, []).append((rank, path))
-    return {name: [path for _, path in sorted(files)] for name, files in found.items()}
-
-
-def _rank(ending: str, suffixes: Sequence[str]) -> int:
-    return suffixes.index(ending) if ending in suffixes else -1
-
-
-def _first_folder(*candidates: Path) -> Path:
-    return _first(candidates, Path.is_dir, "folder")
-
-
-def _first_file(*candidates: Path) -> Path:
-    return _first(candidates, Path.is_file, "file")
-
-
-def _first_with(part: str, *candidates: Path) -> Path:
-    return _first_folder(*(path / part for path in candidates)).parent
-
-
-def _first(candidates: Sequence[Path], test: Callable[[Path], bool], what: str) -> Path:
-    for path in candidates:
-        if test(path):
-            return path
-    tried = " or ".join(printable(path) for path in candidates)
-    raise UsageError(f"there is no {what} {tried}; name others with --images and --labels")
+    images = places.images or first_folder(images)
+    labels = places.labels or first_folder(labels)
+    return paired(images, labels, places.image_suffix, places.label_suffix)

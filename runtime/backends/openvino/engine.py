@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from algm_trt.plugins.cache_folder import cache_folder
 from algm_trt.plugins.errors import MissingDependencyError, UsageError
-from algm_trt.runtime.backends import onnx_scores, protobuf
+from algm_trt.runtime.backends import onnx_fields, onnx_scores, protobuf
 from algm_trt.runtime.backends.forked import keep_in_children
 from algm_trt.runtime.backends.onnx_model import SCORES, card_of
 from algm_trt.runtime.backends.openvino import model as openvino_model
@@ -82,32 +82,13 @@ class OpenVinoEngine:
         """
         if precision not in PRECISIONS:
             raise UsageError(f"unknown CPU precision '{precision}': expected {', '.join(PRECISIONS)}")
-        try:
-            import openvino
-        except (ImportError, RuntimeError) as error:  # the latter where there is no home folder
-            raise MissingDependencyError(
-                f"openvino cannot be imported ({error}): pip install 'algm-trt[openvino]'"
-            ) from error
+        openvino = _import_openvino()
         version = openvino.__version__.split("-")[0]
-        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_VERSION:
-            raise MissingDependencyError(
-                f"OpenVINO {version} cannot convert the model's operators: pip install -U 'algm-trt[openvino]'"
-            )
         core = openvino.Core()
         if precision == "bf16":
             _check_bf16(core)
         count, threads = shared_threads(streams, threads)
-        options = {
-            # The types in the model are those to compute in.
-            "INFERENCE_PRECISION_HINT": "dynamic",
-            "NUM_STREAMS": count,
-            # Kernels are kept per shape: with the default, megabytes for every number of tokens.
-            "CPU_RUNTIME_CACHE_CAPACITY": KEPT_KERNELS,
-            # Pinned threads of two processes would share cores while others idle.
-            "ENABLE_CPU_PINNING": False,
-        }
-        if threads:
-            options["INFERENCE_NUM_THREADS"] = count * threads
+        options = _compile_options(count, threads)
         cached = _cache_file(core, path, openvino.__version__, precision, options)
         compiled, self.card = _load(core, cached, options) or _compile(core, path, precision, options, cached)
         requests = [compiled.create_infer_request() for _ in range(count)]
@@ -166,6 +147,41 @@ def _first_run_alone() -> Iterator[None]:
         _HAS_RUN.set()
 
 
+def _import_openvino() -> ModuleType:
+    """The module, if it is new enough.
+
+    Raises:
+        MissingDependencyError: it cannot be imported, or is too old.
+    """
+    try:
+        import openvino
+    except (ImportError, RuntimeError) as error:  # the latter where there is no home folder
+        raise MissingDependencyError(
+            f"openvino cannot be imported ({error}): pip install 'algm-trt[openvino]'"
+        ) from error
+    version = openvino.__version__.split("-")[0]
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_VERSION:
+        raise MissingDependencyError(
+            f"OpenVINO {version} cannot convert the model's operators: pip install -U 'algm-trt[openvino]'"
+        )
+    module: ModuleType = openvino
+    return module
+
+
+def _compile_options(streams: int, threads: int | None) -> dict[str, object]:
+    """For so many streams with so many threads each; None leaves the threads to OpenVINO."""
+    options: dict[str, object] = {
+        # The types in the model are those to compute in.
+        "INFERENCE_PRECISION_HINT": "dynamic",
+        "NUM_STREAMS": streams,
+        # Kernels are kept per shape: with the default, megabytes for every number of tokens.
+        "CPU_RUNTIME_CACHE_CAPACITY": KEPT_KERNELS,
+        # Pinned threads of two processes would share cores while others idle.
+        "ENABLE_CPU_PINNING": False,
+    }
+    return options | {"INFERENCE_NUM_THREADS": streams * threads} if threads else options
+
+
 def _check_bf16(core: openvino.Core) -> None:
     """Check that OpenVINO itself would choose bfloat16: with less it would only imitate it, slower than float32.
 
@@ -199,7 +215,7 @@ def _compile(
 def _card(model: openvino.Model, path: Path) -> ModelCard:
     entries = model.get_rt_info("framework").value if model.has_rt_info("framework") else {}
     outputs = {name for output in model.outputs for name in output.names}
-    return card_of(path, entries.get(METADATA_KEY), outputs | {onnx_scores.LABELS})
+    return card_of(path, entries.get(METADATA_KEY), outputs, SCORES)
 
 
 def _cache_file(core: openvino.Core, path: Path, version: str, precision: str, options: Mapping[str, object]) -> Path:
@@ -215,7 +231,7 @@ def _cache_file(core: openvino.Core, path: Path, version: str, precision: str, o
         raise EngineError(f"{path}: cannot be read ({error.strerror})") from error
     cpu = [str(core.get_property("CPU", name)) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
     digest.update(repr((version, cpu, precision, sorted(options.items()))).encode())
-    for module in (protobuf, onnx_scores, openvino_model, openvino_operators):
+    for module in (protobuf, onnx_fields, onnx_scores, openvino_model, openvino_operators):
         digest.update(_code_of(module))
     return cache_folder() / "openvino" / f"{digest.hexdigest()[:32]}.blob"
 

@@ -64,8 +64,8 @@ def test_facts_for_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     install(monkeypatch, tmp_path)
     with ExitStack() as stack:
         merged, dense, gpu = open_contenders(["merged.onnx", "dense.onnx", "gpu.plan"], EngineOptions(), stack)
-        assert (merged.thresholds(()), merged.thresholds((0.5, 0.6))) == ((0.88,), (0.5, 0.6))
-        assert dense.thresholds((0.5,)) == (None,)
+        assert (merged.card.thresholds(()), merged.card.thresholds((0.5, 0.6))) == ((0.88,), (0.5, 0.6))
+        assert dense.card.thresholds((0.5,)) == (None,)
         facts = merged.to_dict()
         assert facts["merge_layers"] == [1, 5]
         assert dense.to_dict()["merge_layers"] is None

@@ -26,7 +26,7 @@ from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.evaluation import evaluate as evaluate_module
 from algm_trt.runtime.evaluation import job
 from algm_trt.runtime.evaluation.cli import main
-from algm_trt.runtime.evaluation.evaluate import Evaluation
+from algm_trt.runtime.evaluation.figures import Evaluation
 from algm_trt.runtime.evaluation.per_picture import COLUMNS
 from algm_trt.runtime.model_argument import open_model
 from algm_trt.runtime.window_runner import HostWindowRunner
