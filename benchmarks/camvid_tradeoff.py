@@ -18,11 +18,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from camvid_pictures import Frame, frames
-from record import write_record
+from parts.backends import exported
+from parts.camvid_pictures import Frame, frames
+from parts.record import write_record
 from tables import camvid_tradeoff
 
-from algm_trt.exporter import ExportOptions, export_onnx
 from algm_trt.exporter.checkpoint import Checkpoint, load_checkpoint
 from algm_trt.runtime.engine import Engine, open_engine
 from algm_trt.runtime.engine_options import EngineOptions
@@ -96,12 +96,10 @@ def main() -> None:
     curve = curve_of(arguments.accuracy, checkpoint)
     options = EngineOptions(backend="onnxruntime", device="cpu", threads=arguments.threads)
     with TemporaryDirectory() as folder:
-        paths = {merge: Path(folder) / f"{'merged' if merge else 'dense'}.onnx" for merge in (False, True)}
-        for merge, path in paths.items():
-            export_onnx(checkpoint, path, ExportOptions(merge=merge, verify=False))
-        engines = {merge: open_engine(path, options) for merge, path in paths.items()}
-    pictures = frames(arguments.data, engines[True].card, arguments.frames)
-    runs = [(engines[row["threshold"] is not None], row["threshold"]) for row in curve]
+        models = exported(checkpoint, Path(folder), precisions=("fp32",))
+        engines = {kind: open_engine(path, options) for (kind, _), path in models.items()}
+    pictures = frames(arguments.data, engines["merged"].card, arguments.frames)
+    runs = [(engines["dense" if row["threshold"] is None else "merged"], row["threshold"]) for row in curve]
     turns = {
         str(threshold): [partial(engine.run, windows, threshold) for windows in pictures] for engine, threshold in runs
     }
@@ -112,7 +110,7 @@ def main() -> None:
     ]
     results = {
         "what": f"{checkpoint.config.describe()}, windows of {checkpoint.crop[0]}x{checkpoint.crop[1]}, model alone",
-        "backend": engines[True].description,
+        "backend": engines["merged"].description,
         "threads": arguments.threads,
         "frames": len(pictures),
         "windows_per_frame": float(np.mean([len(windows) for windows in pictures])),

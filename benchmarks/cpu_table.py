@@ -18,13 +18,13 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cpu_variants import Plan, agreement, measure
-from networks import BACKBONES
-from official_cpu import describe
-from record import write_record
+from parts.cpu_variants import Plan, measure
+from parts.networks import BACKBONES, SAMPLE
+from parts.official_cpu import describe
+from parts.record import write_record
+from parts.rounded_labels import agreement
 from tables import cpu_table
 
-ROOT = Path(__file__).parents[1]
 COMPARED = 64
 SUPPORT = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 Found = TypeVar("Found")
@@ -83,7 +83,7 @@ def main() -> int:
             results["runs"].append(apart(measure, plan))
             if options.json:
                 write_record(options.json, results)  # what is done is kept when the time is up
-    for checkpoint, *pictures in options.checkpoint or [[ROOT / "examples" / "sample"]]:
+    for checkpoint, *pictures in options.checkpoint or [[SAMPLE]]:
         for folder in pictures or [None]:
             results["trained"] += apart(agreement, checkpoint, folder, COMPARED)
     print(cpu_table(results))

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from parts.record import write_record
 from PIL import Image
-from record import write_record
 
 from algm_trt.exporter import ExportOptions, export_onnx, load_checkpoint
 from algm_trt.exporter.segmenter import full_size_logits, normalise, segmenter_from_checkpoint

@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from record import write_record
+from parts.record import write_record
 
 from algm_trt.engines.doctor.rungs import compare_engines
 from algm_trt.engines.sample import SAMPLE_MODEL

@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from record import write_record
+from parts.record import write_record
 
 ROOT = Path(__file__).parents[1]
 PATCHES = ROOT / "benchmarks" / "experiments"

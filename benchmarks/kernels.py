@@ -29,7 +29,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from record import write_record
+from parts.record import write_record
 
 from algm_trt.plugins import interface
 from algm_trt.plugins.library import load_ctypes

@@ -23,7 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from record import write_record
+from parts.record import write_record
 
 from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.windows import WindowPlan, plan_slide

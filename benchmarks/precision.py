@@ -20,7 +20,8 @@ import onnxruntime as ort
 from golden import official_merge
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from record import write_record
+from parts.networks import EXAMPLES, SAMPLE
+from parts.record import write_record
 
 from algm_trt.engines.agreement import fit_float16
 from algm_trt.engines.precision import REFINEMENTS, to_float16
@@ -34,8 +35,6 @@ from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.windows import canvas_image, plan_whole
 
 Outputs = dict[str, NDArray[Any]]
-ROOT = Path(__file__).parents[1]
-SAMPLE = ROOT / "examples" / "sample"
 SMALL = {"width": 384, "layers": 12, "decoder_layers": 2, "classes": 150, "patches": 1024, "patch_values": 768}
 
 
@@ -203,7 +202,7 @@ def main() -> None:
     sample = export(SAMPLE, ExportOptions(verify=False))
     found["sample"] = (
         sample,
-        check_pictures(None, sample.card) + check_pictures(SAMPLE.parent / "pictures", sample.card),
+        check_pictures(None, sample.card) + check_pictures(EXAMPLES / "pictures", sample.card),
     )
     if arguments.checkpoint is not None:
         trained = export(arguments.checkpoint, ExportOptions(verify=False))

@@ -17,17 +17,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-import numpy as np
 import tables
-from cpu_variants import BACKENDS, KINDS, SIZE, exported
-from networks import engine_threshold, random_checkpoint, random_config
-from record import write_record
+from parts.backends import BACKENDS, KINDS, exported
+from parts.networks import SIZE, random_checkpoint, random_config
+from parts.pictures import load_pictures
+from parts.record import write_record
+from parts.thresholds import engine_threshold
 
 from algm_trt.exporter.checkpoint import load_checkpoint
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime.cores import physical_cores
 from algm_trt.runtime.engine import Engine, open_engine
-from algm_trt.runtime.scenes import draw_scene
 from algm_trt.runtime.timing import Call, Samples, alternate
 
 MODELS: Final = ("vit_tiny", "vit_small", "tiny")
@@ -41,7 +41,7 @@ Key = tuple[str, str, int]
 def measure(name: str, threads: int, count: int, rounds: int) -> dict[str, Any]:
     """One network with every backend, dense and merged, with one stream and with one per thread."""
     config = random_config(name, SIZE)
-    images = np.stack([draw_scene(SIZE, SIZE, seed).image for seed in range(count)])
+    images, _ = load_pictures(None, count, SIZE)
     engines: dict[Key, Engine] = {}
     not_run: dict[str, str] = {}
     with TemporaryDirectory() as text:

@@ -18,11 +18,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
-from camvid_pictures import windows_of
-from cpu_variants import BACKENDS, KINDS, SIZE, exported
-from networks import engine_threshold, random_checkpoint, random_config
 from numpy.typing import NDArray
-from record import write_record
+from parts.backends import BACKENDS, KINDS, exported
+from parts.camvid_pictures import windows_of
+from parts.networks import SAMPLE, SIZE, random_checkpoint, random_config
+from parts.record import write_record
+from parts.thresholds import engine_threshold
 from tables import whole_job
 
 from algm_trt.exporter import ExportOptions, export_onnx
@@ -38,7 +39,6 @@ from algm_trt.runtime.segmenter import Segmenter
 from algm_trt.runtime.sources import Source, find_sources
 from algm_trt.runtime.timing import Samples, alternate
 
-SAMPLE: Final = Path(__file__).parents[1] / "examples" / "sample"
 THRESHOLD_PICTURES: Final = 8
 MODELS: Final = ("sample", "vit_small", "tiny")
 
@@ -74,7 +74,8 @@ def with_half_merging(checkpoint: Checkpoint, folder: Path, photographs: Sequenc
     model = export_onnx(checkpoint, folder / "any_threshold.onnx", ExportOptions(verify=False)).path
     engine = open_engine(model, EngineOptions(backend="onnxruntime", device="cpu"))
     step = max(1, len(photographs) // THRESHOLD_PICTURES)
-    threshold = engine_threshold(engine, list(first_windows(photographs[::step], engine.card)), checkpoint.config)
+    windows = np.stack(list(first_windows(photographs[::step], engine.card)))
+    threshold = engine_threshold(engine, windows, checkpoint.config)
     assert checkpoint.merge is not None
     return replace(checkpoint, merge=replace(checkpoint.merge, threshold=threshold))
 

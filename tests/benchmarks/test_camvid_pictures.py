@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from camvid_pictures import CLASSES, IGNORED, Augmentation, Pictures, _hue_rotation
+from parts.camvid_pictures import CLASSES, IGNORED, Augmentation, Pictures, _hue_rotation
 
 
 def striped(height: int = 60, width: int = 80) -> Pictures:

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 import train_camvid
-from camvid_pictures import load_split
-from networks import random_config
-from start_weights import load_start_weights
+from parts.camvid_pictures import load_split
+from parts.networks import random_config
+from parts.start_weights import load_start_weights
+from parts.training_arithmetic import packed_attention
 
 from algm_trt.exporter import ops
 from algm_trt.exporter.checkpoint import load_checkpoint
@@ -129,7 +130,7 @@ def attention_of_each_image(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *
 def test_variable_length_attention_takes_the_place_of_packed_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", attention_of_each_image)
     qkv, starts = torch.randn(50, 3 * 64), torch.tensor([0, 5, 12, 50], dtype=torch.int32)
-    found = train_camvid._varlen(qkv, starts, 2, 40)
+    found = packed_attention(qkv, starts, 2, 40)
     torch.testing.assert_close(found, ops.packed_attention(qkv, starts, 2, 40))
 
 
