@@ -58,25 +58,31 @@ class OpCase:
         return 1 if nothing_appended else len(self.op.outputs)
 
 
+FUNCTIONS = {
+    spec.LOCAL_MERGE.name: "local_merge",
+    spec.GLOBAL_MERGE.name: "global_merge",
+    spec.PACKED_ATTENTION.name: "packed_attention",
+    spec.APPEND_TOKENS.name: "append_tokens",
+    spec.UNMERGE.name: "unmerge",
+    spec.LABELS.name: "labels",
+}
+"""Name of each operator's function in every implementation."""
+
+
+def function_of(implementation: Any, op: spec.OpSpec) -> Callable[..., Any]:
+    """An operator's function in a module, such as `reference` or `ops`, or in an object."""
+    function: Callable[..., Any] = getattr(implementation, FUNCTIONS[op.name])
+    return function
+
+
 def reference_outputs(case: OpCase, inputs: Sequence[Array]) -> tuple[Array, ...]:
     """What the NumPy reference says about a case."""
     given = {name: value for name, value in case.attributes.items() if name != "max_tokens"}
-    function = REFERENCE[case.op.name]
-    result = function(*inputs, **given)
+    result = function_of(reference, case.op)(*inputs, **given)
     if isinstance(result, reference.Merged):
         return result.y, result.sizes, result.cu_seqlens, result.token_map, result.count
     outputs = result if isinstance(result, tuple) else (result,)
     return outputs[: case.output_count]
-
-
-REFERENCE: dict[str, Callable[..., Any]] = {
-    spec.LOCAL_MERGE.name: reference.local_merge,
-    spec.GLOBAL_MERGE.name: reference.global_merge,
-    spec.PACKED_ATTENTION.name: reference.packed_attention,
-    spec.APPEND_TOKENS.name: reference.append_tokens,
-    spec.UNMERGE.name: reference.unmerge,
-    spec.LABELS.name: reference.labels,
-}
 
 
 # Tokens.
