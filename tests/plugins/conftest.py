@@ -1,4 +1,4 @@
-"""Fixtures of the tests on a GPU. Those of the CPU twin have their own by the same names."""
+"""Fixtures of the tests that need nvcc or a GPU. Those of the CPU twin have their own `kernels` and `rng`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,20 @@ import numpy as np
 import pytest
 from helpers.kernels import Kernels
 
+from algm_trt.plugins.build import find_nvcc
+from algm_trt.plugins.errors import MissingDependencyError
+
 if TYPE_CHECKING:  # needs PyTorch
     from helpers.device import DeviceMemory
+
+
+@pytest.fixture
+def nvcc() -> Path:
+    """The compiler that builds the plugin library."""
+    try:
+        return find_nvcc()
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
