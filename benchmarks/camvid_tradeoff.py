@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 from parts.backends import exported
-from parts.camvid_pictures import Frame, frames
+from parts.camvid_pictures import frames
 from parts.record import write_record
+from parts.windows import Windows
 from tables import camvid_tradeoff
 
 from algm_trt.exporter.checkpoint import Checkpoint, load_checkpoint
@@ -40,7 +41,7 @@ def curve_of(accuracy: Path, checkpoint: Checkpoint) -> list[dict[str, Any]]:
     return curve
 
 
-def tokens_of(engine: Engine, pictures: Sequence[Frame], threshold: float | None) -> dict[str, Any]:
+def tokens_of(engine: Engine, pictures: Sequence[Windows], threshold: float | None) -> dict[str, Any]:
     """Tokens per window before merging, after the local and after the last merge."""
     counts = np.concatenate([engine.run(windows, threshold).token_counts for windows in pictures])
     before, local, last = counts.mean(axis=0).tolist()

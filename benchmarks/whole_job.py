@@ -20,10 +20,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from parts.backends import BACKENDS, KINDS, exported
-from parts.camvid_pictures import windows_of
 from parts.networks import SAMPLE, SIZE, random_checkpoint, random_config
 from parts.record import write_record
 from parts.thresholds import engine_threshold
+from parts.windows import windows_of
 from tables import whole_job
 
 from algm_trt.exporter import ExportOptions, export_onnx

@@ -1,6 +1,7 @@
 """Pictures of one size: photographs of a folder, a file of them for a machine that has none, or drawn scenes.
 
-Of a photograph it is the largest centred square, scaled.
+Of a photograph it is the largest centred square, scaled. OpenCV is imported where it is needed only: a GPU machine
+may lack it.
 """
 
 from __future__ import annotations
