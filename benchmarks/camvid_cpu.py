@@ -12,7 +12,6 @@ It measures accuracy and tokens, which do not depend on the machine; other bench
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +19,7 @@ from typing import Any
 
 from parts.backends import exported
 from parts.camvid_evaluation import evaluate
-from parts.record import write_record
+from parts.record import recording_parser, write_record
 
 from algm_trt.exporter.checkpoint import load_checkpoint
 from algm_trt.exporter.model_card import default_stride
@@ -62,13 +61,12 @@ def claim(value: float, limit: float) -> dict[str, Any]:
 
 def main() -> None:
     """Export, evaluate, print, record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = recording_parser(__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--limit", type=int, help="take N frames only, at equal distances in the set")
     parser.add_argument("--fp16-limit", type=int, help="the same for FP16, which a CPU emulates")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     data, limit = arguments.data, arguments.limit
     onnxruntime, *openvino = (
@@ -107,17 +105,16 @@ def main() -> None:
         )
     for name, found in claims.items():
         print(f"{name}: {100 * found['miou_difference']:+.4f} mIoU, {'holds' if found['holds'] else 'DOES NOT HOLD'}")
-    if arguments.json:
-        settings = {
-            "checkpoint_sha256": checkpoint.sha256,
-            "architecture": checkpoint.config.describe(),
-            "crop": checkpoint.crop,
-            "stride": default_stride(min(checkpoint.crop), checkpoint.dataset),
-            "training_threshold": trained_at,
-            "threads": arguments.threads,
-        }
-        results = {"settings": settings, "curve": curve, "backends": backends, "fp16": fp16, "claims": claims}
-        write_record(arguments.json, results)
+    settings = {
+        "checkpoint_sha256": checkpoint.sha256,
+        "architecture": checkpoint.config.describe(),
+        "crop": checkpoint.crop,
+        "stride": default_stride(min(checkpoint.crop), checkpoint.dataset),
+        "training_threshold": trained_at,
+        "threads": arguments.threads,
+    }
+    results = {"settings": settings, "curve": curve, "backends": backends, "fp16": fp16, "claims": claims}
+    write_record(arguments.json, results)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ test set; a call is one frame, all its windows in one batch. About five minutes 
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 from parts.backends import exported
 from parts.camvid_pictures import frames
-from parts.record import write_record
+from parts.record import recording_parser, write_record
 from parts.windows import Windows
 from tables import camvid_tradeoff
 
@@ -83,14 +82,13 @@ def draw(points: Sequence[dict[str, Any]], what: str, path: Path) -> None:
 
 def main() -> None:
     """Export, time, print, record, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = recording_parser(__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--accuracy", type=Path, default=ACCURACY, help="recorded results of camvid_cpu.py")
     parser.add_argument("--frames", type=int, default=24, help="test frames of a turn")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--plot", type=Path, help="file for the picture: .svg or .png")
     arguments = parser.parse_args()
     checkpoint = load_checkpoint(arguments.checkpoint)
@@ -122,8 +120,7 @@ def main() -> None:
         "curve": points,
     }
     print(camvid_tradeoff(results))
-    if arguments.json:
-        write_record(arguments.json, results)
+    write_record(arguments.json, results)
     if arguments.plot:
         draw(points, f"{results['backend']}, {arguments.threads} threads", arguments.plot)
 

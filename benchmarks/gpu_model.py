@@ -22,6 +22,7 @@ import statistics
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +33,7 @@ from parts.networks import BACKBONES, MERGE, random_config, random_segmenter
 from parts.official import import_official, official_model
 from parts.operator_times import operator_times
 from parts.pictures import load_pictures
-from parts.record import write_record
+from parts.record import recording_parser, write_record
 from parts.thresholds import threshold_leaving
 from torch import Tensor
 
@@ -233,7 +234,7 @@ def kernels_on_the_cpu() -> None:
 
 def parse() -> argparse.Namespace:
     """Arguments of the command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = recording_parser(__doc__)
     parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=["vit_small", "vit_base"])
     parser.add_argument("--pictures", type=Path, help="folder, or file of carry.py (default: drawn scenes)")
     parser.add_argument("--batch", type=int, default=32)
@@ -243,7 +244,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--checked", type=int, default=8, help="pictures compared with the CPU")
     parser.add_argument("--official", type=Path, help="checkout of the official code, to time it too")
     parser.add_argument("--checkpoint", type=Path, action="append", default=[], help="trained checkpoint to compare")
-    parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--cpu", action="store_true", help="try the script out on a CPU; figures mean nothing")
     return parser.parse_args()
 
@@ -270,11 +270,7 @@ def main() -> int:
         "networks": {},
         "checkpoints": [],
     }
-
-    def keep() -> None:
-        if options.json:
-            write_record(options.json, results)  # what is done is kept when the time is up
-
+    keep = partial(write_record, options.json, results)  # what is done is kept when the time is up
     broken = []
     for folder in options.checkpoint:  # first: they are few, and what must hold
         try:

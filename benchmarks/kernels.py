@@ -15,7 +15,6 @@ on in a process of their own, because CUDA does no more for one in which a kerne
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import json
 import statistics
@@ -24,12 +23,13 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from parts.record import write_record
+from parts.record import recording_parser, write_record
 
 from algm_trt.plugins import interface
 from algm_trt.plugins.library import load_ctypes
@@ -389,19 +389,14 @@ def _figures(
 
 def main() -> int:
     """Measure, print, and write JSON where asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = recording_parser(__doc__)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--only", nargs="+", choices=TIMERS, default=list(TIMERS), help="kernels (default: all)")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("no CUDA device: nothing measured")
         return 4
-
-    def keep(results: dict[str, Any]) -> None:
-        if options.json:
-            write_record(options.json, results)  # what is done is kept when the time is up
-
+    keep = partial(write_record, options.json)  # what is done is kept when the time is up
     results, left = measure_all(options.batch, options.only, keep)
     keep(results)
     if left:

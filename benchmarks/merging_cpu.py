@@ -11,7 +11,6 @@ The engine leaves the labels of the model file out and makes them of its scores:
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections import defaultdict
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 from parts.backends import exported
 from parts.networks import BACKBONES, CLASSES, SIZE, random_checkpoint, random_config
 from parts.pictures import load_pictures
-from parts.record import write_record
+from parts.record import recording_parser, write_record
 from parts.thresholds import engine_threshold, windows_merged
 
 from algm_trt.exporter.checkpoint import load_checkpoint
@@ -73,13 +72,12 @@ def seconds(function: Callable[[], object]) -> float:
 
 def main() -> None:
     """Measure, print, write JSON."""
-    parser = argparse.ArgumentParser(description="Merged against dense on a CPU.")
+    parser = recording_parser(__doc__)
     parser.add_argument("--backbone", choices=BACKBONES, default="vit_small")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pictures", type=Path, help="folder of pictures (default: drawn scenes)")
     parser.add_argument("--count", type=int, default=8, help="pictures")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
 
     config = random_config(arguments.backbone, SIZE)
@@ -109,8 +107,7 @@ def main() -> None:
     }
     for key, value in results.items():
         print(f"{key}: {value}")
-    if arguments.json:
-        write_record(arguments.json, results)
+    write_record(arguments.json, results)
 
 
 if __name__ == "__main__":

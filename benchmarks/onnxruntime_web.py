@@ -8,7 +8,6 @@ windows merge. All outputs are compared with those of ONNX Runtime in Python.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -23,7 +22,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from parts.backends import exported
 from parts.networks import SAMPLE, SIZE, random_checkpoint, random_config
-from parts.record import write_record
+from parts.record import recording_parser, write_record
 from parts.thresholds import engine_threshold
 
 from algm_trt.exporter.checkpoint import load_checkpoint
@@ -114,11 +113,10 @@ def measure(network: str, count: int, rounds: int, packages: Path) -> dict[str, 
 
 def main() -> None:
     """Fetch, run, compare, print, write JSON."""
-    parser = argparse.ArgumentParser(description="Model files in a browser's ONNX Runtime.")
+    parser = recording_parser(__doc__)
     parser.add_argument("--version", default="latest", help="of onnxruntime-web")
     parser.add_argument("--pictures", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
     with TemporaryDirectory() as text:
         packages = Path(text)
@@ -130,9 +128,8 @@ def main() -> None:
     for result in results:
         for row in result["models"]:
             print(result["network"], *(f"{key}={value}" for key, value in row.items()))
-    if arguments.json:
-        record = {"onnxruntime_web": version, "node": node, "rounds": arguments.rounds, "results": results}
-        write_record(arguments.json, record)
+    record = {"onnxruntime_web": version, "node": node, "rounds": arguments.rounds, "results": results}
+    write_record(arguments.json, record)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ a CPU, and with all roundings of an engine in place. Two more rows: a bound, wei
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +20,7 @@ from golden import official_merge
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from parts.networks import EXAMPLES, SAMPLE
-from parts.record import write_record
+from parts.record import recording_parser, write_record
 
 from algm_trt.engines.agreement import fit_float16
 from algm_trt.engines.precision import REFINEMENTS, to_float16
@@ -189,11 +188,10 @@ def print_rows(name: str, rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Compare, print, write JSON."""
-    parser = argparse.ArgumentParser(description="Float16 against float32.")
+    parser = recording_parser(__doc__)
     parser.add_argument("golden", type=Path, help="folder of outputs of the official code")
     parser.add_argument("--checkpoint", type=Path, help="folder of a trained checkpoint")
     parser.add_argument("--pictures", type=Path, help="folder of pictures for it")
-    parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
     found: dict[str, tuple[SourceModel, list[Picture]]] = {}
     for case in sorted((arguments.golden / "cases").iterdir()):
@@ -213,8 +211,7 @@ def main() -> None:
         rows = conversions(source, pictures)
         print_rows(name, rows)
         results["models"][name] = {"pictures": len(pictures), "rows": rows}
-    if arguments.json:
-        write_record(arguments.json, results)
+    write_record(arguments.json, results)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ while the engine goes on.
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -21,7 +20,7 @@ import tables
 from parts.backends import BACKENDS, KINDS, exported
 from parts.networks import SIZE, random_checkpoint, random_config
 from parts.pictures import load_pictures
-from parts.record import write_record
+from parts.record import recording_parser, write_record
 from parts.thresholds import engine_threshold
 
 from algm_trt.exporter.checkpoint import load_checkpoint
@@ -89,12 +88,11 @@ def row(key: Key, times: dict[tuple[Key, bool], Samples], count: int) -> dict[st
 
 def main() -> None:
     """Measure, print, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = recording_parser(__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["vit_tiny", "vit_small"])
     parser.add_argument("--threads", type=int, default=physical_cores(), help="and so many streams, against one")
     parser.add_argument("--count", type=int, default=16, help="windows of a call")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
     if arguments.threads < 2:
         parser.error("there is nothing to share with one thread")
@@ -105,8 +103,7 @@ def main() -> None:
         "models": [measure(name, arguments.threads, arguments.count, arguments.rounds) for name in arguments.models],
     }
     print(tables.streams(results))
-    if arguments.json:
-        write_record(arguments.json, results)
+    write_record(arguments.json, results)
 
 
 if __name__ == "__main__":

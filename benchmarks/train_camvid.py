@@ -34,7 +34,7 @@ from parts import camvid_evaluation
 from parts.camvid_pictures import CLASSES, IGNORED, Augmentation, Pictures, frames, load_split
 from parts.device_clock import synchronise
 from parts.networks import BACKBONES, EXAMPLES, random_config
-from parts.record import write_record
+from parts.record import recording_parser, write_record
 from parts.start_weights import load_start_weights
 from parts.training_arithmetic import fast_arithmetic
 from tables import train_camvid
@@ -274,7 +274,7 @@ def both(settings: Settings, data: Path, output: Path, limit: int | None) -> Ite
 
 def parse() -> argparse.Namespace:
     """Arguments of the command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = recording_parser(__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the two checkpoints")
     parser.add_argument("--backbone", choices=BACKBONES, default="vit_small")
@@ -289,7 +289,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="evaluate on N test frames only, at equal distances in the set")
     parser.add_argument("--rounds", type=int, default=20, help="of the timing")
-    parser.add_argument("--json", type=Path, help="file for the results")
     return parser.parse_args()
 
 
@@ -316,13 +315,11 @@ def main() -> None:
     for name, found in both(settings, given.data, given.output, given.limit):
         results["trained"][name] = found
         results["steps"] = found["steps"]
-        if given.json:
-            write_record(given.json, results)  # what is done is kept when the time is up
+        write_record(given.json, results)  # what is done is kept when the time is up
     folders = {name: given.output / name for name in ("dense", "algm")}
     results["speed"] = speed(folders, settings, given.data, given.rounds)
     print(train_camvid(results))
-    if given.json:
-        write_record(given.json, results)
+    write_record(given.json, results)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ A round with 65 photographs takes about a quarter of an hour on two idle cores, 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from parts.backends import BACKENDS, KINDS, exported
 from parts.networks import SAMPLE, SIZE, random_checkpoint, random_config
-from parts.record import write_record
+from parts.record import recording_parser, write_record
 from parts.thresholds import engine_threshold
 from parts.windows import windows_of
 from tables import whole_job
@@ -157,7 +156,7 @@ def row(key: Key, job: Job, times: dict[Key, Samples]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = recording_parser(__doc__)
     parser.add_argument("photographs", type=Path, help="folder; its subfolders too")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["sample", "vit_small"])
     usual = ["ONNX Runtime FP32", "ONNX Runtime int8", "OpenVINO bf16"]
@@ -165,7 +164,6 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="take the first N files only")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
     sources = find_sources([str(arguments.photographs)], recursive=True)
     sources = [source for source in sources if source.medium == "image"][: arguments.limit]
@@ -178,8 +176,7 @@ def main() -> None:
     }
     for name in arguments.models:
         results["models"].append(measure(name, arguments.backends, sources, arguments.threads, arguments.rounds))
-        if arguments.json:
-            write_record(arguments.json, results)  # what is done is kept when the time is up
+        write_record(arguments.json, results)  # what is done is kept when the time is up
     print(whole_job(results))
 
 
