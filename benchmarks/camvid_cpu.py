@@ -12,22 +12,18 @@ It measures accuracy and tokens, which do not depend on the machine; other bench
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from record import write_record
+from parts.backends import exported
+from parts.camvid_evaluation import evaluate
+from parts.record import recording_parser, write_record
 
-from algm_trt.exporter import ExportOptions, export_onnx
 from algm_trt.exporter.checkpoint import load_checkpoint
 from algm_trt.exporter.model_card import default_stride
 from algm_trt.runtime.engine_options import EngineOptions
-from algm_trt.runtime.evaluation.evaluate import EvaluationOptions
-from algm_trt.runtime.evaluation.job import run_evaluation
-from algm_trt.runtime.evaluation.report import EvaluationJob
-from algm_trt.runtime.evaluation.sets import Places
 
 THRESHOLDS = (0.5, 0.7, 0.8, 0.85, 0.95, 1.0)
 MOST_LOST_BY_MERGING, MOST_BETWEEN_BACKENDS, MOST_LOST_BY_ROUNDING = 0.005, 0.0005, 0.001
@@ -46,28 +42,15 @@ KEPT = (
 
 
 def evaluated(
-    models: Sequence[str], data: Path, thresholds: tuple[float, ...], limit: int | None, engine: EngineOptions
+    models: Sequence[Path], data: Path, limit: int | None, engine: EngineOptions, thresholds: Sequence[float] = ()
 ) -> list[dict[str, Any]]:
     """Runs of `algm-eval`, shortened, the first being what the others are compared with."""
-    job = EvaluationJob(
-        models=tuple(models),
-        root=data,
-        dataset="camvid",
-        places=Places(),
-        options=EvaluationOptions(),
-        thresholds=thresholds,
-        limit=limit,
-        engine=engine,
-    )
-    runs = run_evaluation(job).checked().to_dict()["runs"]
-    for run in runs:
-        assert not run["failures"], run["failures"]
     return [
         {"model": Path(run["model"]).name}
         | {key: run[key] for key in KEPT}
         | {"iou": {name: scores["iou"] for name, scores in run["per_class"].items()}}
         | ({"labels_equal_to_first": run["drift"]["labels_equal"]} if "drift" in run else {})
-        for run in runs
+        for run in evaluate(list(map(str, models)), data, limit, engine, thresholds)
     ]
 
 
@@ -78,13 +61,12 @@ def claim(value: float, limit: float) -> dict[str, Any]:
 
 def main() -> None:
     """Export, evaluate, print, record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = recording_parser(__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--limit", type=int, help="take N frames only, at equal distances in the set")
     parser.add_argument("--fp16-limit", type=int, help="the same for FP16, which a CPU emulates")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     data, limit = arguments.data, arguments.limit
     onnxruntime, *openvino = (
@@ -95,19 +77,13 @@ def main() -> None:
     assert checkpoint.merge is not None, "the checkpoint must have been trained with merging"
     trained_at = checkpoint.merge.threshold
     with TemporaryDirectory() as folder:
-        dense, merged, half, coarse = (
-            Path(folder) / f"{name}.onnx" for name in ("dense", "merged", "merged_fp16", "merged_int8")
-        )
-        export_onnx(checkpoint, dense, ExportOptions(merge=False, verify=False))
-        export_onnx(checkpoint, merged, ExportOptions(verify=False))
-        for path, precision in ((half, "fp16"), (coarse, "int8")):
-            export_onnx(checkpoint, path, ExportOptions(precision=precision, verify=False))
-        thresholds = tuple(sorted({*THRESHOLDS, trained_at}))
-        curve = evaluated([str(dense), str(merged)], data, thresholds, limit, onnxruntime)
-        weights = str(checkpoint.path)
-        backends = evaluated([weights, str(merged), str(coarse)], data, (), limit, onnxruntime)
-        fp16 = evaluated([str(merged), str(half)], data, (), arguments.fp16_limit or limit, onnxruntime)
-        fp32, bf16 = (evaluated([str(merged)], data, (), limit, engine)[0] for engine in openvino)
+        dense = exported(checkpoint, Path(folder), ("dense",), ("fp32",))["dense", "fp32"]
+        precisions = ("fp32", "fp16", "int8")
+        merged, half, coarse = exported(checkpoint, Path(folder), ("merged",), precisions).values()
+        curve = evaluated([dense, merged], data, limit, onnxruntime, sorted({*THRESHOLDS, trained_at}))
+        backends = evaluated([checkpoint.path, merged, coarse], data, limit, onnxruntime)
+        fp16 = evaluated([merged, half], data, arguments.fp16_limit or limit, onnxruntime)
+        fp32, bf16 = (evaluated([merged], data, limit, engine)[0] for engine in openvino)
     at_training = next(run for run in curve if run["threshold"] == trained_at)
     claims = {
         "merged at its training threshold, from dense": claim(
@@ -129,17 +105,16 @@ def main() -> None:
         )
     for name, found in claims.items():
         print(f"{name}: {100 * found['miou_difference']:+.4f} mIoU, {'holds' if found['holds'] else 'DOES NOT HOLD'}")
-    if arguments.json:
-        settings = {
-            "checkpoint_sha256": checkpoint.sha256,
-            "architecture": checkpoint.config.describe(),
-            "crop": checkpoint.crop,
-            "stride": default_stride(min(checkpoint.crop), checkpoint.dataset),
-            "training_threshold": trained_at,
-            "threads": arguments.threads,
-        }
-        results = {"settings": settings, "curve": curve, "backends": backends, "fp16": fp16, "claims": claims}
-        write_record(arguments.json, results)
+    settings = {
+        "checkpoint_sha256": checkpoint.sha256,
+        "architecture": checkpoint.config.describe(),
+        "crop": checkpoint.crop,
+        "stride": default_stride(min(checkpoint.crop), checkpoint.dataset),
+        "training_threshold": trained_at,
+        "threads": arguments.threads,
+    }
+    results = {"settings": settings, "curve": curve, "backends": backends, "fp16": fp16, "claims": claims}
+    write_record(arguments.json, results)
 
 
 if __name__ == "__main__":

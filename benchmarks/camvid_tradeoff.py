@@ -9,7 +9,6 @@ test set; a call is one frame, all its windows in one batch. About five minutes 
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -18,11 +17,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from camvid_pictures import Frame, frames
-from record import write_record
+from parts.backends import exported
+from parts.camvid_pictures import frames
+from parts.record import recording_parser, write_record
+from parts.windows import Windows
 from tables import camvid_tradeoff
 
-from algm_trt.exporter import ExportOptions, export_onnx
 from algm_trt.exporter.checkpoint import Checkpoint, load_checkpoint
 from algm_trt.runtime.engine import Engine, open_engine
 from algm_trt.runtime.engine_options import EngineOptions
@@ -40,7 +40,7 @@ def curve_of(accuracy: Path, checkpoint: Checkpoint) -> list[dict[str, Any]]:
     return curve
 
 
-def tokens_of(engine: Engine, pictures: Sequence[Frame], threshold: float | None) -> dict[str, Any]:
+def tokens_of(engine: Engine, pictures: Sequence[Windows], threshold: float | None) -> dict[str, Any]:
     """Tokens per window before merging, after the local and after the last merge."""
     counts = np.concatenate([engine.run(windows, threshold).token_counts for windows in pictures])
     before, local, last = counts.mean(axis=0).tolist()
@@ -82,26 +82,23 @@ def draw(points: Sequence[dict[str, Any]], what: str, path: Path) -> None:
 
 def main() -> None:
     """Export, time, print, record, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = recording_parser(__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--accuracy", type=Path, default=ACCURACY, help="recorded results of camvid_cpu.py")
     parser.add_argument("--frames", type=int, default=24, help="test frames of a turn")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--plot", type=Path, help="file for the picture: .svg or .png")
     arguments = parser.parse_args()
     checkpoint = load_checkpoint(arguments.checkpoint)
     curve = curve_of(arguments.accuracy, checkpoint)
     options = EngineOptions(backend="onnxruntime", device="cpu", threads=arguments.threads)
     with TemporaryDirectory() as folder:
-        paths = {merge: Path(folder) / f"{'merged' if merge else 'dense'}.onnx" for merge in (False, True)}
-        for merge, path in paths.items():
-            export_onnx(checkpoint, path, ExportOptions(merge=merge, verify=False))
-        engines = {merge: open_engine(path, options) for merge, path in paths.items()}
-    pictures = frames(arguments.data, engines[True].card, arguments.frames)
-    runs = [(engines[row["threshold"] is not None], row["threshold"]) for row in curve]
+        models = exported(checkpoint, Path(folder), precisions=("fp32",))
+        engines = {kind: open_engine(path, options) for (kind, _), path in models.items()}
+    pictures = frames(arguments.data, engines["merged"].card, arguments.frames)
+    runs = [(engines["dense" if row["threshold"] is None else "merged"], row["threshold"]) for row in curve]
     turns = {
         str(threshold): [partial(engine.run, windows, threshold) for windows in pictures] for engine, threshold in runs
     }
@@ -112,7 +109,7 @@ def main() -> None:
     ]
     results = {
         "what": f"{checkpoint.config.describe()}, windows of {checkpoint.crop[0]}x{checkpoint.crop[1]}, model alone",
-        "backend": engines[True].description,
+        "backend": engines["merged"].description,
         "threads": arguments.threads,
         "frames": len(pictures),
         "windows_per_frame": float(np.mean([len(windows) for windows in pictures])),
@@ -123,8 +120,7 @@ def main() -> None:
         "curve": points,
     }
     print(camvid_tradeoff(results))
-    if arguments.json:
-        write_record(arguments.json, results)
+    write_record(arguments.json, results)
     if arguments.plot:
         draw(points, f"{results['backend']}, {arguments.threads} threads", arguments.plot)
 

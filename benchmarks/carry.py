@@ -30,8 +30,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-import numpy as np
-from gpu_pictures import load_pictures
+from parts.pictures import load_pictures, save_pictures
 
 ROOT: Final = Path(__file__).parents[1]
 LIMIT: Final = 64
@@ -142,8 +141,7 @@ def headers(source: Path, folder: Path) -> None:
 
 def pictures(source: Path, target: Path) -> None:
     """32 photographs of 512 x 512 pixels."""
-    arrays, what = load_pictures(source, 32, 512)
-    np.savez_compressed(target, pictures=arrays, what=np.array(what))
+    save_pictures(target, *load_pictures(source, 32, 512))
 
 
 def official(checkout: Path, target: Path) -> None:

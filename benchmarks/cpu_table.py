@@ -18,13 +18,13 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cpu_variants import Plan, agreement, measure
-from networks import BACKBONES
-from official_cpu import describe
-from record import write_record
+from parts.cpu_variants import Plan, measure
+from parts.networks import BACKBONES, SAMPLE
+from parts.official_cpu import describe
+from parts.record import recording_parser, write_record
+from parts.rounded_labels import agreement
 from tables import cpu_table
 
-ROOT = Path(__file__).parents[1]
 COMPARED = 64
 SUPPORT = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 Found = TypeVar("Found")
@@ -47,7 +47,7 @@ def instructions() -> dict[str, bool]:
 
 def parse() -> argparse.Namespace:
     """Arguments of the command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = recording_parser(__doc__)
     parser.add_argument("--official", type=Path, help="checkout of the official code")
     parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=["vit_small", "vit_tiny"])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="numbers of threads")
@@ -62,7 +62,6 @@ def parse() -> argparse.Namespace:
         metavar=("CHECKPOINT", "PICTURES"),
         help="trained checkpoint to compare bf16 and int8 on, pictures for it (default: the sample, drawn scenes)",
     )
-    parser.add_argument("--json", type=Path, help="file for the results")
     return parser.parse_args()
 
 
@@ -81,14 +80,12 @@ def main() -> int:
         for threads in options.threads:
             plan = Plan(backbone, threads, options.rounds, options.pictures, options.count, options.official)
             results["runs"].append(apart(measure, plan))
-            if options.json:
-                write_record(options.json, results)  # what is done is kept when the time is up
-    for checkpoint, *pictures in options.checkpoint or [[ROOT / "examples" / "sample"]]:
+            write_record(options.json, results)  # what is done is kept when the time is up
+    for checkpoint, *pictures in options.checkpoint or [[SAMPLE]]:
         for folder in pictures or [None]:
             results["trained"] += apart(agreement, checkpoint, folder, COMPARED)
     print(cpu_table(results))
-    if options.json:
-        write_record(options.json, results)
+    write_record(options.json, results)
     return 0
 
 

@@ -8,7 +8,6 @@ in sliding windows.
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from parts.record import recording_parser, write_record
 from PIL import Image
-from record import write_record
 
 from algm_trt.exporter import ExportOptions, export_onnx, load_checkpoint
 from algm_trt.exporter.segmenter import full_size_logits, normalise, segmenter_from_checkpoint
@@ -142,9 +141,8 @@ def _flags(merge: MergeSettings | None) -> dict[str, Any]:
 
 def main() -> None:
     """Compare, print, write JSON."""
-    parser = argparse.ArgumentParser(description="Distance from the official code.")
+    parser = recording_parser(__doc__)
     parser.add_argument("golden", type=Path, help="folder of outputs of the official code")
-    parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
     rows = forward_cases(arguments.golden) + sliding_case(arguments.golden)
     for row in rows:
@@ -164,8 +162,7 @@ def main() -> None:
         "rows": rows,
     }
     print({key: value for key, value in results.items() if key != "rows"})
-    if arguments.json:
-        write_record(arguments.json, results)
+    write_record(arguments.json, results)
 
 
 if __name__ == "__main__":

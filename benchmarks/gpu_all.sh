@@ -14,7 +14,7 @@
 #   ALGM_PLUGINS_LIB       plugin library that was built elsewhere (built by nvcc for the GPU at hand)
 #   ALGM_TENSORRT_LIBS     libnvinfer_lean.so.N, separated by colons (.carry/tensorrt/*.so.*, also as .xz)
 #   ALGM_TENSORRT_HEADERS  folders with NVIDIA's headers, separated by colons (.carry/tensorrt/headers/*)
-#   ALGM_PICTURES          folder of photographs, or file of gpu_pictures.py (.carry/pictures.npz; else drawn scenes)
+#   ALGM_PICTURES          folder of photographs, or file of carry.py (.carry/pictures.npz; else drawn scenes)
 #   ALGM_OFFICIAL          checkout of the official code (.carry/official; else it is not timed)
 #   ALGM_CHECKPOINTS       trained checkpoints, separated by colons (.carry/checkpoints/* and examples/sample)
 #   ALGM_CAMVID            CamVid, to train on (.carry/camvid; else nothing is trained)

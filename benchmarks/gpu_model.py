@@ -9,30 +9,32 @@ ViT-S/16 and ViT-B/16, 512 x 512, 150 classes, random weights, batch 32 of unlik
 - merged with one picture 32 times: the one whose token count is nearest to the mean;
 - with `--official CHECKOUT`, the official code's eager run of both, its way of measuring (one picture) included.
 
-Then the share of time per operator, and the agreement with float32 on the CPU (`gpu_agreement.py`), for these networks
-and for trained checkpoints. Exit code 3 when the agreement fails its gates or a part breaks; the rest goes on;
-speed is recorded, whatever it is.
+Then the share of time per operator, and the agreement with float32 on the CPU, for these networks and for trained
+checkpoints. Exit code 3 when the agreement fails its gates or a part breaks; the rest goes on; speed is recorded,
+whatever it is.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import re
 import statistics
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from gpu_agreement import compare
-from gpu_official import import_official, official_model
-from gpu_pictures import load_pictures
-from networks import BACKBONES, MERGE, random_config, random_segmenter
-from record import write_record
+from parts.device_clock import seconds
+from parts.gpu_agreement import compare
+from parts.networks import BACKBONES, MERGE, random_config, random_segmenter
+from parts.official import import_official, official_model
+from parts.operator_times import operator_times
+from parts.pictures import load_pictures
+from parts.record import recording_parser, write_record
+from parts.thresholds import threshold_leaving
 from torch import Tensor
 
 from algm_trt.exporter import cuda_ops, ops
@@ -41,22 +43,7 @@ from algm_trt.exporter.segmenter import Segmenter, full_size_logits, normalise, 
 from algm_trt.plugins.errors import AlgmError
 
 KEPT: Final = 0.6
-# Kernel names by operator; the first match counts.
-OPERATORS: Final = {
-    "AlgmPackedAttention": r"attention(Half|Float)Kernel",
-    "AlgmLocalMerge": r"(windowSimilarity|quadSimilarity|order|scatter)Kernel",
-    "AlgmGlobalMerge": r"(similarity(Half|Float)|decide|mergeRows)Kernel",
-    "AlgmAppendTokens": r"\bappendKernel",
-    "AlgmUnmerge": r"unmergeKernel",
-    "AlgmLabels": r"labelsKernel",
-    "attention of PyTorch": r"flash|fmha|sdpa|attention|softmax",
-    "matrix products": r"gemm|cutlass|nvjet|xmma|cublas|splitK|\bsm\d+_",
-    "patch embedding": r"conv|winograd|implicit|im2col|nchw|nhwc",
-    "layer norm": r"layer_?norm",
-    "GELU": r"gelu",
-    "copies": r"memcpy|memset|copy|CatArray",
-    "other elementwise": r"elementwise|reduce|index|gather|scatter|scan",
-}
+DTYPE: Final = torch.float16
 
 
 @dataclass(frozen=True)
@@ -79,11 +66,6 @@ class Plan:
     calls: int
     checked: int
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of weights and activations."""
-        return torch.float16
-
 
 @dataclass(frozen=True)
 class Variant:
@@ -93,30 +75,10 @@ class Variant:
     tokens: list[float]
 
 
-def synchronise(device: str) -> None:
-    """Wait for the device."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def seconds(run: Callable[[], object], plan: Plan) -> float:
-    """Time of one call, mean over calls in a row; host and device together, as a user sees it."""
-    synchronise(plan.device)
-    begin = time.perf_counter()
-    for _ in range(plan.calls):
-        run()
-    synchronise(plan.device)
-    return (time.perf_counter() - begin) / plan.calls
-
-
-def threshold_for(model: Segmenter, pixels: Tensor, kept: float) -> float:
-    """Threshold at which this share of the tokens is left after the local merge, over all pictures."""
-    low, high = -1.0, 1.0
-    for _ in range(14):
-        middle = (low + high) / 2
-        counts = model(pixels, middle).token_counts.float().mean(dim=0)
-        low, high = (middle, high) if float(counts[1] / counts[0]) < kept else (low, middle)
-    return (low + high) / 2
+def local_share(model: Segmenter, pixels: Tensor, threshold: float) -> float:
+    """Share of the tokens that is left after the local merge, over all pictures."""
+    counts = model(pixels, threshold).token_counts.float().mean(dim=0)
+    return float(counts[1] / counts[0])
 
 
 def mean_tokens(model: Segmenter, pixels: Tensor, threshold: float) -> list[float]:
@@ -162,7 +124,7 @@ def official(
         return {}, {"official": str(error)}
     one = pixels[:1].repeat(len(pixels), 1, 1, 1)
     full = [tokens[0]] * 3
-    for dtype, kind in ((plan.dtype, "FP16"), (torch.float32, "FP32")):
+    for dtype, kind in ((DTYPE, "FP16"), (torch.float32, "FP32")):
         weights = copy.deepcopy(model).to(dtype)
         for name, merge, source, known in (
             ("dense", None, pixels, full),
@@ -188,7 +150,7 @@ def time_all(variants: dict[str, Variant], plan: Plan) -> dict[str, dict[str, An
             variant.run()
     for _ in range(plan.rounds):
         for name, variant in variants.items():
-            times[name].append(seconds(variant.run, plan))
+            times[name].append(seconds(variant.run, plan.device, plan.calls))
     rows = {}
     for name, values in times.items():
         median = statistics.median(values)
@@ -200,46 +162,6 @@ def time_all(variants: dict[str, Variant], plan: Plan) -> dict[str, dict[str, An
         }
         print(f"  {name:45} {plan.batch / median:9.1f} images/s {1e3 * median:9.3f} ms per batch")
     return rows
-
-
-def operator_of(kernel: str) -> str:
-    """The operator that a kernel belongs to, by its name."""
-    found = (name for name, pattern in OPERATORS.items() if re.search(pattern, kernel, re.IGNORECASE))
-    return next(found, "other")
-
-
-def shares(variant: Variant, plan: Plan) -> dict[str, Any]:
-    """Milliseconds of a batch per operator, the largest kernels of "other", and the time without a kernel."""
-    from torch.profiler import ProfilerActivity, profile
-
-    on_gpu = plan.device == "cuda"
-    wanted = "CUDA" if on_gpu else "CPU"
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
-    variant.run()
-    synchronise(plan.device)
-    with profile(activities=activities) as recorded:
-        for _ in range(plan.calls):
-            variant.run()
-        synchronise(plan.device)
-    totals: dict[str, float] = {}
-    unknown: dict[str, float] = {}
-    for event in recorded.events():
-        if event.device_type.name != wanted or event.name.startswith("ProfilerStep"):
-            continue
-        spent = event.time_range.elapsed_us() if on_gpu else event.self_cpu_time_total
-        name, milliseconds = operator_of(event.name), spent / 1e3 / plan.calls
-        totals[name] = totals.get(name, 0.0) + milliseconds
-        if name == "other":
-            unknown[event.name[:80]] = unknown.get(event.name[:80], 0.0) + milliseconds
-    busy, wall = sum(totals.values()), 1e3 * seconds(variant.run, plan)
-    ordered = sorted(totals.items(), key=lambda item: -item[1])
-    return {
-        "ms": {name: round(value, 4) for name, value in ordered},
-        "share": {name: round(value / busy, 4) for name, value in ordered} if busy else {},
-        "busy_ms": round(busy, 3),
-        "wall_ms": round(wall, 3),
-        "largest_other": dict(sorted(unknown.items(), key=lambda item: -item[1])[:6]),
-    }
 
 
 def ratios(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
@@ -262,11 +184,11 @@ def measure(backbone: str, images: Tensor, checkout: Path | None, plan: Plan) ->
     """Everything about one backbone, part after part, so that each can be kept before the next begins."""
     config = random_config(backbone, plan.size)
     reference = random_segmenter(config, MERGE)
-    merged = copy.deepcopy(reference).to(plan.device, plan.dtype)
+    merged = copy.deepcopy(reference).to(plan.device, DTYPE)
     dense = copy.deepcopy(merged)
     dense.merge = None
-    pixels = normalise(images.to(plan.device), config.normalization).to(plan.dtype)
-    threshold = threshold_for(merged, pixels, KEPT)
+    pixels = normalise(images.to(plan.device), config.normalization).to(DTYPE)
+    threshold = threshold_leaving(KEPT, lambda at: local_share(merged, pixels, at), steps=14)
     print(f"{backbone}: {config.describe()}, threshold {threshold:.4f}")
     variants = ours(merged, dense, pixels, threshold)
     rivals: dict[str, Variant] = {}
@@ -285,9 +207,8 @@ def measure(backbone: str, images: Tensor, checkout: Path | None, plan: Plan) ->
     }
     yield {"agreement": compare(backbone, reference, images[: plan.checked], threshold, plan.device, gated=False)}
     # Last, because it is the part that a machine may not allow.
-    yield {
-        "time_by_operator": {name: shares(variants[name], plan) for name in ("merged with labels", "dense with labels")}
-    }
+    named = ("merged with labels", "dense with labels")
+    yield {"time_by_operator": {name: operator_times(variants[name].run, plan.device, plan.calls) for name in named}}
 
 
 def check_checkpoint(folder: Path, pictures: Path | None, plan: Plan) -> list[dict[str, Any]]:
@@ -313,9 +234,9 @@ def kernels_on_the_cpu() -> None:
 
 def parse() -> argparse.Namespace:
     """Arguments of the command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = recording_parser(__doc__)
     parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=["vit_small", "vit_base"])
-    parser.add_argument("--pictures", type=Path, help="folder, or file of gpu_pictures.py (default: drawn scenes)")
+    parser.add_argument("--pictures", type=Path, help="folder, or file of carry.py (default: drawn scenes)")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=7)
@@ -323,7 +244,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--checked", type=int, default=8, help="pictures compared with the CPU")
     parser.add_argument("--official", type=Path, help="checkout of the official code, to time it too")
     parser.add_argument("--checkpoint", type=Path, action="append", default=[], help="trained checkpoint to compare")
-    parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--cpu", action="store_true", help="try the script out on a CPU; figures mean nothing")
     return parser.parse_args()
 
@@ -350,11 +270,7 @@ def main() -> int:
         "networks": {},
         "checkpoints": [],
     }
-
-    def keep() -> None:
-        if options.json:
-            write_record(options.json, results)  # what is done is kept when the time is up
-
+    keep = partial(write_record, options.json, results)  # what is done is kept when the time is up
     broken = []
     for folder in options.checkpoint:  # first: they are few, and what must hold
         try:
@@ -364,7 +280,8 @@ def main() -> int:
             traceback.print_exc()
         keep()
     for backbone in options.backbones:
-        network = results["networks"][backbone] = {}
+        network: dict[str, Any] = {}
+        results["networks"][backbone] = network
         try:
             for part in measure(backbone, torch.from_numpy(pictures), options.official, plan):
                 network |= part

@@ -8,7 +8,6 @@ is tried as if it had been built for this GPU, in a process of its own; a refusa
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import shutil
@@ -19,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from record import write_record
+from parts.record import recording_parser, write_record
 
 from algm_trt.engines.doctor.rungs import compare_engines
 from algm_trt.engines.sample import SAMPLE_MODEL
@@ -59,9 +58,8 @@ def apart(plan: Path, compute_capability: str) -> dict[str, Any]:
 
 def main() -> int:
     """Try every plan, print, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = recording_parser(__doc__)
     parser.add_argument("plans", type=Path, help="folder of plans with their records")
-    parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args()
     device = Device()
     results = {}
@@ -72,11 +70,8 @@ def main() -> int:
         print("{0}: {state}; {detail}".format(plan.stem, **results[plan.stem]))
     if not results:
         raise SystemExit(f"{options.plans}: no plans")
-    if options.json:
-        write_record(
-            options.json,
-            {"device": device.name, "compute_capability": device.compute_capability, "plans": results},
-        )
+    record = {"device": device.name, "compute_capability": device.compute_capability, "plans": results}
+    write_record(options.json, record)
     return int(any(result["state"] == "disagrees" for result in results.values()))
 
 

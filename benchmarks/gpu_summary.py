@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from record import write_record
+from parts.record import write_record
 
 
 def main(table: str, output: str, device: str) -> int:

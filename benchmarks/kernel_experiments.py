@@ -7,7 +7,6 @@ a copy of the sources, the library is compiled, the kernels are checked against 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from record import write_record
+from parts.record import recording_parser, write_record
 
 ROOT = Path(__file__).parents[1]
 PATCHES = ROOT / "benchmarks" / "experiments"
@@ -124,8 +123,7 @@ def main() -> int:
     """Run all experiments, print their times, and write JSON where asked to."""
     import torch
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", type=Path)
+    parser = recording_parser(__doc__)
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("no CUDA device: nothing measured")
@@ -139,8 +137,7 @@ def main() -> int:
         print(found["name"], found.get("error", found.get("tests")))
         for row in found.get("rows", ()):
             print(f"  {row['shape']:10} {row['kernel']:17} {row['ms']:8.4f} -> {row['changed_ms']:8.4f} ms", flush=True)
-        if options.json:
-            write_record(options.json, results)  # what is done is kept when the time is up
+        write_record(options.json, results)  # what is done is kept when the time is up
     return int(any("error" in found for found in results["experiments"]))
 
 

@@ -15,7 +15,6 @@ on in a process of their own, because CUDA does no more for one in which a kerne
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import json
 import statistics
@@ -24,12 +23,13 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from record import write_record
+from parts.record import recording_parser, write_record
 
 from algm_trt.plugins import interface
 from algm_trt.plugins.library import load_ctypes
@@ -139,15 +139,27 @@ def ints(*shape: int) -> torch.Tensor:
     return torch.empty(shape, dtype=torch.int32, device="cuda")
 
 
-def packed_lengths(batch: int, patches: int) -> torch.Tensor:
-    """Tokens of each image after the merge, from 30 to 90 % of the patches."""
+def halves(*shape: int) -> torch.Tensor:
+    """Uninitialised float16 tensor."""
+    return torch.empty(shape, dtype=torch.float16, device="cuda")
+
+
+def noise(*shape: int) -> torch.Tensor:
+    """Random float16 tensor."""
+    return torch.randn(shape, dtype=torch.float16, device="cuda")
+
+
+def packed_images(batch: int, patches: int, appended: int = 0) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Images after the merge, with 30 to 90 % of the patches: their lengths (on the host), cu_seqlens, all tokens."""
     kept = torch.linspace(0.3, 0.9, batch)[torch.randperm(batch)]
-    return (kept * patches).int() + 1
+    lengths = (kept * patches).int() + 1 + appended
+    cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int().cuda()
+    return lengths, cu_seqlens, int(lengths.sum())
 
 
 def time_local_merge(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[Times, int]:
     """Milliseconds of AlgmLocalMerge with 53 % of the windows merging, and the bytes of its floor."""
-    x = torch.randn(batch, 1 + shape.patches, shape.channels, device="cuda", dtype=torch.float16)
+    x = noise(batch, 1 + shape.patches, shape.channels)
     windows = x[:, 1:].view(batch, shape.grid // 2, 2, shape.grid // 2, 2, shape.channels)
     merging = torch.rand(batch, shape.grid // 2, 1, shape.grid // 2, 1, 1, device="cuda") < 0.53
     windows.copy_(torch.where(merging, windows[:, :, :1, :, :1] + 0.1 * windows, windows))
@@ -161,10 +173,8 @@ def time_local_merge(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[Tim
 
 def time_global_merge(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[Times, Times]:
     """Milliseconds of AlgmGlobalMerge with half of the sources merging, and of cuBLAS for the similarities alone."""
-    lengths = packed_lengths(batch, shape.patches)
-    tokens = int(lengths.sum())
-    cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int().cuda()
-    x = torch.randn(tokens, shape.channels, device="cuda", dtype=torch.float16)
+    lengths, cu_seqlens, tokens = packed_images(batch, shape.patches)
+    x = noise(tokens, shape.channels)
     x[2::4] = x[1::4][: len(x[2::4])] + 0.1 * x[2::4]
     params = interface.AlgmGlobalMergeParams(
         interface.FLOAT16, batch, tokens, shape.channels, shape.patches, 5, 1, shape.patches + 1
@@ -176,8 +186,8 @@ def time_global_merge(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[Ti
     # As many operations as the unlike images have; sources and destinations are memory of their own, as in x.
     length = float((lengths.double() / 2).square().mean().sqrt())
     half = (batch, -(-round(length) // 8) * 8, shape.channels)
-    sources, destinations = (torch.randn(half, device="cuda", dtype=torch.float16) for _ in range(2))
-    product = torch.empty(batch, half[1], half[1], device="cuda", dtype=torch.float16)
+    sources, destinations = (noise(*half) for _ in range(2))
+    product = halves(batch, half[1], half[1])
     cublas = measure(lambda: torch.bmm(sources, destinations.transpose(1, 2), out=product), flush)
     return measure(kernel, flush), cublas
 
@@ -188,10 +198,8 @@ def time_attention(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[Times
     Raises:
         RuntimeError: their results differ, so that the times mean nothing.
     """
-    lengths = packed_lengths(batch, shape.patches)
-    tokens = int(lengths.sum())
-    cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int().cuda()
-    qkv = torch.randn(tokens, 3 * shape.channels, device="cuda", dtype=torch.float16)
+    lengths, cu_seqlens, tokens = packed_images(batch, shape.patches)
+    qkv = noise(tokens, 3 * shape.channels)
     params = interface.AlgmPackedAttentionParams(
         interface.FLOAT16, batch, tokens, shape.channels, shape.heads, shape.patches + 1
     )
@@ -234,12 +242,10 @@ def _flash_attention(
 
 def time_append(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[Times, int]:
     """Milliseconds of AlgmAppendTokens, and the bytes of its floor."""
-    lengths = packed_lengths(batch, shape.patches)
-    tokens = int(lengths.sum())
-    cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int().cuda()
-    x = torch.randn(tokens, shape.channels, device="cuda", dtype=torch.float16)
-    appended = torch.randn(CLASSES, shape.channels, device="cuda", dtype=torch.float16)
-    y = torch.empty(tokens + batch * (CLASSES - 1), shape.channels, device="cuda", dtype=torch.float16)
+    _, cu_seqlens, tokens = packed_images(batch, shape.patches)
+    x = noise(tokens, shape.channels)
+    appended = noise(CLASSES, shape.channels)
+    y = halves(tokens + batch * (CLASSES - 1), shape.channels)
     params = interface.AlgmAppendTokensParams(interface.FLOAT16, batch, tokens, shape.channels, CLASSES, 1)
     kernel = Kernel("algm_append_tokens", params, [x, cu_seqlens, appended, y, ints(batch + 1)])
     return measure(kernel, flush), x.nbytes + y.nbytes
@@ -247,14 +253,12 @@ def time_append(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[Times, i
 
 def time_unmerge(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[Times, int]:
     """Milliseconds of AlgmUnmerge, and the bytes of its floor."""
-    lengths = packed_lengths(batch, shape.patches) + CLASSES
-    tokens = int(lengths.sum())
-    cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int().cuda()
-    x = torch.randn(tokens, shape.channels, device="cuda", dtype=torch.float16)
+    lengths, cu_seqlens, tokens = packed_images(batch, shape.patches, appended=CLASSES)
+    x = noise(tokens, shape.channels)
     share = torch.rand(batch, shape.patches).sort(dim=1).values
     token_map = (share * (lengths[:, None] - CLASSES)).int().cuda()
-    grid = torch.empty(batch, shape.patches, shape.channels, device="cuda", dtype=torch.float16)
-    tail = torch.empty(batch, CLASSES, shape.channels, device="cuda", dtype=torch.float16)
+    grid = halves(batch, shape.patches, shape.channels)
+    tail = halves(batch, CLASSES, shape.channels)
     params = interface.AlgmUnmergeParams(interface.FLOAT16, batch, tokens, shape.channels, shape.patches, CLASSES, 0)
     kernel = Kernel("algm_unmerge", params, [x, cu_seqlens, token_map, grid, tail])
     return measure(kernel, flush), x.nbytes + grid.nbytes + tail.nbytes + token_map.nbytes
@@ -262,7 +266,7 @@ def time_unmerge(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[Times, 
 
 def time_labels(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[Times, int]:
     """Milliseconds of AlgmLabels on logits without structure (the slow case), and the bytes of its floor."""
-    logits = torch.randn(batch, shape.grid, shape.grid, CLASSES, device="cuda", dtype=torch.float16)
+    logits = noise(batch, shape.grid, shape.grid, CLASSES)
     size = 16 * shape.grid
     labels = ints(batch, size, size)
     params = interface.AlgmLabelsParams(interface.FLOAT16, batch, shape.grid, shape.grid, CLASSES, size, size)
@@ -290,7 +294,7 @@ def time_cut_windows(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[Tim
 def time_slide_labels(shape: Shape, batch: int, flush: torch.Tensor) -> tuple[Times, int]:
     """Milliseconds of algm_slide_labels for one picture, logits without structure, and the bytes of its floor."""
     plan = slide_plan(shape, batch)
-    logits = torch.randn(len(plan), CLASSES, shape.grid, shape.grid, device="cuda", dtype=torch.float16)
+    logits = noise(len(plan), CLASSES, shape.grid, shape.grid)
     labels = torch.empty(plan.source, dtype=torch.uint8, device="cuda")
     rows, columns = axis_operators(plan, 16)
     grids = len(plan.rows), len(plan.columns), CLASSES, shape.grid, shape.grid
@@ -385,19 +389,14 @@ def _figures(
 
 def main() -> int:
     """Measure, print, and write JSON where asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = recording_parser(__doc__)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--only", nargs="+", choices=TIMERS, default=list(TIMERS), help="kernels (default: all)")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("no CUDA device: nothing measured")
         return 4
-
-    def keep(results: dict[str, Any]) -> None:
-        if options.json:
-            write_record(options.json, results)  # what is done is kept when the time is up
-
+    keep = partial(write_record, options.json)  # what is done is kept when the time is up
     results, left = measure_all(options.batch, options.only, keep)
     keep(results)
     if left:

@@ -12,18 +12,16 @@ compared with torch-like full evaluation in OpenCV: enlarge all classes, then ar
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from record import write_record
+from parts.record import recording_parser, write_record
 
 from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.windows import WindowPlan, plan_slide
@@ -110,9 +108,8 @@ def measure(source: tuple[int, int], kind: str, repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = recording_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=21, help="calls of which the median is taken")
-    parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
     rows = [measure(source, kind, arguments.repeats) for source in SOURCES for kind in KINDS]
     print(f"{'source':>10} {'windows':>7} {'logits':>7} {'classes':>7} {'ms':>8} {'ms, 2 threads':>14} {'full':>8}")
@@ -122,8 +119,7 @@ def main() -> None:
             f"{size:>10} {row['windows']:>7} {row['logits']:>7} {row['classes_present']:>7} {row['ms']:>8.2f} "
             f"{row['ms_two_threads']:>14.2f} {row.get('ms_full_evaluation', ''):>8}"
         )
-    if arguments.json:
-        write_record(arguments.json, {"repeats": arguments.repeats, "classes": CLASSES, "results": rows})
+    write_record(arguments.json, {"repeats": arguments.repeats, "classes": CLASSES, "results": rows})
 
 
 if __name__ == "__main__":

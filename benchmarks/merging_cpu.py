@@ -11,49 +11,56 @@ The engine leaves the labels of the model file out and makes them of its scores:
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import cv2
 import numpy as np
-from networks import BACKBONES, CLASSES, engine_threshold, random_checkpoint, random_config
 from numpy.typing import NDArray
-from record import write_record
+from parts.backends import exported
+from parts.networks import BACKBONES, CLASSES, SIZE, random_checkpoint, random_config
+from parts.pictures import load_pictures
+from parts.record import recording_parser, write_record
+from parts.thresholds import engine_threshold, windows_merged
 
-from algm_trt.exporter import ExportOptions, export_onnx
+from algm_trt.exporter.checkpoint import load_checkpoint
+from algm_trt.exporter.config import SegmenterConfig
 from algm_trt.runtime.backends.onnxruntime_engine import OnnxRuntimeEngine
-from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.field import labels_of
-from algm_trt.runtime.scenes import draw_scene
-
-SIZE = (512, 512)
-WINDOWS = 256
 
 
-def engines(backbone: str, threads: int) -> tuple[OnnxRuntimeEngine, OnnxRuntimeEngine, OnnxRuntimeEngine]:
-    """Merged, dense, and merged with the labels of the file."""
-    with TemporaryDirectory() as text:
-        folder = Path(text)
-        checkpoint = random_checkpoint(random_config(backbone, SIZE[0]), folder)
-        merged, dense = (
-            export_onnx(checkpoint, folder / f"{merge}.onnx", ExportOptions(merge=merge, verify=False)).path
-            for merge in (True, False)
-        )
-        opened = partial(OnnxRuntimeEngine, device="cpu", threads=threads)
-        return opened(merged), opened(dense), opened(merged, own_labels=True)
+@dataclass(frozen=True)
+class Engines:
+    """The network merging, dense, and merging with the labels of the model file."""
 
+    merged: OnnxRuntimeEngine
+    dense: OnnxRuntimeEngine
+    whole: OnnxRuntimeEngine
 
-def pictures(folder: Path | None, count: int) -> list[NDArray[np.uint8]]:
-    """Pictures of the model's size: drawn, or the first of a folder."""
-    if folder is None:
-        return [draw_scene(*SIZE, seed).image for seed in range(count)]
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
-    return [cv2.resize(decode_image(path), SIZE[::-1], interpolation=cv2.INTER_AREA) for path in paths[:count]]
+    @classmethod
+    def of(cls, config: SegmenterConfig, threads: int) -> Engines:
+        """Export and open it."""
+        with TemporaryDirectory() as text:
+            folder = Path(text)
+            paths = exported(load_checkpoint(random_checkpoint(config, folder)), folder, precisions=("fp32",))
+            merged, dense = (paths[kind, "fp32"] for kind in ("merged", "dense"))
+            opened = partial(OnnxRuntimeEngine, device="cpu", threads=threads)
+            return cls(opened(merged), opened(dense), opened(merged, own_labels=True))
+
+    def calls(self, image: NDArray[np.uint8], threshold: float) -> dict[str, Callable[[], object]]:
+        """What is timed on one picture (1, H, W, 3)."""
+        logits = self.merged.run(image, threshold).logits
+        return {
+            "merged": lambda: self.merged.run(image, threshold).labels,
+            "dense": lambda: self.dense.run(image).labels,
+            "labels": lambda: labels_of(logits, self.merged.card),
+            "merged, labels of the file": lambda: self.whole.run(image, threshold).labels,
+        }
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -65,38 +72,30 @@ def seconds(function: Callable[[], object]) -> float:
 
 def main() -> None:
     """Measure, print, write JSON."""
-    parser = argparse.ArgumentParser(description="Merged against dense on a CPU.")
+    parser = recording_parser(__doc__)
     parser.add_argument("--backbone", choices=BACKBONES, default="vit_small")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pictures", type=Path, help="folder of pictures (default: drawn scenes)")
     parser.add_argument("--count", type=int, default=8, help="pictures")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
 
-    images = [image[None] for image in pictures(arguments.pictures, arguments.count)]
-    merged, dense, whole = engines(arguments.backbone, arguments.threads)
-
-    threshold = engine_threshold(merged, [image[0] for image in images], random_config(arguments.backbone, SIZE[0]))
-    times: dict[str, list[float]] = {"merged": [], "dense": [], "labels": [], "merged, labels of the file": []}
+    config = random_config(arguments.backbone, SIZE)
+    images, what = load_pictures(arguments.pictures, arguments.count, SIZE)
+    engines = Engines.of(config, arguments.threads)
+    threshold = engine_threshold(engines.merged, images, config)
+    times = defaultdict(list)
     for _ in range(arguments.rounds):
-        for image in images:
-            logits = merged.run(image, threshold).logits
-            calls: dict[str, Callable[[], object]] = {
-                "merged": lambda image=image: merged.run(image, threshold).labels,
-                "dense": lambda image=image: dense.run(image).labels,
-                "labels": lambda logits=logits: labels_of(logits, merged.card),
-                "merged, labels of the file": lambda image=image: whole.run(image, threshold).labels,
-            }
-            for name, call in calls.items():
+        for image in images[:, None]:
+            for name, call in engines.calls(image, threshold).items():
                 times[name].append(seconds(call))
-    counts = [merged.run(image, threshold).token_counts[0].tolist() for image in images]
+    counts = [engines.merged.run(image, threshold).token_counts[0].tolist() for image in images[:, None]]
     median = {name: statistics.median(values) for name, values in times.items()}
     results = {
         "what": f"{arguments.backbone} 512x512, {CLASSES} classes, ONNX Runtime, {arguments.threads} threads, batch 1",
-        "pictures": str(arguments.pictures.name) if arguments.pictures else "drawn scenes",
+        "pictures": what,
         "threshold": threshold,
-        "windows_merged": [round((1025 - local) / 3 / WINDOWS, 3) for _, local, _ in counts],
+        "windows_merged": windows_merged((local for _, local, _ in counts), config),
         "token_counts": counts,
         "median_ms": {name: round(1e3 * value, 1) for name, value in median.items()},
         "spread_ms": {
@@ -108,8 +107,7 @@ def main() -> None:
     }
     for key, value in results.items():
         print(f"{key}: {value}")
-    if arguments.json:
-        write_record(arguments.json, results)
+    write_record(arguments.json, results)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ windows merge. All outputs are compared with those of ONNX Runtime in Python.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -20,16 +19,17 @@ from typing import Any, Final
 
 import numpy as np
 import onnxruntime as ort
-from networks import engine_threshold, random_checkpoint, random_config
 from numpy.typing import NDArray
-from record import write_record
+from parts.backends import exported
+from parts.networks import SAMPLE, SIZE, random_checkpoint, random_config
+from parts.record import recording_parser, write_record
+from parts.thresholds import engine_threshold
 
-from algm_trt.exporter import ExportOptions, export_onnx
+from algm_trt.exporter.checkpoint import load_checkpoint
 from algm_trt.runtime.backends.onnxruntime_engine import OnnxRuntimeEngine
 from algm_trt.runtime.scenes import draw_scene
 
 SCRIPT: Final = Path(__file__).with_suffix(".mjs")
-SAMPLE: Final = Path(__file__).parents[1] / "examples" / "sample"
 
 
 @dataclass(frozen=True)
@@ -93,18 +93,16 @@ def measure(network: str, count: int, rounds: int, packages: Path) -> dict[str, 
     """One network, dense and merged."""
     with TemporaryDirectory() as text:
         folder = Path(text)
-        config = random_config("vit_small", 512)
-        checkpoint = SAMPLE if network == "sample" else random_checkpoint(config, folder)
-        merged, dense = (
-            export_onnx(checkpoint, folder / f"{merge}.onnx", ExportOptions(merge=merge, verify=False)).path
-            for merge in (True, False)
-        )
-        engine = OnnxRuntimeEngine(merged, device="cpu")
+        config = random_config("vit_small", SIZE)
+        checkpoint = load_checkpoint(SAMPLE if network == "sample" else random_checkpoint(config, folder))
+        paths = exported(checkpoint, folder, precisions=("fp32",))
+        engine = OnnxRuntimeEngine(paths["merged", "fp32"], device="cpu")
         height, width = engine.card.size
         images = np.stack([draw_scene(height, width, seed).image for seed in range(count)])
         trained = engine.card.merge.threshold if engine.card.merge else None
         threshold = trained if network == "sample" else engine_threshold(engine, images, config)
-        models = [Model("dense", dense, None), Model("merged", merged, threshold)]
+        at = {"dense": None, "merged": threshold}
+        models = [Model(kind, path, at[kind]) for (kind, _), path in paths.items()]
         medians = in_node(models, images, rounds, packages, folder)
         rows = [
             {"model": model.name, "ms": round(median, 1)} | agreement(model, images, folder)
@@ -115,11 +113,10 @@ def measure(network: str, count: int, rounds: int, packages: Path) -> dict[str, 
 
 def main() -> None:
     """Fetch, run, compare, print, write JSON."""
-    parser = argparse.ArgumentParser(description="Model files in a browser's ONNX Runtime.")
+    parser = recording_parser(__doc__)
     parser.add_argument("--version", default="latest", help="of onnxruntime-web")
     parser.add_argument("--pictures", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
     with TemporaryDirectory() as text:
         packages = Path(text)
@@ -131,9 +128,8 @@ def main() -> None:
     for result in results:
         for row in result["models"]:
             print(result["network"], *(f"{key}={value}" for key, value in row.items()))
-    if arguments.json:
-        record = {"onnxruntime_web": version, "node": node, "rounds": arguments.rounds, "results": results}
-        write_record(arguments.json, record)
+    record = {"onnxruntime_web": version, "node": node, "rounds": arguments.rounds, "results": results}
+    write_record(arguments.json, record)
 
 
 if __name__ == "__main__":

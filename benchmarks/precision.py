@@ -8,7 +8,6 @@ a CPU, and with all roundings of an engine in place. Two more rows: a bound, wei
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +19,8 @@ import onnxruntime as ort
 from golden import official_merge
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from record import write_record
+from parts.networks import EXAMPLES, SAMPLE
+from parts.record import recording_parser, write_record
 
 from algm_trt.engines.agreement import fit_float16
 from algm_trt.engines.precision import REFINEMENTS, to_float16
@@ -34,8 +34,6 @@ from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.windows import canvas_image, plan_whole
 
 Outputs = dict[str, NDArray[Any]]
-ROOT = Path(__file__).parents[1]
-SAMPLE = ROOT / "examples" / "sample"
 SMALL = {"width": 384, "layers": 12, "decoder_layers": 2, "classes": 150, "patches": 1024, "patch_values": 768}
 
 
@@ -190,11 +188,10 @@ def print_rows(name: str, rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Compare, print, write JSON."""
-    parser = argparse.ArgumentParser(description="Float16 against float32.")
+    parser = recording_parser(__doc__)
     parser.add_argument("golden", type=Path, help="folder of outputs of the official code")
     parser.add_argument("--checkpoint", type=Path, help="folder of a trained checkpoint")
     parser.add_argument("--pictures", type=Path, help="folder of pictures for it")
-    parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
     found: dict[str, tuple[SourceModel, list[Picture]]] = {}
     for case in sorted((arguments.golden / "cases").iterdir()):
@@ -203,7 +200,7 @@ def main() -> None:
     sample = export(SAMPLE, ExportOptions(verify=False))
     found["sample"] = (
         sample,
-        check_pictures(None, sample.card) + check_pictures(SAMPLE.parent / "pictures", sample.card),
+        check_pictures(None, sample.card) + check_pictures(EXAMPLES / "pictures", sample.card),
     )
     if arguments.checkpoint is not None:
         trained = export(arguments.checkpoint, ExportOptions(verify=False))
@@ -214,8 +211,7 @@ def main() -> None:
         rows = conversions(source, pictures)
         print_rows(name, rows)
         results["models"][name] = {"pictures": len(pictures), "rows": rows}
-    if arguments.json:
-        write_record(arguments.json, results)
+    write_record(arguments.json, results)
 
 
 if __name__ == "__main__":

@@ -10,24 +10,23 @@ while the engine goes on.
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-import numpy as np
 import tables
-from cpu_variants import BACKENDS, KINDS, SIZE, exported
-from networks import engine_threshold, random_checkpoint, random_config
-from record import write_record
+from parts.backends import BACKENDS, KINDS, exported
+from parts.networks import SIZE, random_checkpoint, random_config
+from parts.pictures import load_pictures
+from parts.record import recording_parser, write_record
+from parts.thresholds import engine_threshold
 
 from algm_trt.exporter.checkpoint import load_checkpoint
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime.cores import physical_cores
 from algm_trt.runtime.engine import Engine, open_engine
-from algm_trt.runtime.scenes import draw_scene
 from algm_trt.runtime.timing import Call, Samples, alternate
 
 MODELS: Final = ("vit_tiny", "vit_small", "tiny")
@@ -41,7 +40,7 @@ Key = tuple[str, str, int]
 def measure(name: str, threads: int, count: int, rounds: int) -> dict[str, Any]:
     """One network with every backend, dense and merged, with one stream and with one per thread."""
     config = random_config(name, SIZE)
-    images = np.stack([draw_scene(SIZE, SIZE, seed).image for seed in range(count)])
+    images, _ = load_pictures(None, count, SIZE)
     engines: dict[Key, Engine] = {}
     not_run: dict[str, str] = {}
     with TemporaryDirectory() as text:
@@ -89,12 +88,11 @@ def row(key: Key, times: dict[tuple[Key, bool], Samples], count: int) -> dict[st
 
 def main() -> None:
     """Measure, print, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = recording_parser(__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["vit_tiny", "vit_small"])
     parser.add_argument("--threads", type=int, default=physical_cores(), help="and so many streams, against one")
     parser.add_argument("--count", type=int, default=16, help="windows of a call")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
     if arguments.threads < 2:
         parser.error("there is nothing to share with one thread")
@@ -105,8 +103,7 @@ def main() -> None:
         "models": [measure(name, arguments.threads, arguments.count, arguments.rounds) for name in arguments.models],
     }
     print(tables.streams(results))
-    if arguments.json:
-        write_record(arguments.json, results)
+    write_record(arguments.json, results)
 
 
 if __name__ == "__main__":

@@ -29,12 +29,8 @@ def cpu_table(record: Record) -> str:
     """Of `cpu_table.py`: milliseconds of every way of running each network, and the ratios."""
     parts = []
     for run in record["runs"]:
-        merged = run["windows_merged"]
         threads = "one thread" if run["threads"] == 1 else f"{run['threads']} threads"
-        parts.append(
-            f"{run['model']}, {threads}, {run['pictures']}, "
-            f"{100 * sum(merged) / len(merged):.0f} % of the windows merged:\n"
-        )
+        parts.append(f"{run['model']}, {threads}, {run['pictures']}, {_windows_merged(run)}:\n")
         by_key = {(row["name"], row["kind"]): row for row in run["variants"]}
         names = list(dict.fromkeys(row["name"] for row in run["variants"]))
         rows = []
@@ -43,12 +39,12 @@ def cpu_table(record: Record) -> str:
             if dense and both:
                 ratio = run["ratios"][f"{name}, merged over {name}, dense"]["times_as_fast"]["median"]
                 equal = min(dense["labels_equal_to_fp32"], both["labels_equal_to_fp32"])
-                cells = [_ms(dense), _ms(both), f"{ratio:.2f}x", _tokens(both), _percent(equal)]
+                cells = [_ms(dense["ms"]), _ms(both["ms"]), f"{ratio:.2f}x", _tokens(both), _percent(equal)]
                 rows.append([name, *cells])
         head = ["", "dense, ms", "merged, ms", "merged over dense", "tokens left", "labels equal to FP32"]
         parts.append(markdown(head, rows))
         parts.append(_promises(run["ratios"]))
-        parts.extend(f"Left out: {name} ({reason})\n" for name, reason in run["not_run"].items())
+        parts.extend(_left_out(run))
     parts.extend(
         f"{row['name']} on the trained network `{row['checkpoint']}` ({row['pictures']}): "
         f"{_percent(row['labels_equal'])} of the labels equal to ONNX Runtime's in FP32, {_holds(row)}.\n"
@@ -105,7 +101,7 @@ def whole_job(record: Record) -> str:
         parts.append(f"{model['model']}, {record['threads']} threads, {counted}:\n")
         head = ["", "tokens kept", "windows", "images/s", "times as fast as dense", "times as fast as 1 stream"]
         parts.append(markdown(head, rows))
-        parts.extend(f"Left out: {name} ({reason})\n" for name, reason in model["not_run"].items())
+        parts.extend(_left_out(model))
     return "\n".join(parts)
 
 
@@ -117,11 +113,11 @@ def streams(record: Record) -> str:
         for row in model["variants"]:
             ratio = _spread(row["times_as_fast_as_one_stream"], "x")
             speed = _spread(row["windows_per_second"], digits=1)
-            rows.append([f"{row['name']}, {row['kind']}, {_streams(row)}", speed, ratio, _milliseconds(row)])
+            rows.append([f"{row['name']}, {row['kind']}, {_streams(row)}", speed, ratio, _ms(row["ms_of_one_window"])])
         head = ["", "windows/s [quartiles]", "times as fast as 1 stream [quartiles]", "a single window, ms"]
         parts.append(f"{model['model']}, {record['threads']} threads:\n")
         parts.append(markdown(head, rows))
-        parts.extend(f"Left out: {name} ({reason})\n" for name, reason in model["not_run"].items())
+        parts.extend(_left_out(model))
     return "\n".join(parts)
 
 
@@ -154,11 +150,10 @@ def precision(record: Record) -> str:
 
 def merging_cpu(record: Record) -> str:
     """Of `merging_cpu.py`: merged against dense, and the cost of the labels."""
-    merged = record["windows_merged"]
     rows = [[name, f"{value:.1f}"] for name, value in record["median_ms"].items()]
     return (
-        f"{record['what']}, {len(merged)} pictures ({record['pictures']}), "
-        f"{100 * sum(merged) / len(merged):.0f} % of the windows merged:\n\n"
+        f"{record['what']}, {len(record['windows_merged'])} pictures ({record['pictures']}), "
+        f"{_windows_merged(record)}:\n\n"
         + markdown(["", "median, ms"], rows)
         + f"\nMerged {record['speedup_merged_over_dense']:.2f}x as fast as dense; the labels take "
         f"{_percent(record['labels_share'], 1)} of the merged model.\n"
@@ -227,8 +222,17 @@ def _same_way(name: str) -> bool:
     return one.rsplit(",", 1)[0] == other.rsplit(",", 1)[0]
 
 
-def _ms(row: Record) -> str:
-    return f"{row['ms']['median']:.0f}"
+def _left_out(run: Record) -> list[str]:
+    return [f"Left out: {name} ({reason})\n" for name, reason in run["not_run"].items()]
+
+
+def _windows_merged(run: Record) -> str:
+    shares = run["windows_merged"]
+    return f"{100 * sum(shares) / len(shares):.0f} % of the windows merged"
+
+
+def _ms(spread: Record) -> str:
+    return f"{spread['median']:.0f}"
 
 
 def _tokens(row: Record) -> str:
@@ -256,10 +260,6 @@ def _spread(spread: Record, unit: str = "", digits: int = 2) -> str:
 
 def _streams(row: Record) -> str:
     return "1 stream" if row["streams"] == 1 else f"{row['streams']} streams"
-
-
-def _milliseconds(row: Record) -> str:
-    return f"{row['ms_of_one_window']['median']:.0f}"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -16,7 +16,6 @@ official format, evaluates both on the test frames, dense and merged, and times 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import math
 import sys
@@ -31,26 +30,24 @@ from typing import Any, Final
 import numpy as np
 import torch
 import torch.nn.functional as F
-from camvid_pictures import CLASSES, IGNORED, Augmentation, Pictures, frames, load_split
-from networks import BACKBONES, random_config
-from record import write_record
-from start_weights import load_start_weights
+from parts import camvid_evaluation
+from parts.camvid_pictures import CLASSES, IGNORED, Augmentation, Pictures, frames, load_split
+from parts.device_clock import synchronise
+from parts.networks import BACKBONES, EXAMPLES, random_config
+from parts.record import recording_parser, write_record
+from parts.start_weights import load_start_weights
+from parts.training_arithmetic import fast_arithmetic
 from tables import train_camvid
 from torch import Tensor
 
-from algm_trt.exporter import ops
 from algm_trt.exporter.checkpoint import load_checkpoint
 from algm_trt.exporter.segmenter import Segmenter, full_size_logits, normalise, segmenter_from_checkpoint
 from algm_trt.exporter.torch_engine import TorchEngine
 from algm_trt.runtime.card import MergeSettings
 from algm_trt.runtime.engine_options import EngineOptions
-from algm_trt.runtime.evaluation.evaluate import EvaluationOptions
-from algm_trt.runtime.evaluation.job import run_evaluation
-from algm_trt.runtime.evaluation.report import EvaluationJob
-from algm_trt.runtime.evaluation.sets import Places
 from algm_trt.runtime.timing import alternate
 
-sys.path.append(str(Path(__file__).parents[1] / "examples"))
+sys.path.append(str(EXAMPLES))
 from first_weights import initialise
 from official_format import Training, write_checkpoint
 
@@ -187,60 +184,13 @@ def steps_that_fit(settings: Settings, pictures: Pictures) -> int:
         learner = Learner(settings, pictures)
         for number in range(sum(PROBED)):
             if number == PROBED[0]:
-                _wait(settings.device)
+                synchronise(settings.device)
                 begin = time.monotonic()
             learner.step(0.0, merge)
-        _wait(settings.device)
+        synchronise(settings.device)
         times[name] = (time.monotonic() - begin) / PROBED[1]
     print(", ".join(f"a {name} step takes {1e3 * value:.1f} ms" for name, value in times.items()), flush=True)
     return max(1, min(settings.steps, int(settings.seconds / max(times.values()))))
-
-
-@contextlib.contextmanager
-def fast_arithmetic(settings: Settings) -> Iterator[None]:
-    """TF32 meanwhile, and on a GPU packed attention by `torch.nn.attention.varlen`, where that computes right.
-
-    The kernels of the plugin library have neither bfloat16 nor a backward pass; the plain operator, which takes their
-    place where one trains, goes through the images one by one.
-    """
-    original = ops.packed_attention
-    torch.set_float32_matmul_precision("high")
-    if settings.device == "cuda":
-        try:
-            _check_varlen(original)
-        except (ImportError, RuntimeError, TypeError, ValueError) as error:
-            print(f"attention image by image, which is slow: {str(error).splitlines()[0]}", flush=True)
-        else:
-            ops.packed_attention = _varlen
-    try:
-        yield
-    finally:
-        ops.packed_attention = original
-        torch.set_float32_matmul_precision("highest")
-
-
-def _varlen(qkv: Tensor, cu_seqlens: Tensor, heads: int, max_tokens: int) -> Tensor:
-    """See `ops.packed_attention`; float16 or bfloat16."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    q, k, v = qkv.reshape(len(qkv), 3, heads, -1).unbind(1)
-    attended = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_tokens, max_tokens)
-    return attended.flatten(1)  # type: ignore[union-attr]
-
-
-def _check_varlen(plain: Callable[..., Tensor]) -> None:
-    """Values and gradients on three images, within what bfloat16 rounds."""
-    cu_seqlens = torch.tensor([0, 5, 70, 300], dtype=torch.int32, device="cuda")
-    found = []
-    for attention in (plain, _varlen):
-        torch.manual_seed(0)
-        qkv = torch.randn(300, 3 * 128, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-        out = attention(qkv, cu_seqlens, 2, 400)
-        out.backward(torch.randn_like(out))  # type: ignore[no-untyped-call]
-        found.append((out.detach().float(), qkv.grad.float()))  # type: ignore[union-attr]
-    for one, other in zip(*found, strict=True):
-        if not torch.linalg.norm(one - other) < 0.05 * torch.linalg.norm(one):
-            raise ValueError("variable-length attention gives another result")
 
 
 def _optimizer(settings: Settings, weights: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
@@ -263,30 +213,15 @@ def _rate(settings: Settings, done: float) -> float:
     return float(decayed * warm)
 
 
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def evaluate(model: Segmenter, settings: Settings, data: Path, limit: int | None) -> list[dict[str, Any]]:
     """Accuracy on the test frames, dense and merged, whichever way the network was trained."""
     kept = ("threshold", "mean_iou", "pixel_accuracy", "mean_accuracy", "boundary_f_score", "tokens_kept", "pictures")
     with TemporaryDirectory() as text:
         folder = write_checkpoint(Path(text), model, settings.merge, settings.training(1))
         weights = str(folder / "checkpoint.pth")
-        job = EvaluationJob(
-            models=(f"{weights}:dense", weights),
-            root=data,
-            dataset="camvid",
-            places=Places(),
-            options=EvaluationOptions(),
-            limit=limit,
-            engine=EngineOptions(device=settings.device),
+        runs = camvid_evaluation.evaluate(
+            (f"{weights}:dense", weights), data, limit, EngineOptions(device=settings.device)
         )
-        runs = run_evaluation(job).checked().to_dict()["runs"]
-    for run in runs:
-        if run["failures"]:
-            raise SystemExit(f"{run['failures'][0]} and {len(run['failures']) - 1} more test frames failed")
     return [
         {"run": name} | {key: run[key] for key in kept} for name, run in zip(("dense", "merged"), runs, strict=True)
     ]
@@ -318,17 +253,17 @@ def speed(folders: dict[str, Path], settings: Settings, data: Path, rounds: int)
 
 def _waited(run: Callable[[], object], device: str) -> None:
     run()
-    _wait(device)
+    synchronise(device)
 
 
 def both(settings: Settings, data: Path, output: Path, limit: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """The dense network, then the merging one: what is known of it once it is trained, and once it is evaluated."""
     pictures = load_split(data, "train").to(torch.device(settings.device))
-    with fast_arithmetic(settings):
+    with fast_arithmetic(settings.device):
         settings = replace(settings, steps=steps_that_fit(settings, pictures))
     for name, merging in (("dense", False), ("algm", True)):
         print(f"training {name}: {settings.backbone}, crop {settings.crop}, {len(pictures.images)} pictures")
-        with fast_arithmetic(settings):
+        with fast_arithmetic(settings.device):
             model, course = train(settings, pictures, merging)
         merge = settings.merge if merging else None
         stored = copy.deepcopy(model).half()
@@ -339,7 +274,7 @@ def both(settings: Settings, data: Path, output: Path, limit: int | None) -> Ite
 
 def parse() -> argparse.Namespace:
     """Arguments of the command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = recording_parser(__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the two checkpoints")
     parser.add_argument("--backbone", choices=BACKBONES, default="vit_small")
@@ -354,7 +289,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="evaluate on N test frames only, at equal distances in the set")
     parser.add_argument("--rounds", type=int, default=20, help="of the timing")
-    parser.add_argument("--json", type=Path, help="file for the results")
     return parser.parse_args()
 
 
@@ -381,13 +315,11 @@ def main() -> None:
     for name, found in both(settings, given.data, given.output, given.limit):
         results["trained"][name] = found
         results["steps"] = found["steps"]
-        if given.json:
-            write_record(given.json, results)  # what is done is kept when the time is up
+        write_record(given.json, results)  # what is done is kept when the time is up
     folders = {name: given.output / name for name in ("dense", "algm")}
     results["speed"] = speed(folders, settings, given.data, given.rounds)
     print(train_camvid(results))
-    if given.json:
-        write_record(given.json, results)
+    write_record(given.json, results)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ A round with 65 photographs takes about a quarter of an hour on two idle cores, 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,11 +17,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
-from camvid_pictures import windows_of
-from cpu_variants import BACKENDS, KINDS, SIZE, exported
-from networks import engine_threshold, random_checkpoint, random_config
 from numpy.typing import NDArray
-from record import write_record
+from parts.backends import BACKENDS, KINDS, exported
+from parts.networks import SAMPLE, SIZE, random_checkpoint, random_config
+from parts.record import recording_parser, write_record
+from parts.thresholds import engine_threshold
+from parts.windows import windows_of
 from tables import whole_job
 
 from algm_trt.exporter import ExportOptions, export_onnx
@@ -38,7 +38,6 @@ from algm_trt.runtime.segmenter import Segmenter
 from algm_trt.runtime.sources import Source, find_sources
 from algm_trt.runtime.timing import Samples, alternate
 
-SAMPLE: Final = Path(__file__).parents[1] / "examples" / "sample"
 THRESHOLD_PICTURES: Final = 8
 MODELS: Final = ("sample", "vit_small", "tiny")
 
@@ -74,7 +73,8 @@ def with_half_merging(checkpoint: Checkpoint, folder: Path, photographs: Sequenc
     model = export_onnx(checkpoint, folder / "any_threshold.onnx", ExportOptions(verify=False)).path
     engine = open_engine(model, EngineOptions(backend="onnxruntime", device="cpu"))
     step = max(1, len(photographs) // THRESHOLD_PICTURES)
-    threshold = engine_threshold(engine, list(first_windows(photographs[::step], engine.card)), checkpoint.config)
+    windows = np.stack(list(first_windows(photographs[::step], engine.card)))
+    threshold = engine_threshold(engine, windows, checkpoint.config)
     assert checkpoint.merge is not None
     return replace(checkpoint, merge=replace(checkpoint.merge, threshold=threshold))
 
@@ -156,7 +156,7 @@ def row(key: Key, job: Job, times: dict[Key, Samples]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = recording_parser(__doc__)
     parser.add_argument("photographs", type=Path, help="folder; its subfolders too")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["sample", "vit_small"])
     usual = ["ONNX Runtime FP32", "ONNX Runtime int8", "OpenVINO bf16"]
@@ -164,7 +164,6 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="take the first N files only")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
     sources = find_sources([str(arguments.photographs)], recursive=True)
     sources = [source for source in sources if source.medium == "image"][: arguments.limit]
@@ -177,8 +176,7 @@ def main() -> None:
     }
     for name in arguments.models:
         results["models"].append(measure(name, arguments.backends, sources, arguments.threads, arguments.rounds))
-        if arguments.json:
-            write_record(arguments.json, results)  # what is done is kept when the time is up
+        write_record(arguments.json, results)  # what is done is kept when the time is up
     print(whole_job(results))
 
 

@@ -1,12 +1,13 @@
-"""Augmentation: pictures and labels stay together, what lies outside is ignored, the same seed gives the same crops."""
+"""CamVid in memory: pictures and labels stay together, what lies outside is ignored, a seed gives the same crops."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
-from camvid_pictures import CLASSES, IGNORED, Augmentation, Pictures, _hue_rotation
+from parts.camvid_pictures import CLASSES, IGNORED, Augmentation, Pictures, _hue_rotation, load_split
 
 
 def striped(height: int = 60, width: int = 80) -> Pictures:
@@ -70,3 +71,8 @@ def test_crops_cover_scales_from_half_to_double() -> None:
     assert shown.min() == pytest.approx(0.5, abs=0.02)
     assert shown.max() == pytest.approx(2.0, abs=0.05)
     assert (boxes[:, 0, 0] < 0).float().mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_folder_that_is_no_camvid_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no pictures; DATA holds"):
+        load_split(tmp_path, "train")

@@ -7,15 +7,14 @@ import sys
 from pathlib import Path
 
 import camvid_tradeoff
-import cpu_variants
-import networks
 import numpy as np
 import pytest
 import streams
 import tables
 import whole_job
-from cpu_variants import Plan, measure, ratios
 from official_format import Training, write_checkpoint
+from parts import backends, cpu_variants, networks, thresholds
+from parts.cpu_variants import Plan, measure, ratios
 
 from algm_trt.exporter import ExportOptions, export_onnx
 from algm_trt.exporter.checkpoint import load_checkpoint
@@ -27,7 +26,7 @@ from algm_trt.runtime.timing import Samples
 def test_halfway_threshold_is_where_half_of_the_windows_merge() -> None:
     config = networks.random_config("tiny", 512)
     similarities = np.random.default_rng(0).uniform(-1, 1, 256)
-    found = networks.halfway_threshold(lambda at: 1025 - 3 * float((similarities >= at).sum()), config)
+    found = thresholds.halfway_threshold(lambda at: 1025 - 3 * float((similarities >= at).sum()), config)
     assert (similarities >= found).sum() == pytest.approx(128, abs=1)
 
 
@@ -100,7 +99,7 @@ def test_whole_job_counts_what_cannot_be_read(
 @pytest.mark.heavy
 def test_streams_of_a_small_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "SIZE", 128)
-    monkeypatch.setattr(streams, "BACKENDS", {name: cpu_variants.BACKENDS[name] for name in ["ONNX Runtime FP32"]})
+    monkeypatch.setattr(streams, "BACKENDS", {name: backends.BACKENDS[name] for name in ["ONNX Runtime FP32"]})
     found = streams.measure("tiny", threads=2, count=3, rounds=2)
     one, two = [row for row in found["variants"] if row["kind"] == "merged"]
     assert (one["streams"], two["streams"]) == (1, 2)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import onnx
 import pytest
-from helpers.engines import LINEAR, compare_precisions, model_that_float16_ruins, tiny_model, with_initializer
+from helpers.engines import compare_precisions, model_that_float16_ruins, tiny_model, with_initializer
+from helpers.models import LINEAR
 
 from algm_trt.engines.agreement import (
     Agreement,

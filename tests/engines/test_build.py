@@ -12,8 +12,8 @@ from typing import Any
 
 import onnx
 import pytest
-from helpers.engines import LINEAR, MERGE, model_that_float16_ruins, tiny_model
-from helpers.models import VIT_SMALL
+from helpers.engines import model_that_float16_ruins, tiny_model
+from helpers.models import LINEAR, TWO, VIT_SMALL
 
 from algm_trt.engines import BatchRange, BuildOptions, build_engine
 from algm_trt.engines.bindings import load_builder
@@ -105,7 +105,7 @@ def test_sample_builds(sample_model: Path, tmp_path: Path, plugin_library: Path)
 
 @pytest.mark.heavy
 def test_vit_small_builds(tmp_path: Path, plugin_library: Path) -> None:
-    onnx.save(tiny_model(VIT_SMALL, dataclasses.replace(MERGE, layers=(1, 5)), (512, 512)), tmp_path / "model.onnx")
+    onnx.save(tiny_model(VIT_SMALL, dataclasses.replace(TWO, layers=(1, 5)), (512, 512)), tmp_path / "model.onnx")
     record = build_engine(
         tmp_path / "model.onnx", options=options(precision="fp16", batches=(BatchRange(1, 8, 32),))
     ).record

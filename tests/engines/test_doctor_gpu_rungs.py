@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from helpers.host_device import DeferredLibrary, HostCuda
-from helpers.host_tensorrt import HostTensorRT, install, make_record, write_plan
+from helpers.host_tensorrt import HostTensorRT, install
+from helpers.plans import make_record, write_plan
 
 from algm_trt.engines import BuildOptions
 from algm_trt.engines.doctor import rungs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import onnx
 import pytest
 from helpers.doctor import ABSENT, BROKEN, gives, machine, with_gpu, with_library
+from helpers.plans import make_record, write_plan
 
 from algm_trt.engines.doctor import model as module
 from algm_trt.engines.doctor.facts import BREAKS, LACKS
@@ -21,26 +21,10 @@ from algm_trt.engines.doctor.outline import read_outline
 from algm_trt.engines.sample import SAMPLE_MODEL
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import METADATA_KEY, ModelCard
-from algm_trt.runtime.engine_record import EngineRecord, PluginRecord, record_path
+from algm_trt.runtime.engine_record import PluginRecord, record_path
 
-CONTENT = b"a plan of TensorRT"
 CARD = ModelCard.from_json(read_outline(SAMPLE_MODEL).metadata[METADATA_KEY])
 PLUGINS = PluginRecord("1", 1, "ab", embedded=True, layers=11)
-RECORD = EngineRecord(
-    card=CARD,
-    flavour="tensorrt",
-    tensorrt_version="10.16.1.11",
-    gpu="NVIDIA L4",
-    compute_capabilities=("8.9",),
-    plugins=PLUGINS,
-    profiles=((1, 2, 8),),
-    options={},
-    onnx_sha256="cd",
-    tool_version="0.1.0",
-    date="2026-01-01",
-    plan_sha256=hashlib.sha256(CONTENT).hexdigest(),
-    plan_bytes=len(CONTENT),
-)
 GOOD = with_gpu(machine())
 
 
@@ -54,10 +38,8 @@ def plan(tmp_path: Path) -> Callable[..., Path]:
     """Writes a plan and its record, changed."""
 
     def write(**changes: Any) -> Path:
-        path = tmp_path / "model.plan"
-        path.write_bytes(CONTENT)
-        record_path(path).write_text(replace(RECORD, **changes).to_json())
-        return path
+        record = make_record(CARD, gpu="NVIDIA L4", plugins=PLUGINS, profiles=((1, 2, 8),), date="2026-01-01")
+        return write_plan(tmp_path, replace(record, **changes))
 
     return write
 

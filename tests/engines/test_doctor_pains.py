@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from helpers.doctor import BROKEN, gives, machine, with_answers, with_gpu, with_library
+from helpers.plans import make_record
 
 from algm_trt.engines.doctor.facts import BREAKS, LACKS, Finding, exit_code, found, not_found
 from algm_trt.engines.doctor.machine import Machine
@@ -17,24 +18,12 @@ from algm_trt.engines.doctor.pains import PAINS, Situation, look_for_all
 from algm_trt.engines.sample import SAMPLE_MODEL
 from algm_trt.plugins.library import LIBRARY_VARIABLE
 from algm_trt.runtime.card import METADATA_KEY, ModelCard
-from algm_trt.runtime.engine_record import EngineRecord, PluginRecord
 
 OUTLINE = read_outline(SAMPLE_MODEL)
 CARD = ModelCard.from_json(OUTLINE.metadata[METADATA_KEY])
 ONNX = Model(SAMPLE_MODEL, "onnx", CARD, OUTLINE, None, (), "it runs")
 HALF = replace(CARD, precision="fp16")
-RECORD = EngineRecord(
-    card=HALF,
-    flavour="tensorrt",
-    tensorrt_version="10.16.1.11",
-    gpu="NVIDIA L4",
-    compute_capabilities=("8.9",),
-    plugins=PluginRecord("1", 1, "ab", embedded=True, layers=11),
-    profiles=((1, 1, 1), (2, 8, 8)),
-    options={},
-    onnx_sha256="cd",
-    tool_version="0.1.0",
-)
+RECORD = make_record(HALF, gpu="NVIDIA L4", profiles=((1, 1, 1), (2, 8, 8)))
 PLAN = Model(Path("model.plan"), "plan", HALF, None, RECORD, (), "")
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from helpers.engines import LINEAR, MERGE, tiny_model, with_initializer
-from helpers.models import TINY, random_segmenter
+from helpers.engines import tiny_model, with_initializer
+from helpers.models import DISTILLED, LINEAR, TINY, TWO, random_segmenter
 from helpers.rtx import build_with_rtx
 from onnx import TensorProto
 
@@ -21,8 +21,6 @@ from algm_trt.exporter.config import SegmenterConfig
 from algm_trt.exporter.graph import build_graph
 from algm_trt.plugins import spec
 from algm_trt.runtime.card import MergeSettings
-
-DISTILLED = replace(TINY, distilled=True, normalization="deit")
 
 
 def structure(model: onnx.ModelProto) -> list[str]:
@@ -43,7 +41,7 @@ def structure(model: onnx.ModelProto) -> list[str]:
 
 
 @pytest.mark.parametrize("size", [(128, 128), (120, 100)])
-@pytest.mark.parametrize("merge", [MERGE, None], ids=["merging", "dense"])
+@pytest.mark.parametrize("merge", [TWO, None], ids=["merging", "dense"])
 @pytest.mark.parametrize("config", [TINY, LINEAR, DISTILLED], ids=["mask", "linear", "distilled"])
 def test_conversion_gives_the_graph_of_the_exporter(
     config: SegmenterConfig, merge: MergeSettings | None, size: tuple[int, int]
@@ -122,7 +120,7 @@ def upstream(model: onnx.ModelProto, name: str) -> set[str]:
 @pytest.mark.parametrize("config", [TINY, LINEAR, DISTILLED], ids=["mask", "linear", "distilled"])
 @pytest.mark.parametrize("layers", [(1, 3), (2, 3), (2,), (1, 2, 3)])
 def test_merged_stream_is_float32_up_to_the_last_merge(config: SegmenterConfig, layers: tuple[int, ...]) -> None:
-    model = to_float16(tiny_model(config, replace(MERGE, layers=layers)), 1)
+    model = to_float16(tiny_model(config, replace(TWO, layers=layers)), 1)
     onnx.checker.check_model(model, full_check=True)
     halves = float16_names(model)
     assert {node.input[0] for node in merges(model)}.isdisjoint(halves)
@@ -137,7 +135,7 @@ def test_merged_stream_is_float32_up_to_the_last_merge(config: SegmenterConfig, 
 
 @pytest.mark.parametrize("layers", [(1, 3), (2, 3), (2,)])
 def test_nothing_is_rounded_before_the_first_merge(layers: tuple[int, ...]) -> None:
-    model = to_float16(tiny_model(merge=replace(MERGE, layers=layers)), 2)
+    model = to_float16(tiny_model(merge=replace(TWO, layers=layers)), 2)
     onnx.checker.check_model(model, full_check=True)
     local = merges(model)[0].input[0]
     assert upstream(model, local).isdisjoint(float16_names(model))

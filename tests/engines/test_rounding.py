@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from helpers.engines import LINEAR, MERGE, tiny_model
-from helpers.models import TINY
+from helpers.engines import tiny_model
+from helpers.models import LINEAR, TINY, TWO
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -34,7 +34,7 @@ def run(model: onnx.ModelProto, feed: Values, also: list[str]) -> Values:
 
 
 @pytest.mark.parametrize("refinements", [0, 1, 2])
-@pytest.mark.parametrize("merge", [MERGE, None], ids=["merging", "dense"])
+@pytest.mark.parametrize("merge", [TWO, None], ids=["merging", "dense"])
 @pytest.mark.parametrize("config", [TINY, LINEAR], ids=["mask", "linear"])
 def test_float16_tensors_hold_float16_numbers(
     config: SegmenterConfig, merge: MergeSettings | None, refinements: int
@@ -89,12 +89,12 @@ def test_roundings_of_a_chain_are_those_of_numpy() -> None:
 def test_a_float16_export_is_taken_as_well() -> None:
     exported = with_roundings(tiny_model(precision="fp16"))
     converted = with_roundings(to_float16(tiny_model()))
-    feed: Values = {"images": draw_scene(128, 128, 1).image[None], "threshold": np.array(MERGE.threshold, np.float32)}
+    feed: Values = {"images": draw_scene(128, 128, 1).image[None], "threshold": np.array(TWO.threshold, np.float32)}
     one, other = run(exported, feed, []), run(converted, feed, [])
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
 def test_padded_and_oblong_models_run_with_roundings() -> None:
-    model = tiny_model(TINY, replace(MERGE, window=(2, 7)), (120, 100))
+    model = tiny_model(TINY, replace(TWO, window=(2, 7)), (120, 100))
     feed: Values = {"images": draw_scene(120, 100, 2).image[None], "threshold": np.array(0.6, np.float32)}
     assert run(with_roundings(to_float16(model, 1)), feed, [])["labels"].shape == (1, 120, 100)

@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
-from helpers.engines import LINEAR, tiny_model
+from helpers.engines import tiny_model
+from helpers.models import LINEAR
 from onnx import TensorProto, numpy_helper
 
 from algm_trt.engines.weights import closed_graph, constant, element_types, open_graph

@@ -78,9 +78,15 @@ def variant_of(config: SegmenterConfig, **dataset: Any) -> dict[str, Any]:
     }
 
 
-def write(folder: Path, state: Any, variant: Any = None) -> Path:
-    """checkpoint.pth and, if given, variant.yml (text as it is, anything else dumped with Python's tags)."""
-    torch.save(state, folder / "checkpoint.pth")
+def write(folder: Path, data: Any, variant: Any = None) -> Path:
+    """A folder with a checkpoint and, if given, variant.yml.
+
+    Args:
+        folder: which.
+        data: an architecture, whose weights are random, or anything else as it is.
+        variant: text as it is, anything else dumped with Python's tags.
+    """
+    torch.save({"model": state_of(data)} if isinstance(data, SegmenterConfig) else data, folder / "checkpoint.pth")
     if variant is not None:
         text = variant if isinstance(variant, str) else yaml.dump(variant)
         (folder / "variant.yml").write_text(text)
@@ -140,8 +146,7 @@ class TestOfficialFormat:
         assert (checkpoint.short_side, checkpoint.window_stride) == (512, 320)
 
     def test_weights_without_the_dictionary_around_them(self, tmp_path: Path) -> None:
-        write(tmp_path, state_of(MASKS), variant_of(MASKS))
-        segmenter_from_checkpoint(load_checkpoint(tmp_path), None)
+        segmenter_from_checkpoint(load_checkpoint(write(tmp_path, state_of(MASKS), variant_of(MASKS))), None)
 
     def test_merge_settings_are_read_from_variant_yml(self, tmp_path: Path) -> None:
         settings = {
@@ -151,37 +156,34 @@ class TestOfficialFormat:
             "threshold": 0.75,
             "crop_size": 64,
         }
-        write(tmp_path, {"model": state_of(MASKS)}, variant_of(MASKS, **settings))
-        checkpoint = load_checkpoint(tmp_path)
+        checkpoint = load_checkpoint(write(tmp_path, MASKS, variant_of(MASKS, **settings)))
         assert checkpoint.merge == MergeSettings((1, 2), (2, 4), 0.75)
         assert checkpoint.crop == (64, 64)
         assert default_stride(min(checkpoint.crop), checkpoint.dataset) == 32
 
     def test_windows_of_a_crop_that_is_not_square_step_by_its_shorter_side(self, tmp_path: Path) -> None:
-        write(tmp_path, {"model": state_of(MASKS)}, variant_of(MASKS, crop_size=(128, 64)))
-        checkpoint = load_checkpoint(tmp_path)
+        checkpoint = load_checkpoint(write(tmp_path, MASKS, variant_of(MASKS, crop_size=(128, 64))))
         assert checkpoint.crop == (128, 64)
         assert default_stride(min(checkpoint.crop), checkpoint.dataset) == 32
 
     def test_algm_settings_that_were_left_to_the_official_defaults(self, tmp_path: Path) -> None:
         settings = {"patch_type": "algm", "selected_layers": None, "merging_window_size": None, "threshold": None}
-        write(tmp_path, {"model": state_of(MASKS)}, variant_of(MASKS, **settings))
+        write(tmp_path, MASKS, variant_of(MASKS, **settings))
         assert load_checkpoint(tmp_path).merge == MergeSettings((1, 5), (2, 2), 0.88)
 
     @pytest.mark.parametrize("layers", [[], ()], ids=str)
     def test_algm_with_no_layer_to_merge_in_is_dense(self, tmp_path: Path, layers: Any) -> None:
-        write(tmp_path, {"model": state_of(MASKS)}, variant_of(MASKS, patch_type="algm", selected_layers=layers))
+        write(tmp_path, MASKS, variant_of(MASKS, patch_type="algm", selected_layers=layers))
         assert load_checkpoint(tmp_path).merge is None
 
     def test_a_threshold_of_zero_is_a_threshold(self, tmp_path: Path) -> None:
         settings = {"patch_type": "algm", "selected_layers": [1], "merging_window_size": 2, "threshold": 0}
-        write(tmp_path, {"model": state_of(MASKS)}, variant_of(MASKS, **settings))
+        write(tmp_path, MASKS, variant_of(MASKS, **settings))
         assert load_checkpoint(tmp_path).merge == MergeSettings((1,), (2, 2), 0.0)
 
     def test_settings_of_a_model_that_was_not_trained_with_algm_are_not_taken(self, tmp_path: Path) -> None:
         settings = {"patch_type": "pure", "selected_layers": (1, 2), "threshold": 0.9}
-        write(tmp_path, {"model": state_of(MASKS)}, variant_of(MASKS, **settings))
-        assert load_checkpoint(tmp_path).merge is None
+        assert load_checkpoint(write(tmp_path, MASKS, variant_of(MASKS, **settings))).merge is None
 
     @pytest.mark.parametrize(
         ("crop", "dataset", "stride"),
@@ -209,11 +211,11 @@ class TestDefaults:
         merge = {"selected_layers": (1, 5), "merging_window_size": (2, 2), "threshold": 0.88}
         variant = variant_of(MASKS, patch_type="algm", **merge)
         entries = variant["net_kwargs"]["decoder"] if section == "decoder" else variant[section]
-        whole = load_checkpoint(write(tmp_path, {"model": state_of(MASKS)}, variant))
+        whole = load_checkpoint(write(tmp_path, MASKS, variant))
         del entries[key]
         if null:
             entries[key] = None
-        less = load_checkpoint(write(tmp_path, {"model": state_of(MASKS)}, variant))
+        less = load_checkpoint(write(tmp_path, MASKS, variant))
         assert whole.notes == ()
         assert less.notes == (f"variant.yml has no {key} in {section}: {default} is taken",)
         assert (less.config, less.merge, less.crop) == (whole.config, whole.merge, whole.crop)
@@ -222,7 +224,7 @@ class TestDefaults:
     def test_normalization_is_the_same_with_and_without_variant(self, tmp_path: Path, config: SegmenterConfig) -> None:
         variant = variant_of(config, normalization=None)
         del variant["net_kwargs"]["normalization"]
-        described = load_checkpoint(write(tmp_path, {"model": state_of(config)}, variant))
+        described = load_checkpoint(write(tmp_path, config, variant))
         (tmp_path / "variant.yml").unlink()
         inferred = load_checkpoint(tmp_path)
         assert described.config.normalization == inferred.config.normalization == config.normalization
@@ -236,7 +238,7 @@ class TestDefaults:
         """Official settings of some networks without one do not mention it."""
         variant = variant_of(config)
         del variant["net_kwargs"]["distilled"]
-        checkpoint = load_checkpoint(write(tmp_path, {"model": state_of(config)}, variant))
+        checkpoint = load_checkpoint(write(tmp_path, config, variant))
         assert checkpoint.config.distilled == config.distilled
         assert checkpoint.notes == ()
         segmenter_from_checkpoint(checkpoint, None)
@@ -247,8 +249,7 @@ class TestWithoutVariant:
     def test_architecture_comes_from_the_weights_and_that_is_said(
         self, tmp_path: Path, config: SegmenterConfig
     ) -> None:
-        write(tmp_path, {"model": state_of(config)})
-        checkpoint = load_checkpoint(tmp_path)
+        checkpoint = load_checkpoint(write(tmp_path, config))
         assert checkpoint.config == config
         (note,) = checkpoint.notes
         assert "no variant.yml" in note
@@ -271,8 +272,7 @@ class TestWithoutVariant:
         segmenter_from_checkpoint(loaded, None)
 
     def test_weights_of_something_else(self, tmp_path: Path) -> None:
-        write(tmp_path, {"model": {"conv1.weight": torch.zeros(64, 3, 7, 7)}})
-        message = failure(tmp_path)
+        message = failure(write(tmp_path, {"model": {"conv1.weight": torch.zeros(64, 3, 7, 7)}}))
         assert "not a Segmenter checkpoint" in message
         assert "encoder.patch_embed.proj.weight" in message
 
@@ -296,7 +296,7 @@ class TestDamagedFiles:
 
     @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99, 0.999999])
     def test_a_truncated_file_asks_for_another_copy(self, tmp_path: Path, share: float) -> None:
-        path = write(tmp_path, {"model": state_of(MASKS)}, variant_of(MASKS)) / "checkpoint.pth"
+        path = write(tmp_path, MASKS, variant_of(MASKS)) / "checkpoint.pth"
         whole = path.read_bytes()
         path.write_bytes(whole[: int(len(whole) * share)])
         assert "copy or download it again" in failure(path)
@@ -360,8 +360,7 @@ class TestDamagedFiles:
         ids=str,
     )
     def test_a_file_without_weights_says_so(self, tmp_path: Path, data: Any, found: str) -> None:
-        write(tmp_path, data)
-        message = failure(tmp_path)
+        message = failure(write(tmp_path, data))
         assert "no weights found" in message
         assert message.endswith(f"as upstream writes, found {found}")
 
@@ -370,8 +369,7 @@ class TestDamagedFiles:
     def test_weights_that_are_not_finite(self, tmp_path: Path, value: float, dtype: torch.dtype) -> None:
         state = {key: weight.to(dtype) for key, weight in state_of(MASKS).items()}
         state["encoder.blocks.1.mlp.fc1.bias"][3] = value
-        write(tmp_path, {"model": state}, variant_of(MASKS))
-        message = failure(tmp_path)
+        message = failure(write(tmp_path, {"model": state}, variant_of(MASKS)))
         assert "not a number" in message
         assert "encoder.blocks.1.mlp.fc1.bias" in message
 
@@ -417,8 +415,7 @@ class TestCodeInFiles:
 
     def test_other_objects_in_a_file_that_one_trusts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The cure in the message is a line that works."""
-        write(tmp_path, {"model": state_of(MASKS), "settings": Path("somewhere")}, variant_of(MASKS))
-        message = failure(tmp_path)
+        message = failure(write(tmp_path, {"model": state_of(MASKS), "settings": Path("somewhere")}, variant_of(MASKS)))
         cure = message.partition("if you trust it, make a file of its weights alone and export that: ")[2]
         assert cure.startswith("torch.save({'model': torch.load(")
         monkeypatch.chdir(tmp_path)
@@ -444,7 +441,7 @@ class TestCodeInFiles:
     def test_code_in_variant_yml_is_refused_and_never_runs(self, tmp_path: Path, tag: str) -> None:
         trace = tmp_path / "trace"
         text = f"net_kwargs:\n  d_model: {tag.replace('TRACE', str(trace))}\n"
-        write(tmp_path, {"model": state_of(MASKS)}, text)
+        write(tmp_path, MASKS, text)
         with pytest.raises(CheckpointError, match=r"variant\.yml"):
             load_checkpoint(tmp_path)
         assert not trace.exists()
@@ -466,11 +463,10 @@ class TestWrongVariant:
         ],
     )
     def test_a_damaged_variant_yml_is_named(self, tmp_path: Path, text: str) -> None:
-        write(tmp_path, {"model": state_of(MASKS)}, text)
-        assert "variant.yml" in failure(tmp_path)
+        assert "variant.yml" in failure(write(tmp_path, MASKS, text))
 
     def test_a_binary_variant_yml_is_named(self, tmp_path: Path) -> None:
-        write(tmp_path, {"model": state_of(MASKS)}, "x")
+        write(tmp_path, MASKS, "x")
         (tmp_path / "variant.yml").write_bytes(b"\xff\xfe\x00\xd8")
         assert "variant.yml" in failure(tmp_path)
 
@@ -478,8 +474,7 @@ class TestWrongVariant:
     def test_a_missing_entry_is_named(self, tmp_path: Path, key: str) -> None:
         variant = variant_of(MASKS)
         del variant["net_kwargs"][key]
-        write(tmp_path, {"model": state_of(MASKS)}, variant)
-        message = failure(tmp_path)
+        message = failure(write(tmp_path, MASKS, variant))
         assert ("decoder has no name" if key == "decoder" else f"net_kwargs has no {key}") in message
 
     @pytest.mark.parametrize(
@@ -493,6 +488,7 @@ class TestWrongVariant:
             ("net_kwargs", "patch_size", [16, 16], "patch_size is [16, 16], expected a whole number"),
             ("net_kwargs", "n_heads", float("inf"), "n_heads is inf, expected a whole number"),
             ("net_kwargs", "decoder", "linear", "decoder is 'linear', expected a section"),
+            ("net_kwargs", "decoder", "mask_transformer", "decoder is 'mask_transformer', expected a section"),
             ("dataset_kwargs", "crop_size", "128", "crop_size is '128', expected one or two whole numbers from 1 on"),
             ("dataset_kwargs", "crop_size", 0, "crop_size is 0, expected one or two whole numbers from 1 on"),
             ("dataset_kwargs", "selected_layers", "all", "selected_layers is 'all', expected a list of whole numbers"),
@@ -503,8 +499,7 @@ class TestWrongVariant:
     def test_entry_of_another_kind(self, tmp_path: Path, section: str, key: str, value: Any, complaint: str) -> None:
         variant = variant_of(MASKS, patch_type="algm")
         variant[section][key] = value
-        write(tmp_path, {"model": state_of(MASKS)}, variant)
-        assert f"variant.yml: {complaint}" in failure(tmp_path)
+        assert f"variant.yml: {complaint}" in failure(write(tmp_path, MASKS, variant))
 
     @pytest.mark.parametrize(
         ("part", "key", "value", "word"),
@@ -519,43 +514,27 @@ class TestWrongVariant:
     def test_architectures_that_cannot_be(self, tmp_path: Path, part: str, key: str, value: Any, word: str) -> None:
         variant = variant_of(MASKS, normalization=None)
         (variant["net_kwargs"]["decoder"] if part == "decoder" else variant[part])[key] = value
-        write(tmp_path, {"model": state_of(MASKS)}, variant)
-        message = failure(tmp_path)
+        message = failure(write(tmp_path, MASKS, variant))
         assert "variant.yml: " in message
         assert word in message
 
     def test_width_that_the_heads_of_the_mask_decoder_do_not_divide(self, tmp_path: Path) -> None:
-        write(tmp_path, {"model": state_of(MASKS)}, variant_of(replace(MASKS, d_model=200, decoder_heads=1)))
+        write(tmp_path, MASKS, variant_of(replace(MASKS, d_model=200, decoder_heads=1)))
         assert "200 is not a multiple of the 3 heads" in failure(tmp_path)
 
     @pytest.mark.parametrize(
         "settings",
-        [
-            {"selected_layers": [5, 1]},
-            {"selected_layers": "all"},
-            {"merging_window_size": [1, 1]},
-            {"merging_window_size": "2x2"},
-            {"threshold": "high"},
-            {"threshold": float("nan")},
-        ],
+        [{"selected_layers": [5, 1]}, {"merging_window_size": [1, 1]}, {"threshold": float("nan")}],
         ids=str,
     )
     def test_merge_settings_that_cannot_be(self, tmp_path: Path, settings: dict[str, Any]) -> None:
-        write(tmp_path, {"model": state_of(MASKS)}, variant_of(MASKS, patch_type="algm", **settings))
-        assert "variant.yml: " in failure(tmp_path)
+        assert "variant.yml: " in failure(write(tmp_path, MASKS, variant_of(MASKS, patch_type="algm", **settings)))
 
     @pytest.mark.parametrize("key", ["net_kwargs", "dataset_kwargs"])
     def test_sections_of_another_kind(self, tmp_path: Path, key: str) -> None:
         variant = variant_of(MASKS)
         variant[key] = ["a", "b"]
-        write(tmp_path, {"model": state_of(MASKS)}, variant)
-        assert "variant.yml" in failure(tmp_path)
-
-    def test_decoder_of_another_kind(self, tmp_path: Path) -> None:
-        variant = variant_of(MASKS)
-        variant["net_kwargs"]["decoder"] = "mask_transformer"
-        write(tmp_path, {"model": state_of(MASKS)}, variant)
-        assert "variant.yml" in failure(tmp_path)
+        assert "variant.yml" in failure(write(tmp_path, MASKS, variant))
 
 
 class TestStrictLoading:
@@ -582,7 +561,7 @@ class TestStrictLoading:
     def test_variant_of_another_depth(self, tmp_path: Path, layers: int) -> None:
         variant = variant_of(MASKS)
         variant["net_kwargs"]["n_layers"] = layers
-        message = failure(write(tmp_path, {"model": state_of(MASKS)}, variant))
+        message = failure(write(tmp_path, MASKS, variant))
         assert f"L{layers}" in message
         assert "variant.yml belongs to this checkpoint" in message
 
@@ -593,5 +572,5 @@ class TestStrictLoading:
         assert message.endswith("missing keys: encoder.norm.bias")
 
     def test_all_mismatches_are_reported_together(self, tmp_path: Path) -> None:
-        message = failure(write(tmp_path, {"model": state_of(TINY)}, variant_of(LINEAR)))
+        message = failure(write(tmp_path, TINY, variant_of(LINEAR)))
         assert all(part in message for part in ("missing keys", "unexpected keys", "wrong shapes"))

@@ -18,9 +18,11 @@ import pytest
 import torch
 from helpers.cases import (
     CASES,
+    FUNCTIONS,
     OpCase,
     append_case,
     attention_case,
+    function_of,
     global_case,
     labels_case,
     local_case,
@@ -28,7 +30,7 @@ from helpers.cases import (
     unmerge_case,
 )
 from helpers.compare import assert_outputs_match, label_margins
-from helpers.models import TINY, random_segmenter
+from helpers.models import DISTILLED, LINEAR, TINY, random_segmenter
 from helpers.pictures import drawn_scene
 from torch import Tensor
 
@@ -40,14 +42,6 @@ from algm_trt.plugins.errors import AlgmError
 from algm_trt.plugins.library import LIBRARY_VARIABLE, PluginLibraryError
 from algm_trt.runtime.card import MergeSettings
 
-NAMES = {
-    spec.LOCAL_MERGE.name: "local_merge",
-    spec.GLOBAL_MERGE.name: "global_merge",
-    spec.PACKED_ATTENTION.name: "packed_attention",
-    spec.APPEND_TOKENS.name: "append_tokens",
-    spec.UNMERGE.name: "unmerge",
-    spec.LABELS.name: "labels",
-}
 HEADER = Path(__file__).parents[2] / "plugins" / "native" / "algm.h"
 # One case per operator with channels that no vector width divides, and images of odd lengths.
 ODD = (
@@ -78,7 +72,7 @@ def arguments_of(case: OpCase, dtype: torch.dtype = torch.float32) -> list[Any]:
     tensors = {t.name: torch.from_numpy(np.array(v)) for t, v in zip(case.op.inputs, case.inputs(), strict=True)}
     wanted = {t.name for t in case.op.inputs if t.dtype == "x"}
     given = {name: value.to(dtype) if name in wanted else value for name, value in tensors.items()} | case.attributes
-    operator = getattr(ops, NAMES[case.op.name])
+    operator = function_of(ops, case.op)
     return [given[argument.name] for argument in operator._opoverload._schema.arguments]
 
 
@@ -97,7 +91,7 @@ def unsupported(case: OpCase) -> bool:
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_equals_the_reference(kernels: Kernels, case: OpCase, dtype: torch.dtype) -> None:
     given = arguments_of(case, dtype)
-    launch = getattr(kernels, NAMES[case.op.name])
+    launch = function_of(kernels, case.op)
     if unsupported(case):
         with pytest.raises(NoKernelError, match="algm_packed_attention"):
             launch(*given)
@@ -115,7 +109,7 @@ def test_equals_the_reference(kernels: Kernels, case: OpCase, dtype: torch.dtype
 @pytest.mark.parametrize("case", ODD, ids=str)
 def test_strides_and_offsets_do_not_matter(kernels: Kernels, case: OpCase, dtype: torch.dtype) -> None:
     given = arguments_of(case, dtype)
-    launch = getattr(kernels, NAMES[case.op.name])
+    launch = function_of(kernels, case.op)
     expected = arrays(launch(*given))
     for change in (strided, shifted, widened):
         changed = [change(value) if isinstance(value, Tensor) and value.ndim else value for value in given]
@@ -142,7 +136,7 @@ def widened(tensor: Tensor) -> Tensor:
 @pytest.mark.parametrize("case", ODD, ids=str)
 def test_as_implementation_of_a_torch_operator(installed: Kernels, case: OpCase) -> None:
     """The kernel in a registered operator, as CUDA tensors meet it: torch checks schema and aliasing."""
-    name = NAMES[case.op.name]
+    name = FUNCTIONS[case.op.name]
     plain: Callable[..., Any] = getattr(ops, f"_{name}")
     operator = torch.library.custom_op(f"algm_test::{name}", plain, mutates_args=())
     operator.register_fake(getattr(ops, f"_fake_{name}"))
@@ -154,7 +148,7 @@ def test_as_implementation_of_a_torch_operator(installed: Kernels, case: OpCase)
 
 
 def test_every_operator_has_a_cuda_implementation() -> None:
-    for op, name in NAMES.items():
+    for op, name in FUNCTIONS.items():
         key = torch._C._dispatch_has_kernel_for_dispatch_key(f"{spec.DOMAIN}::{name}", "CUDA")
         assert key, op
 
@@ -162,8 +156,8 @@ def test_every_operator_has_a_cuda_implementation() -> None:
 MERGE = MergeSettings(layers=(1, 3), window=(2, 2), threshold=0.5)
 NETWORKS = {
     "mask decoder": TINY,
-    "linear decoder": replace(TINY, decoder="linear", decoder_layers=0),
-    "distilled": replace(TINY, distilled=True, normalization="deit"),
+    "linear decoder": LINEAR,
+    "distilled": DISTILLED,
     "one head": replace(TINY, n_heads=1),
 }
 
@@ -182,7 +176,7 @@ def test_whole_network_in_float32(kernels: Kernels, name: str, monkeypatch: pyte
         with torch.inference_mode():
             expected = model(pixels, threshold)
             with monkeypatch.context() as patched:
-                for operator in NAMES.values():
+                for operator in FUNCTIONS.values():
                     patched.setattr(ops, operator, getattr(kernels, operator))
                 found = model(pixels, threshold)
         lengths |= set(expected.token_counts[:, 1].tolist())
@@ -199,7 +193,7 @@ def test_whole_network_in_float16(kernels: Kernels, monkeypatch: pytest.MonkeyPa
     pixels = pixels_of(model, (120, 125)).half()
     with torch.inference_mode():
         expected = model(pixels)
-        for operator in NAMES.values():
+        for operator in FUNCTIONS.values():
             monkeypatch.setattr(ops, operator, getattr(kernels, operator))
         found = model(pixels)
     assert found.logits.dtype == torch.float16
@@ -247,7 +241,7 @@ def test_what_has_no_kernel_runs_plainly_and_says_so(installed: Kernels, change:
 def test_merges_that_are_differentiated_run_their_kernel(installed: Kernels) -> None:
     """The gradient reads from the outputs what merged, whoever decided it."""
     for case in ODD[:2]:
-        name = NAMES[case.op.name]
+        name = FUNCTIONS[case.op.name]
         run = cuda_ops.dispatcher(name, lambda *_: pytest.fail("the plain function ran"))
         schema = torch.library.infer_schema(getattr(ops, f"_{name}"), mutates_args=())
         by_kernel = torch.library.custom_op(f"algm_test::{name}", run, mutates_args=(), schema=schema)

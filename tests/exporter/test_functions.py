@@ -16,9 +16,9 @@ from helpers.cases import (
     OpCase,
     Size,
     attention_case,
+    cumulative,
     global_case,
     mixed_tokens,
-    ragged,
     random_map,
     reference_outputs,
 )
@@ -178,19 +178,19 @@ def _local_image(random: np.random.Generator, length: int) -> Image:
 def _global_image(random: np.random.Generator, length: int) -> Image:
     x = random.standard_normal((length, 48)) + 2 * random.standard_normal(48)
     sizes = random.integers(1, 17, length).astype(np.int32)
-    return x, sizes, ragged([length]), random_map(random, [length], 256, 1)
+    return x, sizes, cumulative([length]), random_map(random, [length], 256, 1)
 
 
 def _attention_image(random: np.random.Generator, length: int) -> Image:
-    return 2 * random.standard_normal((length, 3 * 48)), ragged([length])
+    return 2 * random.standard_normal((length, 3 * 48)), cumulative([length])
 
 
 def _append_image(random: np.random.Generator, length: int) -> Image:
-    return random.standard_normal((length, 48)), ragged([length])
+    return random.standard_normal((length, 48)), cumulative([length])
 
 
 def _unmerge_image(random: np.random.Generator, length: int) -> Image:
-    return random.standard_normal((length + 11, 48)), ragged([length + 11]), random_map(random, [length], 256, 1)
+    return random.standard_normal((length + 11, 48)), cumulative([length + 11]), random_map(random, [length], 256, 1)
 
 
 def _labels_image(random: np.random.Generator, length: int) -> Image:
@@ -209,7 +209,7 @@ def _join(op: spec.OpSpec, images: Sequence[Image]) -> list[Array]:
     joined = []
     for index, tensor in enumerate(op.inputs[: len(images[0])]):
         parts = [image[index] for image in images]
-        joined.append(ragged([int(p[1]) for p in parts]) if tensor.name == "cu_seqlens" else np.concatenate(parts))
+        joined.append(cumulative([int(p[1]) for p in parts]) if tensor.name == "cu_seqlens" else np.concatenate(parts))
     return joined
 
 
@@ -298,7 +298,7 @@ def test_merges_of_any_width_are_the_same_in_any_batch(channels: int, extra: int
     def packed(random: np.random.Generator, length: int) -> Image:
         length = max(3, length // 3)
         x = random.standard_normal((length, channels)) + 1
-        return x, np.ones(length, np.int32), ragged([length]), random_map(random, [length], 64, extra)
+        return x, np.ones(length, np.int32), cumulative([length]), random_map(random, [length], 64, extra)
 
     local_attributes = {"grid": (8, 8), "window": (2, 2), "extra_tokens": extra}
     _assert_invariant(spec.LOCAL_MERGE, _images(local, "float32"), local_attributes, [np.array(0.4, np.float32)], 2)

@@ -13,11 +13,25 @@ import onnx
 import pytest
 from helpers.chain import encoder_token_map
 from helpers.compare import assert_same_bits
-from helpers.models import TINY, VIT_SMALL, onnx_outputs, random_segmenter, session, torch_outputs
+from helpers.models import (
+    DISTILLED,
+    LINEAR,
+    LOCAL_ONLY,
+    NETWORKS,
+    THREE,
+    TINY,
+    TWO,
+    VIT_SMALL,
+    Size,
+    onnx_outputs,
+    random_segmenter,
+    session,
+    torch_outputs,
+)
 from helpers.pictures import checkerboard, drawn_scene, gradient, noise
 from numpy.typing import NDArray
 
-from algm_trt.exporter.config import ConfigError, SegmenterConfig
+from algm_trt.exporter.config import ConfigError
 from algm_trt.exporter.graph import build_graph
 from algm_trt.exporter.graph_builder import GraphBuilder
 from algm_trt.exporter.segmenter import Segmenter
@@ -25,38 +39,18 @@ from algm_trt.plugins import spec
 from algm_trt.runtime.card import MergeSettings
 
 Array = NDArray[Any]
-Size = tuple[int, int]
 
-LINEAR = replace(TINY, decoder="linear", decoder_layers=0)
-DISTILLED = replace(TINY, distilled=True, normalization="deit")
 NARROW = replace(TINY, d_model=40, n_heads=1, d_ff=90, n_cls=7, patch_size=8, image_size=(64, 64))
 MANY_CLASSES = replace(TINY, n_cls=300, n_layers=2)
 
-TWO = MergeSettings((1, 3), (2, 2), 0.6)
-LOCAL_ONLY = MergeSettings((2,), (2, 2), 0.6)
-THREE = MergeSettings((1, 2, 4), (2, 2), 0.6)
-
-# Name: architecture, merging, size of the pictures.
-GRAPHS: dict[str, tuple[SegmenterConfig, MergeSettings | None, Size]] = {
-    "masks": (TINY, TWO, (128, 128)),
-    "dense": (TINY, None, (128, 128)),
-    "local only": (TINY, LOCAL_ONLY, (128, 128)),
-    "three merges": (TINY, THREE, (128, 128)),
-    "not square, window 2x4": (TINY, MergeSettings((1, 3), (2, 4), 0.5), (96, 192)),
+GRAPHS = NETWORKS | {
     "window 4x4": (TINY, MergeSettings((2, 3), (4, 4), 0.4), (128, 192)),
-    "padded": (TINY, TWO, (121, 95)),
-    "padded, dense": (TINY, None, (121, 95)),
-    "linear": (LINEAR, TWO, (128, 96)),
-    "linear, dense": (LINEAR, None, (100, 128)),
     "linear, local only": (LINEAR, LOCAL_ONLY, (128, 128)),
-    "distilled": (DISTILLED, TWO, (128, 128)),
     "distilled, three merges": (DISTILLED, THREE, (96, 128)),
     "distilled, linear": (replace(LINEAR, distilled=True, normalization="deit"), TWO, (128, 128)),
     "distilled, dense": (DISTILLED, None, (128, 128)),
     "width 40, patch 8": (NARROW, TWO, (80, 48)),
     "300 classes": (MANY_CLASSES, MergeSettings((1, 2), (2, 2), 0.6), (64, 96)),
-    "one window": (TINY, TWO, (32, 32)),
-    "one class": (replace(TINY, n_cls=1), TWO, (64, 64)),
     "one class, linear": (replace(LINEAR, n_cls=1), TWO, (64, 64)),
 }
 

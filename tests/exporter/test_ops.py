@@ -12,6 +12,7 @@ from helpers.cases import (
     OpCase,
     append_case,
     attention_case,
+    function_of,
     global_case,
     labels_case,
     local_case,
@@ -23,15 +24,6 @@ from torch import Tensor
 
 from algm_trt.exporter import ops
 from algm_trt.plugins import spec
-
-OPERATORS = {
-    spec.LOCAL_MERGE.name: ops.local_merge,
-    spec.GLOBAL_MERGE.name: ops.global_merge,
-    spec.PACKED_ATTENTION.name: ops.packed_attention,
-    spec.APPEND_TOKENS.name: ops.append_tokens,
-    spec.UNMERGE.name: ops.unmerge,
-    spec.LABELS.name: ops.labels,
-}
 
 # One small case per operator for the checks of torch's own machinery.
 SMALL = (
@@ -50,12 +42,12 @@ def torch_arguments(case: OpCase) -> tuple[Any, ...]:
     tensors = {t.name: torch.from_numpy(np.array(v)) for t, v in zip(case.op.inputs, case.inputs(), strict=True)}
     attributes = {name: list(value) if isinstance(value, tuple) else value for name, value in case.attributes.items()}
     given = tensors | attributes
-    return tuple(given[argument.name] for argument in OPERATORS[case.op.name]._opoverload._schema.arguments)
+    return tuple(given[argument.name] for argument in function_of(ops, case.op)._opoverload._schema.arguments)
 
 
 @pytest.mark.parametrize("op", list(spec.OPS.values()), ids=lambda op: op.name)
 def test_schema_has_the_names_of_the_contract(op: spec.OpSpec) -> None:
-    schema = OPERATORS[op.name]._opoverload._schema
+    schema = function_of(ops, op)._opoverload._schema
     wanted = [t.name for t in op.inputs] + [a.name for a in op.attributes if not a.hint]
     assert sorted(argument.name for argument in schema.arguments) == sorted(wanted)
     assert [argument.name for argument in schema.arguments][: len(op.inputs)] == [t.name for t in op.inputs]
@@ -66,7 +58,7 @@ def test_schema_has_the_names_of_the_contract(op: spec.OpSpec) -> None:
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_agrees_with_the_reference(case: OpCase) -> None:
     inputs = case.inputs()
-    result = OPERATORS[case.op.name](*torch_arguments(case))
+    result = function_of(ops, case.op)(*torch_arguments(case))
     outputs = [result] if isinstance(result, Tensor) else list(result)
     actual = [output.numpy() for output in outputs[: case.output_count]]
     expected = reference_outputs(case, inputs)
@@ -84,7 +76,7 @@ def _exact(case: OpCase) -> bool:
 @pytest.mark.parametrize("case", SMALL, ids=str)
 @pytest.mark.parametrize("check", ["test_schema", "test_faketensor", "test_autograd_registration"])
 def test_operators_pass_the_checks_of_torch(case: OpCase, check: str) -> None:
-    torch.library.opcheck(OPERATORS[case.op.name], torch_arguments(case), test_utils=check)
+    torch.library.opcheck(function_of(ops, case.op), torch_arguments(case), test_utils=check)
 
 
 @pytest.mark.parametrize("case", DIFFERENTIABLE, ids=str)
@@ -93,7 +85,7 @@ def test_gradient_is_that_of_the_plain_function(case: OpCase) -> None:
     arguments = list(torch_arguments(case))
     first = arguments[0].double().requires_grad_()
     generator = torch.Generator().manual_seed(0)
-    operator = OPERATORS[case.op.name]
+    operator = function_of(ops, case.op)
 
     def objective(x: Tensor) -> Tensor:
         given = [
@@ -120,6 +112,6 @@ def test_float16_keeps_its_type(case: OpCase) -> None:
     arguments = [
         a.half() if isinstance(a, Tensor) and a.ndim > 1 and a.is_floating_point() else a for a in torch_arguments(case)
     ]
-    result = OPERATORS[case.op.name](*arguments)
+    result = function_of(ops, case.op)(*arguments)
     y = result if isinstance(result, Tensor) else result[0]
     assert y.dtype == torch.float16

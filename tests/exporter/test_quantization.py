@@ -10,8 +10,8 @@ import onnx
 import onnxruntime
 import pytest
 from helpers.compare import assert_same_bits
-from helpers.engines import LINEAR, tiny_model
-from helpers.models import TINY, onnx_outputs, random_segmenter, session
+from helpers.engines import tiny_model
+from helpers.models import LINEAR, TINY, TWO, onnx_outputs, random_segmenter, session
 from helpers.pictures import drawn_scene, noise
 from numpy.typing import NDArray
 
@@ -22,7 +22,6 @@ from algm_trt.runtime.backends.onnxruntime_engine import OnnxRuntimeEngine
 from algm_trt.runtime.card import MergeSettings
 
 SIZE = (128, 128)
-TWO = MergeSettings((1, 3), (2, 2), 0.6)
 LATE = MergeSettings((2,), (2, 2), 0.6)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.checkpoints import write_checkpoint
-from helpers.models import TINY, random_segmenter
+from helpers.models import TINY, TWO, random_segmenter
 from PIL import Image
 
 from algm_trt.exporter import ExportOptions, export_onnx
@@ -42,7 +42,7 @@ def pictures(count: int, size: tuple[int, int], seed: int = 0) -> np.ndarray:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a checkpoint with random weights, as upstream writes it."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    return write_checkpoint(folder, random_segmenter(TINY), MergeSettings((1, 3), (2, 2), 0.6))
+    return write_checkpoint(folder, random_segmenter(TINY), TWO)
 
 
 def test_engine_gives_what_the_export_gives(checkpoint: Path, tmp_path: Path) -> None:

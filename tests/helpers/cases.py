@@ -58,25 +58,31 @@ class OpCase:
         return 1 if nothing_appended else len(self.op.outputs)
 
 
+FUNCTIONS = {
+    spec.LOCAL_MERGE.name: "local_merge",
+    spec.GLOBAL_MERGE.name: "global_merge",
+    spec.PACKED_ATTENTION.name: "packed_attention",
+    spec.APPEND_TOKENS.name: "append_tokens",
+    spec.UNMERGE.name: "unmerge",
+    spec.LABELS.name: "labels",
+}
+"""Name of each operator's function in every implementation."""
+
+
+def function_of(implementation: Any, op: spec.OpSpec) -> Callable[..., Any]:
+    """An operator's function in a module, such as `reference` or `ops`, or in an object."""
+    function: Callable[..., Any] = getattr(implementation, FUNCTIONS[op.name])
+    return function
+
+
 def reference_outputs(case: OpCase, inputs: Sequence[Array]) -> tuple[Array, ...]:
     """What the NumPy reference says about a case."""
     given = {name: value for name, value in case.attributes.items() if name != "max_tokens"}
-    function = REFERENCE[case.op.name]
-    result = function(*inputs, **given)
+    result = function_of(reference, case.op)(*inputs, **given)
     if isinstance(result, reference.Merged):
         return result.y, result.sizes, result.cu_seqlens, result.token_map, result.count
     outputs = result if isinstance(result, tuple) else (result,)
     return outputs[: case.output_count]
-
-
-REFERENCE: dict[str, Callable[..., Any]] = {
-    spec.LOCAL_MERGE.name: reference.local_merge,
-    spec.GLOBAL_MERGE.name: reference.global_merge,
-    spec.PACKED_ATTENTION.name: reference.packed_attention,
-    spec.APPEND_TOKENS.name: reference.append_tokens,
-    spec.UNMERGE.name: reference.unmerge,
-    spec.LABELS.name: reference.labels,
-}
 
 
 # Tokens.
@@ -98,7 +104,7 @@ def signs(random: np.random.Generator, *shape: int) -> Array:
     return (random.integers(0, 2, shape) * 2 - 1).astype(np.float32)
 
 
-def ragged(lengths: Sequence[int]) -> NDArray[np.int32]:
+def cumulative(lengths: Sequence[int]) -> NDArray[np.int32]:
     """Starts of images with these lengths: (B+1) int32."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
 
@@ -242,14 +248,14 @@ LOCAL_CASES = (
 def _sizes(random: np.random.Generator, lengths: Sequence[int], extra: int) -> NDArray[np.int32]:
     """1 for the extra tokens, 1 to 16 for the others."""
     sizes = random.integers(1, 17, sum(lengths)).astype(np.int32)
-    for start in ragged(lengths)[:-1]:
+    for start in cumulative(lengths)[:-1]:
         sizes[start : start + extra] = 1
     return sizes
 
 
 def _merge_inputs(random: np.random.Generator, x: Array, lengths: Sequence[int], extra: int) -> tuple[Array, ...]:
     patches = max(lengths)
-    return x, _sizes(random, lengths, extra), ragged(lengths), random_map(random, lengths, patches, extra)
+    return x, _sizes(random, lengths, extra), cumulative(lengths), random_map(random, lengths, patches, extra)
 
 
 def clear_packed(
@@ -354,7 +360,7 @@ def attention_case(
         random = np.random.default_rng(sum(lengths))
         qkv = random.standard_normal((sum(lengths), 3 * heads * depth))
         qkv[:, : heads * depth] *= scale
-        return qkv.astype(dtype), ragged(lengths)
+        return qkv.astype(dtype), cumulative(lengths)
 
     attributes = {"heads": heads, "max_tokens": max(lengths) + room}
     return OpCase(name, spec.PACKED_ATTENTION, make, attributes, magnifies=magnifies)
@@ -386,7 +392,7 @@ def append_case(name: str, lengths: Sequence[int], tokens: int, drop: int, dtype
     def make() -> tuple[Array, ...]:
         random = np.random.default_rng(tokens)
         x = random.standard_normal((sum(lengths), 11)).astype(dtype)
-        return x, ragged(lengths), random.standard_normal((tokens, 11)).astype(dtype)
+        return x, cumulative(lengths), random.standard_normal((tokens, 11)).astype(dtype)
 
     return OpCase(name, spec.APPEND_TOKENS, make, {"drop": drop})
 
@@ -416,7 +422,7 @@ def unmerge_case(
         random = np.random.default_rng(patches)
         x = random.standard_normal((sum(lengths), 11)).astype(dtype)
         counted = [length + drop - appended for length in lengths]
-        return x, ragged(lengths), random_map(random, counted, patches, extra)
+        return x, cumulative(lengths), random_map(random, counted, patches, extra)
 
     return OpCase(name, spec.UNMERGE, make, {"appended": appended, "drop": drop})
 

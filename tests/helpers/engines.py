@@ -5,12 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
-from helpers.models import TINY, random_segmenter
+from helpers.models import LINEAR, TINY, TWO, random_segmenter
 
 from algm_trt.engines.agreement import Agreement, Reference
 from algm_trt.exporter.config import NORMALIZATIONS, SegmenterConfig
@@ -21,9 +20,6 @@ from algm_trt.runtime.class_lists import numbered_classes
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 COMMAND = (sys.executable, "-c", "import sys; from algm_trt.engines.cli import main; sys.exit(main())")
-
-MERGE = MergeSettings(layers=(1, 3), window=(2, 2), threshold=0.6)
-LINEAR = replace(TINY, decoder="linear")
 
 
 def card_of(
@@ -48,7 +44,7 @@ def card_of(
 
 def tiny_model(
     config: SegmenterConfig = TINY,
-    merge: MergeSettings | None = MERGE,
+    merge: MergeSettings | None = TWO,
     size: tuple[int, int] = (128, 128),
     precision: str = "fp32",
 ) -> onnx.ModelProto:

@@ -6,8 +6,6 @@ It has the names of `helpers.tensorrt_api` and no others; a plan is the name of 
 from __future__ import annotations
 
 import ctypes
-import dataclasses
-import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,22 +16,18 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.host_device import DeferredLibrary, HostCuda, host_device
+from helpers.plans import PROFILES, VERSION, make_record, write_plan
 
-from algm_trt.plugins.library import INTERFACE_VERSION
 from algm_trt.plugins.spec import OPS, PLUGIN_NAMESPACE, PLUGIN_VERSION
 from algm_trt.runtime.backends.tensorrt import engine as tensorrt_engine
 from algm_trt.runtime.backends.tensorrt import plan as tensorrt_plan
 from algm_trt.runtime.backends.tensorrt.bindings import TensorRT
 from algm_trt.runtime.backends.tensorrt.engine import TensorRTEngine
 from algm_trt.runtime.backends.tensorrt.kernels import SlideKernels
-from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.engine import Engine
-from algm_trt.runtime.engine_record import EngineRecord, PluginRecord, record_path
 
 ACTIVATION_BYTES = 4096
 TEMPORARY_BYTES = 1000
-VERSION = "10.16.1.11"
-PROFILES = ((1, 1, 1), (2, 4, 4))
 
 
 class _Severity:
@@ -247,32 +241,6 @@ class _Context:
         output = self._trt.model.run(tensor("images").copy(), threshold)
         for name in ("logits", "labels", "token_counts", "token_map"):
             tensor(name)[...] = getattr(output, name)
-
-
-def make_record(card: ModelCard, **changes: Any) -> EngineRecord:
-    """The record of a plan that fits the stand-ins."""
-    record = EngineRecord(
-        card=card,
-        flavour="tensorrt",
-        tensorrt_version=VERSION,
-        gpu="Host device",
-        compute_capabilities=("8.9",),
-        plugins=PluginRecord(PLUGIN_VERSION, INTERFACE_VERSION, "0" * 64, True, 5),
-        profiles=PROFILES,
-        options={"hardware_compatibility": "none", "version_compatible": False},
-        onnx_sha256="0" * 64,
-        tool_version="0",
-    )
-    return dataclasses.replace(record, **changes)
-
-
-def write_plan(folder: Path, record: EngineRecord, content: bytes = b"plan of a test") -> Path:
-    """A plan with its record in a folder."""
-    path = folder / "model.plan"
-    path.write_bytes(content)
-    whole = dataclasses.replace(record, plan_sha256=hashlib.sha256(content).hexdigest(), plan_bytes=len(content))
-    record_path(path).write_text(whole.to_json())
-    return path
 
 
 @dataclass(eq=False)

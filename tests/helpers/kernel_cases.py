@@ -14,6 +14,8 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from helpers.cases import cumulative
+from helpers.compare import global_margin
 from helpers.kernels import Array, Kernels
 
 from algm_trt.plugins import reference
@@ -87,10 +89,6 @@ LABEL_CASES: list[tuple[int, tuple[int, int], int, tuple[int, int]]] = [
 ]
 
 
-def cumulative(lengths: Sequence[int]) -> Array:
-    return np.cumsum([0, *lengths]).astype(np.int32)
-
-
 def exact_tokens(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Array:
     """Tokens (..., C), each a power of two, positive or negative, on one of three axes."""
     x = np.zeros(shape, dtype)
@@ -131,7 +129,7 @@ def generic_images(
     """Packed tokens (T, C) in which about half of the even tokens resemble an odd one of their image."""
     for _ in range(1000):
         x = _pairs_of_images(rng, lengths, channels, extra).astype(dtype)
-        if _is_decided(x, cumulative(lengths), layer, extra):
+        if global_margin(x, cumulative(lengths), layer, extra) > _MARGIN:
             return x
     raise AssertionError("no well separated tokens found")
 
@@ -237,21 +235,6 @@ def _pairs_of_images(rng: np.random.Generator, lengths: Sequence[int], channels:
                 x[source] = x[rng.choice(destinations)] * scale + rng.standard_normal(channels) * noise
         images.append(x)
     return np.concatenate(images)
-
-
-def _is_decided(x: Array, cu_seqlens: Array, layer: int, extra: int) -> bool:
-    """Whether rounding cannot change who merges into whom."""
-    for start, stop in pairwise(cu_seqlens):
-        units = reference.unit_rows(x[start:stop])
-        similarity = np.sort(units[2::2] @ units[2 * extra - 1 :: 2].T, axis=1)
-        if len(similarity) < 2 or similarity.shape[1] < 2:
-            continue
-        best = similarity[:, -1]
-        threshold = best.mean() + best.std(ddof=1) / layer
-        merging = best >= threshold
-        if np.abs(best - threshold).min() < _MARGIN or (best - similarity[:, -2])[merging].min(initial=1) < _MARGIN:
-            return False
-    return True
 
 
 def _attention_truth(qkv: Array, cu_seqlens: Array, heads: int) -> Array:

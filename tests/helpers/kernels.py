@@ -99,10 +99,8 @@ class Kernels:
     """The functions of a kernel library, NumPy arrays in and out."""
 
     def __init__(self, path: Path, memory: Memory) -> None:
-        self.library = ctypes.CDLL(str(path))
+        self.library = interface.declare(ctypes.CDLL(str(path)))
         self.memory = memory
-        for text in (self.library.algm_status_string, self.library.algm_last_cuda_error):
-            text.restype = ctypes.c_char_p
 
     def local_merge(
         self, x: Array, threshold: float, *, grid: tuple[int, int], window: tuple[int, int], extra_tokens: int = 1
@@ -220,18 +218,14 @@ class Kernels:
         outputs: list[Array],
         shifts: Sequence[int] | None = None,
     ) -> list[Array]:
-        query = getattr(self.library, f"{name}_workspace")
-        query.restype = ctypes.c_size_t
-        size = query(ctypes.byref(params))
+        size = getattr(self.library, f"{name}_workspace")(ctypes.byref(params))
         workspace = self.memory.put(np.full(max(size, 1), 0xFF, np.uint8))
         arrays = inputs + outputs
         buffers = [_Shifted(self.memory, *pair) for pair in zip(arrays, shifts or [0] * len(arrays), strict=True)]
         status = getattr(self.library, name)(
             ctypes.byref(params),
-            *(ctypes.c_void_p(buffer.address) for buffer in buffers),
-            ctypes.c_void_p(workspace.address),
-            ctypes.c_size_t(size),
-            ctypes.c_void_p(self.memory.stream),
+            *(buffer.address for buffer in buffers),
+            *(workspace.address, size, self.memory.stream),
         )
         if status != 0:
             cause = self.library.algm_last_cuda_error().decode() if status == _CUDA_ERROR else ""

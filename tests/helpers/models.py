@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,31 @@ from algm_trt.runtime.card import MergeSettings
 Array = NDArray[Any]
 
 TINY = SegmenterConfig(image_size=(128, 128), patch_size=16, d_model=64, n_layers=4, n_heads=2, d_ff=256, n_cls=12)
+LINEAR = replace(TINY, decoder="linear", decoder_layers=0)
+DISTILLED = replace(TINY, distilled=True, normalization="deit")
 VIT_SMALL = SegmenterConfig(
     image_size=(512, 512), patch_size=16, d_model=384, n_layers=12, n_heads=6, d_ff=1536, n_cls=150, decoder_heads=6
 )
+
+Size = tuple[int, int]
+TWO = MergeSettings((1, 3), (2, 2), 0.6)
+LOCAL_ONLY = MergeSettings((2,), (2, 2), 0.6)
+THREE = MergeSettings((1, 2, 4), (2, 2), 0.6)
+NETWORKS: dict[str, tuple[SegmenterConfig, MergeSettings | None, Size]] = {
+    "masks": (TINY, TWO, (128, 128)),
+    "dense": (TINY, None, (128, 128)),
+    "local only": (TINY, LOCAL_ONLY, (128, 128)),
+    "three merges": (TINY, THREE, (128, 128)),
+    "not square, window 2x4": (TINY, MergeSettings((1, 3), (2, 4), 0.5), (96, 192)),
+    "padded": (TINY, TWO, (121, 95)),
+    "padded, dense": (TINY, None, (121, 95)),
+    "linear": (LINEAR, TWO, (128, 96)),
+    "linear, dense": (LINEAR, None, (100, 128)),
+    "distilled": (DISTILLED, TWO, (128, 128)),
+    "one window": (TINY, TWO, (32, 32)),
+    "one class": (replace(TINY, n_cls=1), TWO, (64, 64)),
+}
+"""Architecture, merging, and size of the pictures, by name: what every way to run a network has to run."""
 
 
 def random_segmenter(config: SegmenterConfig, merge: MergeSettings | None = None, seed: int = 0) -> Segmenter:

@@ -31,7 +31,7 @@ RUNGS: dict[str, tuple[str, Matches]] = {
         "kernels compile, and run on the CPU twin",
         on(
             *("test_cpu_twin", "test_cpu_twin_races", "test_slide_kernels", "test_ptx_on_cpu", "test_ptx_instructions"),
-            *("test_library", "test_plugin_enqueue"),
+            *("test_library", "plugins/test_build", "test_plugin_enqueue"),
         ),
     ),
     "L3": ("TensorRT-RTX builds with the plugins", on("test_rtx_builder", "test_rtx_models", marker="rtx")),

@@ -1,14 +1,11 @@
 """The kernels on a GPU against the NumPy reference (rung L4): fresh random inputs, poisoned outputs, odd sizes.
 
-Run alone with `pytest -m gpu tests/plugins/test_kernels_gpu.py`. The library is the one that `algm_trt.plugins.library`
-finds (ALGM_PLUGINS_LIB, the wheel's, or what algm-build-plugins made).
+Run alone with `pytest -m gpu tests/plugins/test_kernels_gpu.py`.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,25 +14,9 @@ from helpers import kernel_cases as cases
 from helpers.kernels import Array, Kernels
 
 torch = pytest.importorskip("torch", reason="PyTorch holds the device memory of these tests")
-from helpers.device import DeviceMemory  # noqa: E402
 
 pytestmark = pytest.mark.gpu
 dtypes = pytest.mark.parametrize("dtype", cases.DTYPES)
-
-
-@pytest.fixture(scope="session")
-def kernels(plugin_library: Path) -> Kernels:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device that PyTorch can use")
-    return Kernels(plugin_library, DeviceMemory())
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    """Fresh numbers every run; a failure prints the seed."""
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")
-    return np.random.default_rng(seed)
 
 
 @dtypes

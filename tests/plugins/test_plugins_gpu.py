@@ -8,6 +8,7 @@ Once with the library opened directly, and once through the registry of every Te
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from helpers.plugin_probe import Probe, build_abi_checks
@@ -16,18 +17,23 @@ from helpers.tensorrt_runtimes import headers_of, major_of, runtime_libraries
 
 from algm_trt.plugins.spec import OPS
 
+if TYPE_CHECKING:
+    from helpers.device import DeviceMemory
+
 torch = pytest.importorskip("torch", reason="PyTorch holds the device memory of these tests")
-from helpers.device import DeviceMemory  # noqa: E402
 
 pytestmark = pytest.mark.gpu
 DIRECTLY = Path("no registry")
 
 
 @pytest.fixture(scope="module", params=[DIRECTLY, *(runtime_libraries() or [None])], ids=str)
-def probe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, plugin_library: Path) -> Probe:
+def probe(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    plugin_library: Path,
+    device_memory: DeviceMemory,
+) -> Probe:
     """The plugin library behind one registry, or behind none."""
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device that PyTorch can use")
     torch.zeros(1, device="cuda")  # the context in which plugins will run
     if request.param is None:
         pytest.skip("no TensorRT runtime: pip install tensorrt_lean_cu13_libs, or set ALGM_TENSORRT_LIBS")
@@ -47,11 +53,13 @@ def test_every_operator_is_there(probe: Probe) -> None:
 
 @pytest.mark.parametrize("activation", ["float32", "float16"])
 @pytest.mark.parametrize("extra_tokens", [1, 2])
-def test_every_operator_equals_the_reference(probe: Probe, activation: str, extra_tokens: int) -> None:
-    check_every_operator(probe, activation, extra_tokens, DeviceMemory())
+def test_every_operator_equals_the_reference(
+    probe: Probe, device_memory: DeviceMemory, activation: str, extra_tokens: int
+) -> None:
+    check_every_operator(probe, activation, extra_tokens, device_memory)
 
 
 @pytest.mark.parametrize("activation", ["float32", "float16"])
-def test_on_a_stream_of_its_own(probe: Probe, activation: str) -> None:
+def test_on_a_stream_of_its_own(probe: Probe, device_memory: DeviceMemory, activation: str) -> None:
     with torch.cuda.stream(torch.cuda.Stream()):
-        check_every_operator(probe, activation, 1, DeviceMemory())
+        check_every_operator(probe, activation, 1, device_memory)

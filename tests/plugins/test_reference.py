@@ -7,7 +7,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
-from helpers.cases import CASES, GLOBAL_CASES, LOCAL_CASES, OpCase, ragged, reference_outputs, signs
+from helpers.cases import CASES, GLOBAL_CASES, LOCAL_CASES, OpCase, cumulative, reference_outputs, signs
 from helpers.compare import assert_same_bits
 from helpers.slide_cases import SlideCase, noise
 
@@ -28,7 +28,7 @@ def _merge_one(
     count = len(tokens)
     weights = np.array(sizes or [1] * count, np.int32)
     token_map = np.arange(extra, count, dtype=np.int32)[None]
-    return reference.global_merge(tokens, weights, ragged([count]), token_map, layer=layer, extra_tokens=extra)
+    return reference.global_merge(tokens, weights, cumulative([count]), token_map, layer=layer, extra_tokens=extra)
 
 
 class TestLocalMerge:
@@ -207,24 +207,24 @@ class TestPackedAttention:
     def test_heads_are_thirds_of_the_channels_in_order(self) -> None:
         random = np.random.default_rng(0)
         qkv = random.standard_normal((5, 3 * 12)).astype(np.float32)
-        whole = reference.packed_attention(qkv, ragged([5]), heads=3)
+        whole = reference.packed_attention(qkv, cumulative([5]), heads=3)
         for head in range(3):
             own = qkv.reshape(5, 3, 3, 4)[:, :, head].reshape(5, 12)
-            part = reference.packed_attention(own, ragged([5]), heads=1)
+            part = reference.packed_attention(own, cumulative([5]), heads=1)
             np.testing.assert_allclose(part, whole[:, 4 * head : 4 * head + 4], rtol=1e-6, atol=1e-6)
 
 
 class TestTokensAndGrid:
     def test_append_drops_leading_tokens_and_adds_the_new_ones(self) -> None:
         x = np.arange(5, dtype=np.float32)[:, None]
-        y, cu_seqlens = reference.append_tokens(x, ragged([2, 3]), np.array([[8], [9]], np.float32), drop=1)
+        y, cu_seqlens = reference.append_tokens(x, cumulative([2, 3]), np.array([[8], [9]], np.float32), drop=1)
         np.testing.assert_array_equal(y.ravel(), [1, 8, 9, 3, 4, 8, 9])
         np.testing.assert_array_equal(cu_seqlens, [0, 3, 7])
         assert cu_seqlens.dtype == np.int32
 
     def test_unmerge_undoes_append(self) -> None:
         x = np.arange(7, dtype=np.float32)[:, None]
-        grid, tail = reference.unmerge(x, ragged([3, 4]), np.array([[1, 1], [2, 1]], np.int32), appended=2, drop=1)
+        grid, tail = reference.unmerge(x, cumulative([3, 4]), np.array([[1, 1], [2, 1]], np.int32), appended=2, drop=1)
         np.testing.assert_array_equal(grid[..., 0], [[0, 0], [4, 3]])
         np.testing.assert_array_equal(tail[..., 0], [[1, 2], [5, 6]])
 

@@ -126,13 +126,13 @@ def test_what_cannot_be_done_is_refused(kernels: Kernels, rng: np.random.Generat
             kernels.cut_windows(canvas, np.zeros((1, 2), np.int32), window)
     lib = kernels.library
     good = (1, 2, 2, 19, 4, 4, 50, 40, 4, 5, 4, 4)
-    pointers = [ctypes.c_void_p(256)] * 11
+    pointers: list[int | None] = [256] * 12  # the last is the workspace
     size = lib.algm_slide_labels_workspace(ctypes.byref(interface.AlgmSlideLabelsParams(*good)))
     assert 4 * 16 * 19 * 2 <= size <= 4 * 16 * 19 * 2 + 1024
 
-    def status(values: tuple[int, ...], given: list[ctypes.c_void_p] = pointers, room: int = size) -> int:
+    def status(values: tuple[int, ...], given: list[int | None] = pointers, room: int = size) -> int:
         params = interface.AlgmSlideLabelsParams(*values)
-        return int(lib.algm_slide_labels(ctypes.byref(params), *given, ctypes.c_size_t(room), None))
+        return int(lib.algm_slide_labels(ctypes.byref(params), *given, room, None))
 
     assert status(good, room=size - 1) == 3
     assert status((*good[:-1], 32769)) == interface.STATUS_UNSUPPORTED
@@ -140,10 +140,10 @@ def test_what_cannot_be_done_is_refused(kernels: Kernels, rng: np.random.Generat
     for place, wrong in [*((place, 0) for place in range(1, 12)), *beyond]:
         assert status((*good[:place], wrong, *good[place + 1 :])) == 1, place
         assert lib.algm_slide_labels_workspace(ctypes.byref(interface.AlgmSlideLabelsParams(*good[:3], 0))) == 0
-    for place in range(10):
-        assert status(good, [*pointers[:place], ctypes.c_void_p(None), *pointers[place + 1 :]]) == 1, place
-    assert lib.algm_slide_labels(None, *pointers, ctypes.c_size_t(size), None) == 1
+    for place in range(12):
+        assert status(good, [*pointers[:place], None, *pointers[place + 1 :]]) == 1, place
+    assert lib.algm_slide_labels(None, *pointers, size, None) == 1
     # Windows are counted in 32 bits, with a step to spare.
     for windows in (2**30, 2**31 - 1, -1, 0):
         params = interface.AlgmCutWindowsParams(1, 1, windows, 1, 1)
-        assert lib.algm_cut_windows(ctypes.byref(params), *pointers[:4], ctypes.c_size_t(0), None) == 1
+        assert lib.algm_cut_windows(ctypes.byref(params), *pointers[:4], 0, None) == 1

@@ -1,13 +1,11 @@
 """The slide mode's kernels on a GPU against the NumPy reference and the CPU path (rung L4).
 
-Run alone with `pytest -m gpu tests/plugins/test_slide_kernels_gpu.py`; the library is found as in test_kernels_gpu.py.
-Inputs are fresh, outputs are poisoned and lie between guards.
+Run alone with `pytest -m gpu tests/plugins/test_slide_kernels_gpu.py`. Inputs are fresh, outputs are poisoned and lie
+between guards.
 """
 
 from __future__ import annotations
 
-import secrets
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,27 +15,9 @@ from helpers.kernel_cases import DTYPES
 from helpers.kernels import Kernels
 from helpers.slide_cases import SlideCase
 
-torch = pytest.importorskip("torch", reason="PyTorch holds the device memory of these tests")
-from helpers.device import DeviceMemory  # noqa: E402
-
 pytestmark = pytest.mark.gpu
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
 LARGE_CASES = [SlideCase((512, 683), (512, 512), 480, 16, 150), SlideCase((1024, 2048), (768, 768), 512, 16, 19)]
-
-
-@pytest.fixture(scope="session")
-def kernels(plugin_library: Path) -> Kernels:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device that PyTorch can use")
-    return Kernels(plugin_library, DeviceMemory())
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    """Fresh numbers every run; a failure prints the seed."""
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")
-    return np.random.default_rng(seed)
 
 
 @pytest.mark.parametrize("case", [*cases.CUT_CASES, ((683, 1024), (512, 512), 6)], ids=str)

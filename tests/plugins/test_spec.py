@@ -6,9 +6,9 @@ import dataclasses
 import inspect
 
 import pytest
-from helpers.cases import CASES, REFERENCE
+from helpers.cases import CASES, function_of
 
-from algm_trt.plugins import spec
+from algm_trt.plugins import reference, spec
 
 ALL = list(spec.OPS.values())
 
@@ -54,7 +54,7 @@ def test_the_contract_cannot_be_changed_by_accident() -> None:
 def test_reference_takes_the_inputs_and_the_attributes_that_matter(op: spec.OpSpec) -> None:
     # `max_tokens` bounds memory, hints tune: neither changes a result.
     wanted = [a.name for a in op.attributes if not a.hint and a.name != "max_tokens"]
-    parameters = list(inspect.signature(REFERENCE[op.name]).parameters)
+    parameters = list(inspect.signature(function_of(reference, op)).parameters)
     assert parameters[: len(op.inputs)] == _names(op.inputs)
     assert sorted(parameters[len(op.inputs) :]) == sorted(wanted)
 

@@ -22,12 +22,11 @@ import pytest
 from helpers.cases import CASES, OpCase, reference_outputs
 from helpers.compare import assert_outputs_match, assert_same_bits, label_margins
 from helpers.engines import card_of, tiny_model
-from helpers.models import TINY, random_segmenter
+from helpers.models import LINEAR, NETWORKS, TINY, TWO, Size, random_segmenter
 from helpers.pictures import checkerboard, drawn_scene, gradient, noise
 from numpy.typing import NDArray
 from PIL import Image
 
-from algm_trt.exporter.config import SegmenterConfig
 from algm_trt.exporter.graph import build_graph
 from algm_trt.plugins import reference, spec
 from algm_trt.plugins.errors import AlgmError, MissingDependencyError, UsageError
@@ -36,7 +35,7 @@ from algm_trt.runtime.backends.openvino import engine as openvino_engine
 from algm_trt.runtime.backends.openvino.engine import CACHED_MODELS, OpenVinoEngine
 from algm_trt.runtime.backends.openvino.operators import BLOCK, CONVERTERS
 from algm_trt.runtime.backends.streams import Streams
-from algm_trt.runtime.card import METADATA_KEY, MergeSettings, ModelCardError
+from algm_trt.runtime.card import METADATA_KEY, ModelCardError
 from algm_trt.runtime.engine import EngineError, EngineOutput, open_engine
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.scenes import draw_scene
@@ -44,33 +43,15 @@ from algm_trt.runtime.scenes import draw_scene
 openvino = pytest.importorskip("openvino", reason="openvino is not installed: pip install 'algm-trt[openvino]'")
 
 Array = NDArray[Any]
-Size = tuple[int, int]
 
 # Two float32 computations of a whole network; and below what difference of two classes they may choose differently.
 LOGITS, LABEL_MARGIN = 1e-4, 2e-4
 IMAGES_PER_CASE = 5
 FILLED = (spec.LOCAL_MERGE, spec.GLOBAL_MERGE, spec.APPEND_TOKENS)
 
-TWO = MergeSettings((1, 3), (2, 2), 0.6)
-LINEAR = replace(TINY, decoder="linear", decoder_layers=0)
-DISTILLED = replace(TINY, distilled=True, normalization="deit")
-
-# Name: architecture, merging, size of the pictures.
-NETWORKS: dict[str, tuple[SegmenterConfig, MergeSettings | None, Size]] = {
-    "masks": (TINY, TWO, (128, 128)),
-    "dense": (TINY, None, (128, 128)),
-    "local only": (TINY, MergeSettings((2,), (2, 2), 0.6), (128, 128)),
-    "three merges": (TINY, MergeSettings((1, 2, 4), (2, 2), 0.6), (128, 128)),
-    "window 2x4, not square": (TINY, MergeSettings((1, 3), (2, 4), 0.5), (96, 192)),
-    "padded": (TINY, TWO, (121, 95)),
-    "padded, dense": (TINY, None, (121, 95)),
-    "linear": (LINEAR, TWO, (128, 96)),
-    "linear, dense": (LINEAR, None, (100, 128)),
-    "distilled": (DISTILLED, TWO, (128, 128)),
-    "distilled, linear, dense": (replace(DISTILLED, decoder="linear", decoder_layers=0), None, (64, 96)),
+MODELS = NETWORKS | {
+    "distilled, linear, dense": (replace(LINEAR, distilled=True, normalization="deit"), None, (64, 96)),
     "300 classes": (replace(TINY, n_cls=300, n_layers=3), TWO, (64, 96)),
-    "one window": (TINY, TWO, (32, 32)),
-    "one class": (replace(TINY, n_cls=1), TWO, (64, 64)),
 }
 MANY_SHAPES = (TINY, TWO, (384, 384))
 
@@ -92,13 +73,13 @@ def bf16() -> None:
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Exports a network of NETWORKS with random weights, once per precision."""
+    """Exports a network of MODELS with random weights, once per precision."""
     folder = tmp_path_factory.mktemp("networks")
 
     def export(name: str, precision: str = "fp32") -> Path:
         path = folder / f"{name} {precision}.onnx"
         if not path.exists():
-            config, merge, size = NETWORKS.get(name, MANY_SHAPES)
+            config, merge, size = MODELS.get(name, MANY_SHAPES)
             graph = build_graph(random_segmenter(config, merge), size, precision)
             graph.metadata_props.add(key=METADATA_KEY, value=card_of(config, merge, size).to_json())
             onnx.save(graph, path)
@@ -236,7 +217,7 @@ def both(path: Path) -> tuple[OpenVinoEngine, OnnxRuntimeEngine]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", MODELS)
 def test_same_results_as_onnx_runtime(network: Callable[..., Path], name: str, precision: str) -> None:
     ours, theirs = both(network(name, precision))
     assert ours.card == theirs.card
@@ -315,7 +296,7 @@ def test_memory_does_not_grow_with_the_number_of_shapes(network: Callable[..., P
 @pytest.mark.usefixtures("bf16")
 class TestBfloat16:
     @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-    @pytest.mark.parametrize("name", NETWORKS)
+    @pytest.mark.parametrize("name", MODELS)
     def test_outputs_are_of_the_same_form(self, network: Callable[..., Path], name: str, precision: str) -> None:
         path = network(name, precision)
         lowered, exact = (OpenVinoEngine(path, precision=which, threads=2) for which in ("bf16", "fp32"))

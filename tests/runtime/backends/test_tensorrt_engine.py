@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from helpers.fake_engine import FakeEngine, color_picture, make_card
 from helpers.host_device import HostCuda, host_device, other_device
-from helpers.host_tensorrt import World, make_record, open_world, write_plan
+from helpers.host_tensorrt import World, open_world
+from helpers.plans import make_record, write_plan
 from numpy.typing import NDArray
 from PIL import Image
 

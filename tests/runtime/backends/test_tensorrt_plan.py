@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from helpers.fake_engine import FakeEngine, make_card
 from helpers.host_device import HostCuda, host_device
-from helpers.host_tensorrt import PROFILES, VERSION, HostTensorRT, install, make_record, write_plan
+from helpers.host_tensorrt import HostTensorRT, install
+from helpers.plans import PROFILES, VERSION, make_record, write_plan
 
 from algm_trt.plugins.errors import MissingDependencyError
 from algm_trt.plugins.library import LIBRARY_VARIABLE, PluginLibraryError

@@ -7,7 +7,7 @@ ours with labels of every pixel, the official network with class scores of every
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,52 +16,21 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from gpu_pictures import load_pictures
-from networks import MERGE, engine_threshold, local_tokens, random_checkpoint, random_config
 from numpy.typing import NDArray
-from official_cpu import WAYS, OfficialCode, OfficialVariant, compile_all, compiled_graphs
+from parts.backends import BACKENDS, KINDS, exported
+from parts.networks import MERGE, SIZE, random_checkpoint, random_config
+from parts.official_cpu import WAYS, OfficialCode, OfficialVariant, compile_all, compiled_graphs
+from parts.pictures import load_pictures
+from parts.thresholds import engine_threshold, local_tokens, windows_merged
 
-from algm_trt.exporter import ExportOptions, export_onnx
-from algm_trt.exporter.checkpoint import Checkpoint, load_checkpoint
+from algm_trt.exporter.checkpoint import load_checkpoint
 from algm_trt.exporter.segmenter import full_size_logits, normalise, segmenter_from_checkpoint
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime.engine import Engine, open_engine
-from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.timing import Samples, Spread, alternate
 
-SIZE: Final = 512
-KINDS: Final = ("dense", "merged")
-
-
-@dataclass(frozen=True)
-class Backend:
-    """A way in which users run an exported model.
-
-    Attributes:
-        library: that computes.
-        precision: of its arithmetic.
-        export: precision of the model file.
-    """
-
-    library: str
-    precision: str = "fp32"
-    export: str = "fp32"
-
-    def options(self, threads: int, streams: int = 1) -> EngineOptions:
-        """How to open the model."""
-        return EngineOptions(self.library, "cpu", threads=threads, cpu_precision=self.precision, streams=streams)
-
-
-BACKENDS: Final = {
-    "ONNX Runtime FP32": Backend("onnxruntime"),
-    "ONNX Runtime int8": Backend("onnxruntime", export="int8"),
-    "OpenVINO FP32": Backend("openvino"),
-    "OpenVINO bf16": Backend("openvino", "bf16"),
-}
 # Merged over its own dense, merged over the official eager network, bf16 over the fastest official variant.
 TARGETS: Final = {"own dense": 1.6, "official eager": 1.4, "fastest official": 2.0}
-LEAST_EQUAL: Final = {"OpenVINO bf16": 0.995, "ONNX Runtime int8": 0.98}
-"""Share of labels on trained networks, of ways that round."""
 
 
 @dataclass(frozen=True)
@@ -177,10 +146,7 @@ class Laboratory:
 
     def windows_merged(self) -> list[float]:
         """Share of the windows of each picture that merge."""
-        windows = self.config.grid[0] * self.config.grid[1] // 4
-        full = self.config.extra_tokens + 4 * windows
-        left = local_tokens(self._counter, self._images, self.threshold)
-        return [round((full - tokens) / 3 / windows, 3) for tokens in left]
+        return windows_merged(local_tokens(self._counter, self._images, self.threshold), self.config)
 
     def _open(self, name: str, kind: str) -> Engine:
         backend = BACKENDS[name]
@@ -215,16 +181,6 @@ class Laboratory:
                 print(f"  preparing official {way}, {kind}", flush=True)
                 compile_all([variant], pictures)
                 yield (f"official {way}", kind), official_variant(variant, pictures)
-
-
-def exported(checkpoint: Checkpoint, folder: Path, kinds: Sequence[str] = KINDS) -> dict[tuple[str, str], Path]:
-    """The models that `BACKENDS` open, by kind and precision of the file."""
-    models = {}
-    for kind in kinds:
-        for precision in sorted({backend.export for backend in BACKENDS.values()}):
-            options = ExportOptions(merge=kind == "merged", precision=precision, verify=False)
-            models[kind, precision] = export_onnx(checkpoint, folder / f"{kind}_{precision}.onnx", options).path
-    return models
 
 
 def engine_variant(engine: Engine, images: NDArray[np.uint8], threshold: float | None) -> Variant:
@@ -290,35 +246,3 @@ def _row(key: Key, samples: Samples, answers: dict[Key, list[Answer]]) -> dict[s
         "tokens_at_the_end": [answer.tokens for answer in answers[key]],
         "labels_equal_to_fp32": float(np.mean([np.mean(one.labels == other.labels) for one, other in pairs])),
     }
-
-
-def agreement(checkpoint: Path, pictures: Path | None, count: int) -> list[dict[str, Any]]:
-    """Ways that round against ONNX Runtime in FP32, merging, on a trained network: labels and tokens."""
-    loaded = load_checkpoint(checkpoint)
-    images, what = load_pictures(pictures, count, loaded.crop[0])
-    with TemporaryDirectory() as folder:
-        models = exported(loaded, Path(folder), ("merged",))
-        exact = open_engine(models["merged", "fp32"], BACKENDS["ONNX Runtime FP32"].options(2))
-        expected = [exact.run(image[None]) for image in images]
-        rows = []
-        for name, least in LEAST_EQUAL.items():
-            row: dict[str, Any] = {"name": name, "checkpoint": checkpoint.name, "checkpoint_sha256": loaded.sha256}
-            rows.append(row)
-            backend = BACKENDS[name]
-            try:
-                engine = open_engine(models["merged", backend.export], backend.options(2))
-            except (AlgmError, ImportError) as error:
-                row["not_run"] = str(error)
-                continue
-            found = [engine.run(image[None]) for image in images]
-            pairs = list(zip(expected, found, strict=True))
-            equal = [float(np.mean(one.labels == other.labels)) for one, other in pairs]
-            row |= {
-                "pictures": f"{count} {what}",
-                "labels_equal": float(np.mean(equal)),
-                "labels_equal_by_picture": equal,
-                "tokens_fp32_and_rounded": [[int(one.token_counts[0, 2]) for one in pair] for pair in pairs],
-                "least": least,
-                "holds": float(np.mean(equal)) >= least,
-            }
-    return rows

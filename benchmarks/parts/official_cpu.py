@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from gpu_official import import_official, official_model
+from parts.official import import_official, official_model
 from torch import Tensor
 
 from algm_trt.exporter.segmenter import Segmenter

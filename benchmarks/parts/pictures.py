@@ -1,12 +1,11 @@
-"""Pictures for machines that have none: `python benchmarks/gpu_pictures.py FOLDER -o .carry/pictures.npz`.
+"""Pictures of one size: photographs of a folder, a file of them for a machine that has none, or drawn scenes.
 
-Packs the photographs of a folder (or drawn scenes, without one) as uint8 (N, S, S, 3): the largest centred square of
-each, scaled to S. `load_pictures` reads such a file, a folder, or draws.
+Of a photograph it is the largest centred square, scaled. OpenCV is imported where it is needed only: a GPU machine
+may lack it.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +34,11 @@ def load_pictures(source: Path | None, count: int, size: int) -> tuple[Pictures,
     return np.ascontiguousarray(pictures[np.arange(count) % len(pictures)]), what
 
 
+def save_pictures(target: Path, pictures: Pictures, what: str) -> None:
+    """Write a file that `load_pictures` reads."""
+    np.savez_compressed(target, pictures=pictures, what=np.array(what))
+
+
 def _drawn(count: int, size: int) -> Pictures:
     from algm_trt.runtime.scenes import draw_scene
 
@@ -59,22 +63,3 @@ def _photographs(folder: Path, count: int, size: int) -> Pictures:
         square = np.ascontiguousarray(image[top : top + side, left : left + side])
         squares.append(cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA))
     return np.stack(squares)
-
-
-def main() -> int:
-    """Write the file."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("folder", type=Path, nargs="?", help="folder of photographs (default: drawn scenes)")
-    parser.add_argument("-o", "--output", type=Path, default=Path(".carry/pictures.npz"))
-    parser.add_argument("--count", type=int, default=32)
-    parser.add_argument("--size", type=int, default=512)
-    options = parser.parse_args()
-    pictures, what = load_pictures(options.folder, options.count, options.size)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(options.output, pictures=pictures, what=np.array(what))
-    print(f"{options.output}: {len(pictures)} pictures, {what}, {options.output.stat().st_size / 2**20:.1f} MiB")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

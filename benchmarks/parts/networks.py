@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from algm_trt.exporter.config import SegmenterConfig
 from algm_trt.exporter.segmenter import Segmenter
 from algm_trt.runtime.card import MergeSettings
-from algm_trt.runtime.engine import Engine
 
-CLASSES = 150
+EXAMPLES: Final = Path(__file__).parents[2] / "examples"
+SAMPLE: Final = EXAMPLES / "sample"
+"""The trained checkpoint that the project ships."""
+SIZE: Final = 512
+CLASSES: Final = 150
 # Width, heads, layers. "tiny" is for trying a script out.
 BACKBONES = {"vit_tiny": (192, 3, 12), "vit_small": (384, 6, 12), "vit_base": (768, 12, 12), "tiny": (64, 1, 6)}
 MERGE = MergeSettings(layers=(1, 5), window=(2, 2), threshold=0.9)
@@ -52,35 +52,8 @@ def random_segmenter(config: SegmenterConfig, merge: MergeSettings | None) -> Se
 
 def random_checkpoint(config: SegmenterConfig, folder: Path) -> Path:
     """That network, merging by `MERGE`, in a folder as official training writes it."""
-    sys.path.append(str(Path(__file__).parents[1] / "examples"))
+    sys.path.append(str(EXAMPLES))
     from official_format import Training, write_checkpoint  # needs yaml, which a GPU machine may lack
 
     training = Training(dataset="none", crop=config.image_size[0], batch_size=1, log_dir="random")
     return write_checkpoint(folder, random_segmenter(config, MERGE), MERGE, training)
-
-
-def local_tokens(engine: Engine, images: Iterable[NDArray[np.uint8]], threshold: float) -> list[int]:
-    """Tokens of each picture (H, W, 3) after the local merge."""
-    return [int(engine.run(image[None], threshold).token_counts[0, 1]) for image in images]
-
-
-def engine_threshold(engine: Engine, images: Sequence[NDArray[np.uint8]], config: SegmenterConfig) -> float:
-    """Threshold at which half of the windows of the pictures (H, W, 3) merge in an opened model."""
-    return halfway_threshold(lambda at: statistics.fmean(local_tokens(engine, images, at)), config)
-
-
-def halfway_threshold(mean_tokens: Callable[[float], float], config: SegmenterConfig) -> float:
-    """Threshold at which half of the windows of some pictures merge.
-
-    Args:
-        mean_tokens: of a picture after the local merge, at a threshold.
-        config: of the network, which merges windows of `MERGE.window`.
-    """
-    members = MERGE.window[0] * MERGE.window[1]
-    patches = config.grid[0] * config.grid[1]
-    at_half = config.extra_tokens + patches - patches // members // 2 * (members - 1)
-    low, high = -1.0, 1.0
-    for _ in range(16):
-        middle = (low + high) / 2
-        low, high = (middle, high) if mean_tokens(middle) < at_half else (low, middle)
-    return (low + high) / 2

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
+from parts.windows import Windows, windows_of
 from torch import Tensor
 
 from algm_trt.exporter.config import NORMALIZATIONS
@@ -18,7 +18,6 @@ from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.evaluation.label_files import plain_coding, read_truth
 from algm_trt.runtime.evaluation.sets import open_set, spread
-from algm_trt.runtime.windows import canvas_image, crop, plan_slide
 
 CLASSES: Final = 11
 VOID: Final = 11
@@ -27,8 +26,6 @@ SCALES: Final = (0.5, 2.0)
 # Brightness in 0..255, contrast and saturation as factors, hue in radians: mmsegmentation's photometric distortion.
 BRIGHTNESS, CONTRAST, HUE = 32.0, (0.5, 1.5), math.pi / 10
 LUMA: Final = (0.299, 0.587, 0.114)
-
-Frame = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -60,17 +57,10 @@ def load_split(root: Path, split: str) -> Pictures:
     return Pictures(torch.from_numpy(np.stack(images)), torch.from_numpy(narrow))
 
 
-def frames(data: Path, card: ModelCard, count: int) -> list[Frame]:
+def frames(data: Path, card: ModelCard, count: int) -> list[Windows]:
     """Windows (n, H, W, 3) of each of some frames, taken at equal distances from the test frames."""
     samples = open_set("camvid", data, card).samples
     return [windows_of(decode_image(sample.image), card) for sample in spread(samples, count)]
-
-
-def windows_of(image: NDArray[np.uint8], card: ModelCard) -> Frame:
-    """A picture's windows as algm-infer cuts them."""
-    plan = plan_slide((image.shape[0], image.shape[1]), card.size, card.stride)
-    canvas = canvas_image(image, plan)
-    return np.stack([crop(canvas, plan, index) for index in range(len(plan))])
 
 
 class Augmentation:

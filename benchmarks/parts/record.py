@@ -1,0 +1,27 @@
+"""What every benchmark records beside its numbers (date, machine, versions, load), and the option that asks for it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from algm_trt.runtime.files import write_report
+from algm_trt.runtime.machine import environment, load_average
+
+
+def recording_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with the option `--json`; scripts describe themselves by their docstrings."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="file for the results")
+    return parser
+
+
+def write_record(path: Path | None, results: dict[str, Any]) -> None:
+    """Write results with their environment, if a file is named.
+
+    The file is written whole: who stops meanwhile keeps the record before.
+    """
+    if path is not None:
+        write_report(path, json.dumps(environment() | {"load_average": load_average()} | results, indent=1) + "\n")
