@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from algm_trt.plugins.lazy import importer
+from algm_trt.plugins.lazy import lazy_names
 
 if TYPE_CHECKING:
     from algm_trt.engines.build import BuildReport, build_engine
@@ -19,7 +19,7 @@ __all__ = [
     "to_float16",
 ]
 
-__getattr__ = importer(
+__getattr__, __dir__ = lazy_names(
     __name__,
     {
         "BatchRange": "options",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from algm_trt.plugins.lazy import importer
+from algm_trt.plugins.lazy import lazy_names
 
 if TYPE_CHECKING:
     from algm_trt.exporter.checkpoint import Checkpoint, load_checkpoint
@@ -22,7 +22,7 @@ __all__ = [
     "segmenter_from_checkpoint",
 ]
 
-__getattr__ = importer(
+__getattr__, __dir__ = lazy_names(
     __name__,
     {
         "Checkpoint": "checkpoint",

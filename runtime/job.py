@@ -207,7 +207,7 @@ class _Job:
     def _save(self, given: _Input, inferred: Inferred) -> _Saved:
         """The last step for a picture; runs in a thread."""
         begin = time.perf_counter()
-        result = make_result(self.segmenter.card, given.source.name, inferred)
+        result = make_result(self.segmenter.card, given.source.name, inferred, given.source.path.name)
         labelling = time.perf_counter() - begin
         files = save_result(result, self.folder, given.source.name, self.options.kinds)
         latency = time.perf_counter() - given.begun

@@ -35,6 +35,7 @@ class SegmentationResult:
         scores: the logits at patch resolution, where the model left them.
         patch_size: side of a patch in canvas pixels.
         name: name that files get unless another is given.
+        file: name of the picture's file, "" for a picture in memory or a frame.
         logits: (K, H, W) float32 where they were asked for, else None.
     """
 
@@ -48,6 +49,7 @@ class SegmentationResult:
     scores: PictureScores
     patch_size: int
     name: str = "image"
+    file: str = ""
     logits: NDArray[np.float32] | None = None
 
     def __repr__(self) -> str:

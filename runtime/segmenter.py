@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeGuard, TypeVar, overload
+from typing import Any, NamedTuple, TypeAlias, TypeGuard, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,10 +151,10 @@ class Segmenter:
         items = (_item(picture, f"image_{place:06}", max_pixels) for place, picture in enumerate(pictures))
         return self._results(items, logits, PipelineOptions(**options))
 
-    def _results(self, items: Iterable[Item[str]], logits: bool, options: PipelineOptions) -> ResultStream:
-        def finish(name: str, inferred: Inferred) -> SegmentationResult:
+    def _results(self, items: Iterable[Item[_Names]], logits: bool, options: PipelineOptions) -> ResultStream:
+        def finish(names: _Names, inferred: Inferred) -> SegmentationResult:
             inferred.scores.field()  # keeps the scores: the result outlives this step
-            result = make_result(self.card, name, inferred)
+            result = make_result(self.card, names.name, inferred, names.file)
             return result.with_logits() if logits else result
 
         return ResultStream(run_pipeline(self.engine, options, items, finish))
@@ -211,7 +211,7 @@ class ResultStream(Iterator[SegmentationResult]):
         self.close()
 
 
-def make_result(card: ModelCard, name: str, inferred: Inferred) -> SegmentationResult:
+def make_result(card: ModelCard, name: str, inferred: Inferred, file: str = "") -> SegmentationResult:
     """Labels at the source size, and all that files are made from.
 
     The scores stay where the model left them: in a GPU's memory they are gone after the pipeline's last step, unless
@@ -228,6 +228,7 @@ def make_result(card: ModelCard, name: str, inferred: Inferred) -> SegmentationR
         scores=inferred.scores,
         patch_size=card.patch_size,
         name=name,
+        file=file,
     )
 
 
@@ -240,21 +241,30 @@ def picture_item(file: str | os.PathLike[str] | bytes, key: Any, max_pixels: int
     )
 
 
-def _item(picture: Picture, name: str, max_pixels: int) -> Item[str]:
+class _Names(NamedTuple):
+    """Name of a result, and of the picture's file, "" for one in memory."""
+
+    name: str
+    file: str = ""
+
+
+def _item(picture: Picture, name: str, max_pixels: int) -> Item[_Names]:
     """A picture for the pipeline; `name` is for one in memory.
 
     An array is copied and a file read here and now: whoever reads pictures into one array writes over it as soon as it
     is taken, and whoever opens one file after the other closes it then.
     """
     if isinstance(picture, str | os.PathLike):
-        return picture_item(picture, Path(picture).stem, max_pixels)
+        path = Path(picture)
+        return picture_item(picture, _Names(path.stem, path.name), max_pixels)
+    names = _Names(name)
     if _is_encoded(picture):
         try:
-            return picture_item(file_bytes(picture), name, max_pixels)
+            return picture_item(file_bytes(picture), names, max_pixels)
         except DecodeError as error:
-            return Item(name, load=partial(_refuse, error.cause), size=lambda: None)
+            return Item(names, load=partial(_refuse, error.cause), size=lambda: None)
     kept: Any = np.array(picture, order="C") if isinstance(picture, np.ndarray) else picture
-    return Item(name, load=lambda: to_rgb(kept, max_pixels=max_pixels), size=lambda: _size_in_memory(kept))
+    return Item(names, load=lambda: to_rgb(kept, max_pixels=max_pixels), size=lambda: _size_in_memory(kept))
 
 
 def _is_encoded(given: object) -> TypeGuard[Encoded]:

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 import cv2
@@ -254,10 +254,11 @@ def _write_npz(result: SegmentationResult, path: Path) -> None:
 
 
 def _write_coco(result: SegmentationResult, path: Path) -> None:
-    """A data set of one picture, as readers of COCO want it."""
+    """A data set of one picture, as readers of COCO want it; the picture is named as in the folder that it lies in."""
     height, width = result.labels.shape
+    file_name = PurePosixPath(result.name).with_name(result.file).as_posix() if result.file else result.name
     data = {
-        "images": [{"id": 1, "file_name": result.name, "width": width, "height": height}],
+        "images": [{"id": 1, "file_name": file_name, "width": width, "height": height}],
         "annotations": [
             {"id": number, "image_id": 1, "iscrowd": 0, **annotation}
             for number, annotation in enumerate(coco_annotations(result.labels, result.classes), start=1)

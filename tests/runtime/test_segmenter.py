@@ -36,6 +36,7 @@ def test_path_array_and_pillow_picture_give_the_same(segmenter: Segmenter, tmp_p
     results = [segmenter(given) for given in (path, str(path), picture, Image.fromarray(picture))]
     assert all(np.array_equal(result.labels, results[0].labels) for result in results)
     assert [result.name for result in results] == ["street", "street", "image", "image"]
+    assert [result.file for result in results] == ["street.png", "street.png", "", ""]
     assert np.array_equal(results[0].image, picture)
     assert results[0].classes == segmenter.card.classes
 

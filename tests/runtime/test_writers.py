@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -143,6 +145,15 @@ def test_coco_file_is_a_data_set_that_readers_of_coco_take(result: SegmentationR
         labels[mask] = annotation["category_id"]
     np.testing.assert_array_equal(labels, result.labels)
     assert [category["name"] for category in data.loadCats(data.getCatIds())] == list(result.classes)
+
+
+@pytest.mark.parametrize(("file", "expected"), [("street.v1.jpg", "a/street.v1.jpg"), ("", "a/street.v1")])
+def test_coco_names_the_picture_as_it_lies_in_its_folder(
+    result: SegmentationResult, tmp_path: Path, file: str, expected: str
+) -> None:
+    result = replace(result, name="a/street.v1", file=file)
+    save_result(result, tmp_path, result.name, ["coco"])
+    assert json.loads((tmp_path / "coco/a/street.v1.json").read_text())["images"][0]["file_name"] == expected
 
 
 def test_tokens_are_a_png_of_the_picture_s_size(result: SegmentationResult, tmp_path: Path) -> None:
