@@ -21,10 +21,11 @@ from algm_trt.runtime.decode import DecodeError
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.limits import DEFAULT_MAX_PIXELS
 from algm_trt.runtime.machine import versions
-from algm_trt.runtime.manifest import Manifest, Record, Tally, input_state
+from algm_trt.runtime.manifest import Manifest
 from algm_trt.runtime.paths import printable
 from algm_trt.runtime.pipeline import EngineFailedError, Inferred, Work, run_pipeline
 from algm_trt.runtime.pipeline_options import PipelineOptions
+from algm_trt.runtime.records import Record, Tally, input_state
 from algm_trt.runtime.segmenter import Segmenter, make_result, picture_item
 from algm_trt.runtime.sources import Source
 from algm_trt.runtime.summary import course, model_facts, settings, work_done

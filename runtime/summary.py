@@ -10,8 +10,8 @@ from typing import Any
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.files import sha256_of
-from algm_trt.runtime.manifest import Tally, Totals
 from algm_trt.runtime.pipeline_options import PipelineOptions
+from algm_trt.runtime.records import Tally, Totals
 
 
 def work_done(

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from algm_trt.runtime.decode import DecodeError, check_file
 from algm_trt.runtime.engine import Engine
 from algm_trt.runtime.files import renamed_together
-from algm_trt.runtime.manifest import Tally
 from algm_trt.runtime.paths import printable
 from algm_trt.runtime.pipeline import Inferred, Item, Work, run_pipeline
 from algm_trt.runtime.pipeline_options import PipelineOptions
+from algm_trt.runtime.records import Tally
 from algm_trt.runtime.segmenter import make_result
 from algm_trt.runtime.writers import KINDS, WriteError, WrittenFile, output_path, write_errors
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -124,44 +124,52 @@ def _check_operators(path: Path, outline: Outline) -> None:
 
 
 def _examine_plan(path: Path, machine: Machine) -> Model:
-    problems: list[Problem] = []
-
-    def check(topic: Topic, action: Callable[[], object]) -> None:
-        try:
-            action()
-        except (AlgmError, OSError) as error:
-            lacks = isinstance(error, MissingDependencyError)
-            problems.append(Problem("environment" if lacks else topic, str(error), LACKS if lacks else BREAKS))
-
-    record = None
     try:
         record = read_record(path)
     except AlgmError as error:
-        problems.append(Problem("file", str(error), BREAKS))
-    if record is not None:
-        plugins, built = record.plugins, record
-        check("file", lambda: read_plan(path))
-        check("file", lambda: check_profiles(path, built))
-        check("plugins", lambda: check_plugins(path, built))
-        if plugins is not None and not plugins.embedded and not machine.library.usable:
-            problems.append(Problem("plugins", machine.library.problem, LACKS))
-        answer = call(probes.plan_tensorrt, str(path), limit=60.0)
-        if not answer.ok:
-            topic: Topic = "environment" if answer.missing else "portability"
-            problems.append(Problem(topic, answer.error, LACKS if answer.missing else BREAKS))
-        if machine.gpus:
-            gpu = machine.gpus[0]
-            check("portability", lambda: check_gpu(path, built, gpu.name, gpu.compute_capability))
-        else:
-            text = "a plan runs on an NVIDIA GPU only, and this machine has none that CUDA can use; for a CPU take the "
-            problems.append(Problem("environment", f"{text}.onnx it was built from", LACKS))
-        if machine.driver_is_older:
-            text = f"{machine.driver_is_older}: update the driver, or install the cuda-python of its CUDA version"
-            problems.append(Problem("environment", text, LACKS))
-        if not package_version("cuda-bindings"):
-            text = "cuda-python is not installed, and plans run through it: pip install cuda-python"
-            problems.append(Problem("environment", text, LACKS))
-    return Model(path, "plan", record.card if record else None, None, record, tuple(problems), "")
+        return Model(path, "plan", None, None, None, (Problem("file", str(error), BREAKS),), "")
+    problems = (*_problems_of_plan(path, record, machine), *_problems_of_machine(path, record, machine))
+    return Model(path, "plan", record.card, None, record, problems, "")
+
+
+def _problems_of_plan(path: Path, record: EngineRecord, machine: Machine) -> Iterator[Problem]:
+    """What is wrong with the plan itself, or with its operators."""
+    yield from _refusals("file", lambda: read_plan(path))
+    yield from _refusals("file", lambda: check_profiles(path, record))
+    yield from _refusals("plugins", lambda: check_plugins(path, record))
+    if record.plugins is not None and not record.plugins.embedded and not machine.library.usable:
+        yield Problem("plugins", machine.library.problem, LACKS)
+
+
+def _problems_of_machine(path: Path, record: EngineRecord, machine: Machine) -> Iterator[Problem]:
+    """What the plan was not made for, or what is not here."""
+    answer = call(probes.plan_tensorrt, str(path), limit=60.0)
+    if answer.missing:
+        yield Problem("environment", answer.error, LACKS)
+    elif not answer.ok:
+        yield Problem("portability", answer.error, BREAKS)
+    if machine.gpus:
+        gpu = machine.gpus[0]
+        yield from _refusals("portability", lambda: check_gpu(path, record, gpu.name, gpu.compute_capability))
+    else:
+        text = "a plan runs on an NVIDIA GPU only, and this machine has none that CUDA can use; for a CPU take the "
+        yield Problem("environment", f"{text}.onnx it was built from", LACKS)
+    if machine.driver_is_older:
+        text = f"{machine.driver_is_older}: update the driver, or install the cuda-python of its CUDA version"
+        yield Problem("environment", text, LACKS)
+    if not package_version("cuda-bindings"):
+        text = "cuda-python is not installed, and plans run through it: pip install cuda-python"
+        yield Problem("environment", text, LACKS)
+
+
+def _refusals(topic: Topic, check: Callable[[], object]) -> Iterator[Problem]:
+    """What a check refuses, if it does: of its topic, or of the environment where something is not here."""
+    try:
+        check()
+    except MissingDependencyError as error:
+        yield Problem("environment", str(error), LACKS)
+    except (AlgmError, OSError) as error:
+        yield Problem(topic, str(error), BREAKS)
 
 
 def model_facts(model: Model) -> list[Fact]:

@@ -18,7 +18,8 @@ from helpers.fake_engine import FakeEngine, color_picture
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime import manifest as manifest_module
 from algm_trt.runtime.files import draft_of
-from algm_trt.runtime.manifest import Manifest, Record, Tally, Totals, input_state, part_suffix
+from algm_trt.runtime.manifest import Manifest, part_suffix
+from algm_trt.runtime.records import Record, Tally, Totals, input_state
 from algm_trt.runtime.segmenter import Segmenter
 from algm_trt.runtime.sources import Source
 from algm_trt.runtime.writers import WrittenFile
