@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from algm_trt.engines.bindings import MEANWHILE
 from algm_trt.plugins.arguments import command_parser, positive_int, whole_numbers
 from algm_trt.plugins.command import run_command, say
 from algm_trt.plugins.errors import MissingDependencyError
@@ -41,7 +42,9 @@ def _build(arguments: argparse.Namespace) -> int:
         from algm_trt.engines.build import build_engine
         from algm_trt.engines.progress import BuildProgress
     except ModuleNotFoundError as error:
-        raise MissingDependencyError(f"{error.name} is not installed: pip install 'algm-trt[engine]'") from error
+        missing = f"{error.name} is not installed: pip install 'algm-trt[engine,{arguments.target}]'"
+        cure = missing if arguments.target == "rtx" else f"{missing}, on the machine with the GPU; {MEANWHILE}"
+        raise MissingDependencyError(cure) from error
     progress = BuildProgress(visible=sys.stderr.isatty())
     report = build_engine(arguments.model, arguments.output, _options(arguments), progress=progress)
     say("\n".join(_lines(report)))

@@ -40,7 +40,7 @@ def test_missing_tensorrt_says_what_works_without(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(MissingDependencyError) as caught:
         load_builder("tensorrt")
     message = str(caught.value)
-    parts = ("pip install tensorrt", "algm-infer --engine model.onnx", "--target rtx", "NVIDIA GPU")
+    parts = ("pip install 'algm-trt[tensorrt]'", "algm-infer --engine model.onnx", "--target rtx", "NVIDIA GPU")
     assert [part for part in parts if part not in message] == []
     assert caught.value.exit_code == 4
 

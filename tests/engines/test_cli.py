@@ -16,6 +16,7 @@ from PIL import Image
 
 from algm_trt.engines.source import without_functions
 
+WORKS_NOW = r"algm-infer --engine model\.onnx works now.*--target rtx"
 RTX = ("--target", "rtx", "--sm", "89", "--no-verify")
 
 
@@ -71,7 +72,9 @@ def test_help_and_version_need_no_package() -> None:
 
     assert "usage: algm-build-engine" in run("--help").stdout
     assert run("--version").stdout.startswith("algm-build-engine ")
-    refused(run("model.onnx"), 4, r"(onnx|numpy) is not installed: pip install 'algm-trt\[engine\]'")
+    missing = "(onnx|numpy) is not installed: pip install 'algm-trt"
+    refused(run("model.onnx"), 4, rf"{missing}\[engine,tensorrt\]', on the machine with the GPU.*{WORKS_NOW}")
+    refused(run("model.onnx", "--target", "rtx"), 4, rf"{missing}\[engine,rtx\]'")
 
 
 @pytest.mark.parametrize(
@@ -144,8 +147,8 @@ def test_missing_plugin_library_has_a_cure(model: Path, command: Command, enviro
 def test_without_tensorrt_one_line_says_what_to_do(model: Path, command: Command) -> None:
     if importlib.util.find_spec("tensorrt") is not None:
         pytest.skip("TensorRT is installed here")
-    parts = r"pip install tensorrt, 10\.9 or later.*algm-infer --engine model\.onnx works now.*--target rtx"
-    refused(command(model, "--fp16"), 4, f"TensorRT is not installed here .*{parts}")
+    cure = r"pip install 'algm-trt\[tensorrt\]', on a machine with an NVIDIA GPU"
+    refused(command(model, "--fp16"), 4, f"TensorRT is not installed here .*{cure}.*{WORKS_NOW}")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that even root cannot write into")

@@ -27,6 +27,7 @@ from algm_trt.plugins.errors import MissingDependencyError
 Target = Literal["tensorrt", "rtx"]
 
 OLDEST_TENSORRT: Final = (10, 9)
+CURE: Final = "pip install 'algm-trt[tensorrt]'"
 RTX_CURE: Final = "pip install 'algm-trt[rtx]'"
 _LEAN: Final = ("tensorrt_lean", "tensorrt_lean_bindings")
 """The lean runtime; PyPI has its bindings without the package around them."""
@@ -82,13 +83,12 @@ def load_tensorrt(*, needs: str, meanwhile: str, lean: bool = False) -> TensorRT
         # A module that is there but broken says more than one that is missing.
         cause = min(problems, key=lambda problem: isinstance(problem, ModuleNotFoundError))
         raise MissingDependencyError(
-            f"TensorRT is not installed here ({cause}): pip install tensorrt, 10.9 or later, on a machine with an "
-            f"NVIDIA GPU; {meanwhile}"
+            f"TensorRT is not installed here ({cause}): {CURE}, on a machine with an NVIDIA GPU; {meanwhile}"
         ) from cause
     version = str(getattr(module, "__version__", "0"))
     if version_numbers(version)[:2] < OLDEST_TENSORRT or not hasattr(module, needs):
         raise MissingDependencyError(
-            f"TensorRT {version} lacks what is needed here: pip install --upgrade tensorrt, 10.9 or later; {meanwhile}"
+            f"TensorRT {version} lacks what is needed here, take 10.9 or later: {CURE}; {meanwhile}"
         )
     return TensorRT(module, "tensorrt", version)
 

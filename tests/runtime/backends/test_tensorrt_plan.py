@@ -283,7 +283,7 @@ def test_without_tensorrt_the_onnx_still_runs(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     monkeypatch.setitem(sys.modules, "tensorrt_lean", None)
     path = write_plan(tmp_path, RECORD)
-    with pytest.raises(MissingDependencyError, match=r"pip install tensorrt.* algm-infer --engine model\.onnx"):
+    with pytest.raises(MissingDependencyError, match=r"algm-trt\[tensorrt\]'.* algm-infer --engine model\.onnx"):
         open_engine(path)
 
 
@@ -305,7 +305,9 @@ def test_a_lean_runtime_that_is_broken_says_why(monkeypatch: pytest.MonkeyPatch,
         monkeypatch.setitem(sys.modules, name, None)
     (tmp_path / "tensorrt_lean.py").write_text("raise OSError('libnvinfer_lean.so.11: cannot open')")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(MissingDependencyError, match=r"\(libnvinfer_lean\.so\.11: cannot open\): pip install tensorrt"):
+    with pytest.raises(
+        MissingDependencyError, match=r"\(libnvinfer_lean\.so\.11: cannot open\): pip install 'algm-trt\[t"
+    ):
         tensorrt_bindings.load_tensorrt(needs="Runtime", meanwhile="", lean=True)
 
 
