@@ -186,6 +186,9 @@ class Report:
         where = self.data.dataset if self.data.dataset != "folder" else self.planned[0].name
         iou = [run.evaluation.scores.iou for run in self.runs]
         notes = [*notes_on_names(cards, self.class_names, where), *notes_on_means(iou, self.class_names)]
+        failed = {failure.name for run in self.runs for failure in run.evaluation.failures}
+        if failed:
+            notes.insert(0, f"{len(failed)} of {len(self.data.samples)} pictures are not in the figures")
         if len(self.runs) > 1 and any(picture.areas is None for picture in self.runs[0].evaluation.scored):
             notes.append(
                 "the change of the mean IoU has no interval: "

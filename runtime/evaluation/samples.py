@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
 from algm_trt.plugins.errors import UsageError
@@ -52,11 +52,14 @@ def paired(images: Path, labels: Path, image_suffix: str, label_suffix: str) -> 
     pictures = _by_name(first_folder(images), image_suffix, sorted(PICTURE_SUFFIXES))
     truths = _by_name(first_folder(labels), label_suffix, LABEL_SUFFIXES)
     if pictures and truths and not pictures.keys() & truths.keys():
-        picture, truth = (min(found.values())[0].name for found in (pictures, truths))
+        first = (min(found.values())[0].relative_to(folder) for found, folder in ((pictures, images), (truths, labels)))
+        picture, truth = map(printable, first)
+        endings = "algm-eval takes the ends that differ as --image-suffix and --label-suffix"
+        folders = "they lie in subfolders that differ, name the folders in which they are alike"
+        alike = {PurePath(name).name for name in pictures} & {PurePath(name).name for name in truths}
         raise UsageError(
             f"{printable(images)}: no picture has the name of a label file in {printable(labels)}. Pictures are called "
-            f"like {printable(picture)}, label files like {printable(truth)}: algm-eval takes the ends that differ as "
-            "--image-suffix and --label-suffix"
+            f"like {picture}, label files like {truth}: {folders if alike else endings}"
         )
     samples = []
     for name in sorted(pictures.keys() | truths.keys(), key=natural_key):

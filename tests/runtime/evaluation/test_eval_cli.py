@@ -176,10 +176,11 @@ def test_pictures_that_fail_are_named_and_make_exit_code_5(
     Image.fromarray(np.full((42, 61), 9, np.uint8)).save(root / "labels" / "p2.png")
     target = tmp_path / "out.json"
     assert run(root, "merged.onnx", "dense.onnx", "--json", str(target), "--drift", str(tmp_path / "drift")) == 5
-    said = capsys.readouterr().err
+    printed, said = capsys.readouterr()
     assert "p1 left out (label)" in said
     assert "p2 left out (label)" in said
     assert "2 of 12 pictures are not in the figures" in said
+    assert "note: 2 of 12 pictures are not in the figures" in printed
     for entry in json.loads(target.read_text())["runs"]:
         assert entry["pictures"] == 10
         assert [failure["name"] for failure in entry["failures"]] == ["p1", "p2"]

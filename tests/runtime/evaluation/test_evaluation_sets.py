@@ -234,6 +234,13 @@ def test_names_of_which_none_pair_say_what_they_are_like(tmp_path: Path) -> None
         open_set("folder", tmp_path, CARD)
 
 
+def test_names_that_differ_in_their_subfolders_alone(tmp_path: Path) -> None:
+    put(tmp_path / "images" / "p0.jpg")
+    put(tmp_path / "masks" / "p0.png")
+    with pytest.raises(UsageError, match=r"like images/p0\.jpg, label files like p0\.png: they lie in subfolders"):
+        open_set("folder", tmp_path, CARD, Places(images=tmp_path, labels=tmp_path / "masks"))
+
+
 def test_folder_with_suffixes_ignore_value_and_label_map(tmp_path: Path) -> None:
     put(tmp_path / "imgs" / "00_img.jpg")
     put(tmp_path / "gts" / "00_gt.png", [0, 1, 7, 7])
