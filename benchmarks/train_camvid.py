@@ -54,6 +54,7 @@ from official_format import Training, write_checkpoint
 # The official rate for pretrained weights; random ones need another optimizer and a higher rate.
 SGD_RATE, ADAM_RATE, LEAST_RATE, POWER = 1e-3, 5e-4, 1e-5, 0.9
 WARM_UP: Final = 0.05
+SHORT_SIDE: Final = 360  # of CamVid's frames as SegNet prepared them, for variant.yml
 DENSE_SHARE: Final = 0.25
 TIMED_BATCH: Final = 32
 REPORT: Final = 50
@@ -94,6 +95,7 @@ class Settings:
         return Training(
             dataset="camvid",
             crop=self.crop,
+            short_side=SHORT_SIDE,
             batch_size=self.batch,
             log_dir=self.backbone,
             epochs=max(1, round(self.steps * self.batch / pictures)),

@@ -34,6 +34,7 @@ from algm_trt.runtime.decode import DecodeError, decode_image
 from algm_trt.runtime.engine import Engine, open_engine
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.job import JobOptions, JobReport, run_job
+from algm_trt.runtime.pipeline_options import PipelineOptions
 from algm_trt.runtime.segmenter import Segmenter
 from algm_trt.runtime.sources import Source, find_sources
 from algm_trt.runtime.timing import Samples, alternate
@@ -100,7 +101,8 @@ def jobs(
             model = models[kind, way.export]
             for streams in sorted({1, shared_threads(None, threads)[0]}):
                 try:
-                    options = JobOptions(engine=way.options(threads, streams), quiet=True)
+                    pipeline = PipelineOptions(short_side=0)  # photographs at their own size
+                    options = JobOptions(pipeline, engine=way.options(threads, streams), quiet=True)
                     engine = open_engine(model, options.engine)
                 except (AlgmError, ImportError) as error:
                     not_run[f"{backend}, {kind}"] = str(error)

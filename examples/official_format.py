@@ -25,6 +25,7 @@ class Training:
     Attributes:
         dataset: name of the data set.
         crop: side of the square crops in pixels.
+        short_side: pixels that the short side of a picture has when it is evaluated.
         batch_size: crops per step.
         log_dir: name of the run.
         epochs: times that the data set was seen.
@@ -34,6 +35,7 @@ class Training:
 
     dataset: str
     crop: int
+    short_side: int
     batch_size: int
     log_dir: str
     epochs: int = 1
@@ -78,7 +80,7 @@ def variant(config: SegmenterConfig, merge: MergeSettings | None, training: Trai
             "batch_size": batch,
             "crop_size": crop,
             "dataset": training.dataset,
-            "image_size": crop,
+            "image_size": training.short_side,
             "merging_window_size": merge and merge.window,
             "normalization": config.normalization,
             "num_workers": 0,
@@ -87,7 +89,7 @@ def variant(config: SegmenterConfig, merge: MergeSettings | None, training: Trai
             "split": "train",
             "threshold": merge and merge.threshold,
         },
-        "inference_kwargs": {"im_size": crop, "window_size": crop, "window_stride": crop - 32},
+        "inference_kwargs": {"im_size": training.short_side, "window_size": crop, "window_stride": crop - 32},
         "log_dir": training.log_dir,
         "net_kwargs": _network(config),
         "optimizer_kwargs": {"epochs": training.epochs, **training.optimizer},

@@ -51,6 +51,7 @@ BATCH = 8
 POOL = 256
 SIDES = (CROP, 600)
 HELD_OUT = range(1_000_000, 1_000_060)
+HELD_OUT_SIZE = (256, 384)
 LEARNING_RATE = 2.5e-3
 WARM_UP = 50
 REPORT = 100
@@ -124,7 +125,7 @@ def evaluate(checkpoint: Path, merge: bool, threshold: float) -> dict[str, float
     kept = []
     with Runner(TorchEngine(checkpoint, device="cpu", merge=merge)) as runner:
         for seed in HELD_OUT:
-            scene = draw_scene(256, 384, seed)
+            scene = draw_scene(*HELD_OUT_SIZE, seed)
             result = runner(scene.image, threshold=threshold if merge else None)
             counts += confusion(scene.labels.astype(np.uint16), result.labels, len(CLASSES))
             kept.append(result.tokens_kept)
@@ -142,6 +143,7 @@ def training(steps: int) -> Training:
     return Training(
         dataset="drawn_scenes",
         crop=CROP,
+        short_side=HELD_OUT_SIZE[0],
         batch_size=BATCH,
         log_dir="sample",
         optimizer={

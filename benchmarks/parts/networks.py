@@ -55,5 +55,6 @@ def random_checkpoint(config: SegmenterConfig, folder: Path) -> Path:
     sys.path.append(str(EXAMPLES))
     from official_format import Training, write_checkpoint  # needs yaml, which a GPU machine may lack
 
-    training = Training(dataset="none", crop=config.image_size[0], batch_size=1, log_dir="random")
+    crop = config.image_size[0]
+    training = Training(dataset="none", crop=crop, short_side=crop, batch_size=1, log_dir="random")
     return write_checkpoint(folder, random_segmenter(config, MERGE), MERGE, training)

@@ -33,7 +33,7 @@ def test_halfway_threshold_is_where_half_of_the_windows_merge() -> None:
 def test_a_checkpoint_of_the_examples_is_read_as_it_was_written(tmp_path: Path) -> None:
     config = networks.random_config("tiny", 64)
     model = networks.random_segmenter(config, networks.MERGE)
-    training = Training(dataset="camvid", crop=64, batch_size=1, log_dir="test")
+    training = Training(dataset="camvid", crop=64, short_side=64, batch_size=1, log_dir="test")
     for merge in (None, networks.MERGE):
         read = load_checkpoint(write_checkpoint(tmp_path, model, merge, training))
         assert read.merge == merge
@@ -111,7 +111,7 @@ def test_streams_of_a_small_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_threshold_is_found_on_the_photographs_that_can_be_read(tmp_path: Path, drawn_camvid: Path) -> None:
     config = networks.random_config("tiny", 64)
-    training = Training(dataset="none", crop=64, batch_size=1, log_dir="test")
+    training = Training(dataset="none", crop=64, short_side=64, batch_size=1, log_dir="test")
     folder = write_checkpoint(tmp_path, networks.random_segmenter(config, networks.MERGE), networks.MERGE, training)
     model = export_onnx(folder, tmp_path / "model.onnx", ExportOptions(verify=False)).path
     (tmp_path / "empty.jpg").touch()
