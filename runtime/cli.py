@@ -14,6 +14,7 @@ from algm_trt.plugins.command import remark, run_command, say
 from algm_trt.plugins.errors import PartialFailureError, UsageError
 from algm_trt.runtime.engine_arguments import add_engine_arguments, engine_options
 from algm_trt.runtime.limits import MAX_WORKERS
+from algm_trt.runtime.paths import printable
 from algm_trt.runtime.pipeline_arguments import (
     add_reading_arguments,
     add_window_arguments,
@@ -123,8 +124,6 @@ def _infer(arguments: argparse.Namespace) -> int:
 
 def _closing_lines(report: JobReport, kinds: Sequence[str], folder: Path) -> list[str]:
     """What a run says at its end."""
-    from algm_trt.runtime.paths import printable
-
     summary = report.summary
     done = f"{summary['ok']} of {summary['inputs']} inputs done"
     before = f" ({summary['done_before']} before)" if summary["done_before"] else ""

@@ -82,12 +82,14 @@ def _bench(arguments: argparse.Namespace) -> int:
     if warning and not arguments.quiet:
         remark(f"algm-bench: {warning}")
     report = run_bench(options)
-    if not arguments.quiet:
-        say("\n".join(report_lines(report)))
-    if arguments.json:
-        write_report(arguments.json, json.dumps(report.to_dict(), indent=1) + "\n")
-    if arguments.plot and report.results:
-        draw_plot(report, arguments.plot)
+    try:
+        if not arguments.quiet:
+            say("\n".join(report_lines(report)))
+    finally:  # whoever reads what is printed may be gone
+        if arguments.json:
+            write_report(arguments.json, json.dumps(report.to_dict(), indent=1) + "\n")
+        if arguments.plot and report.results:
+            draw_plot(report, arguments.plot)
     for problem in report.problems[:_PROBLEMS_SHOWN]:
         remark(f"algm-bench: {problem}")
     if report.stopped_by:

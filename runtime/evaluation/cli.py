@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from algm_trt.plugins.arguments import command_parser, numbers, positive_int
-from algm_trt.plugins.command import remark, run_command, say
+from algm_trt.plugins.command import remark, run_command
 from algm_trt.plugins.errors import PartialFailureError
 from algm_trt.plugins.stopping import exit_code
 from algm_trt.runtime.engine_arguments import add_engine_arguments, engine_options
 from algm_trt.runtime.evaluation.layouts import LAYOUTS
 from algm_trt.runtime.limits import MAX_WORKERS
-from algm_trt.runtime.paths import printable
 from algm_trt.runtime.pipeline_arguments import (
     add_reading_arguments,
     add_window_arguments,
@@ -25,9 +23,8 @@ from algm_trt.runtime.pipeline_arguments import (
 )
 
 if TYPE_CHECKING:
-    from algm_trt.runtime.evaluation.report import Report
+    from algm_trt.runtime.evaluation.report import EvaluationJob
 
-_FAILURES_SHOWN = 20
 _EPILOG = """\
 layouts below ROOT, with the default of --split in the paths (validation, val, val2017, test; folder has none):
   ade20k          [ADEChallengeData2016/]images/validation, annotations/validation; 0 is ignored, 1..150 are the classes
@@ -75,14 +72,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     # Imported here: --help and usage errors need none of it.
-    from algm_trt.runtime.evaluation.evaluate import EvaluationOptions
     from algm_trt.runtime.evaluation.job import run_evaluation
+    from algm_trt.runtime.evaluation.output import Output
+    from algm_trt.runtime.files import check_writable
+
+    job = _job(arguments)
+    for target in filter(None, (arguments.json, arguments.per_picture)):
+        check_writable(target)
+    output = Output(arguments.json, arguments.per_picture, ["algm-eval", *argv], quiet=arguments.quiet)
+    report = run_evaluation(job, arguments.drift, output.follow)
+    output.finish(report)
+    if report.stopped_by:
+        remark(f"algm-eval: interrupted; {len(report.runs)} of {len(report.planned)} runs are complete")
+        return exit_code(report.stopped_by)
+    failed = report.failed or any(run.evaluation.failures for run in report.runs)
+    return PartialFailureError.exit_code if failed else 0
+
+
+def _job(arguments: argparse.Namespace) -> EvaluationJob:
+    """What the arguments ask for.
+
+    Raises:
+        UsageError: arguments that exclude each other.
+    """
+    from algm_trt.runtime.evaluation.evaluate import EvaluationOptions
     from algm_trt.runtime.evaluation.multiscale import Protocol
     from algm_trt.runtime.evaluation.report import EvaluationJob
     from algm_trt.runtime.evaluation.sets import Places
-    from algm_trt.runtime.files import check_writable
 
-    job = EvaluationJob(
+    return EvaluationJob(
         models=tuple(arguments.models),
         root=arguments.data,
         dataset=arguments.dataset,
@@ -108,83 +126,6 @@ def _evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         engine=engine_options(arguments),
         usual_batches=arguments.batch_size is None,
     )
-    for target in filter(None, (arguments.json, arguments.per_picture)):
-        check_writable(target)
-    output = _Output(arguments.json, arguments.per_picture, ["algm-eval", *argv], quiet=arguments.quiet)
-    report = run_evaluation(job, arguments.drift, output.follow)
-    output.finish(report)
-    if report.stopped_by:
-        remark(f"algm-eval: interrupted; {len(report.runs)} of {len(report.planned)} runs are complete")
-        return exit_code(report.stopped_by)
-    failed = report.failed or any(run.evaluation.failures for run in report.runs)
-    return PartialFailureError.exit_code if failed else 0
-
-
-class _Output:
-    """What the command prints and writes, run by run: what is there stays, whatever happens to the next run."""
-
-    def __init__(self, json_file: Path | None, csv_file: Path | None, command: Sequence[str], *, quiet: bool):
-        from algm_trt.runtime.machine import environment, load_average
-
-        self._json = json_file
-        self._csv = csv_file
-        self._quiet = quiet
-        self._known = environment() if json_file else {}
-        self._command = list(command)
-        self._load = load_average()
-        self._shown: Report | None = None
-
-    def follow(self, report: Report) -> None:
-        """Write the files again, and print what is new since the last report."""
-        from algm_trt.runtime.evaluation.table import head_lines, row
-
-        shown, self._shown = self._shown, report
-        if shown is None:
-            self._print(head_lines(report))
-            return
-        try:
-            self._write(report)  # first: whoever reads what is printed may be gone
-        except OSError as error:  # the next run tries again, and the end says so for good
-            remark(f"algm-eval: {error}")
-        for failed in report.failed[len(shown.failed) :]:
-            remark(f"algm-eval: {printable(failed.title)} failed: {failed.error}")
-        for number in range(len(shown.runs), len(report.runs)):
-            self._print([row(report, number)])
-
-    def finish(self, report: Report) -> None:
-        """Write the files for good, and print the rest."""
-        from algm_trt.runtime.evaluation.table import last_lines
-
-        try:
-            self._write(report, last=True)
-        finally:
-            self._print(last_lines(report))
-        failures = {failure.name: failure for run in report.runs for failure in run.evaluation.failures}
-        for failure in list(failures.values())[:_FAILURES_SHOWN]:
-            remark(f"algm-eval: {printable(failure.name)} left out ({failure.kind}): {failure.error}")
-        if failures:
-            remark(f"algm-eval: {len(failures)} of {len(report.data.samples)} pictures are not in the figures")
-
-    def _print(self, lines: Sequence[str]) -> None:
-        if not self._quiet:
-            say("\n".join(lines))
-
-    def _write(self, report: Report, *, last: bool = False) -> None:
-        """Write the files whole; what is no file, such as a pipe, takes one text only: the last."""
-        from algm_trt.runtime.evaluation.per_picture import per_picture_csv
-        from algm_trt.runtime.files import is_special, write_report
-
-        if self._json is not None and (last or not is_special(self._json)):
-            write_report(self._json, self._json_text(report))
-        if self._csv is not None and (last or not is_special(self._csv)):
-            write_report(self._csv, per_picture_csv(report))
-
-    def _json_text(self, report: Report) -> str:
-        from algm_trt.runtime.machine import load_average
-
-        load = {"before": self._load, "after": load_average()}
-        how = {"command": self._command, "load_average": load}
-        return json.dumps(self._known | how | report.to_dict(), indent=1) + "\n"
 
 
 def _parser() -> argparse.ArgumentParser:

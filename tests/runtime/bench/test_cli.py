@@ -15,6 +15,7 @@ from PIL import Image
 
 from algm_trt.plugins.stopping import Terminated
 from algm_trt.runtime import machine as machine_module
+from algm_trt.runtime.bench import cli
 from algm_trt.runtime.bench import run as bench
 from algm_trt.runtime.bench.cli import main
 from algm_trt.runtime.cores import usable_cores
@@ -65,6 +66,18 @@ def test_tables_have_a_row_per_variant(opened: Opened, capsys: pytest.CaptureFix
     assert "mIoU" not in out
     assert "repeated" not in out
     assert max(map(len, out.splitlines()[:30])) < 200
+
+
+def test_figures_are_written_where_nobody_reads_the_table(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def gone(text: str) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(cli, "say", gone)
+    target = tmp_path / "figures.json"
+    assert main(["dense.onnx", *FAST, "--json", str(target)]) == 141
+    assert [result["model"] for result in json.loads(target.read_text())["results"]] == ["dense.onnx"]
 
 
 def test_no_job_measures_the_model_alone(opened: Opened, capsys: pytest.CaptureFixture[str]) -> None:
