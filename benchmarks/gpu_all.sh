@@ -135,6 +135,8 @@ note() {
   printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4" >>"$table"
   printf '%-10s %-8s %4s s  %s\n' "$1" "$2" "$3" "$4" | tee -a "$log"
 }
+# skip STEP WHY
+skip() { note "$1" "not run" 0 "$2"; }
 # left LIMIT: seconds that a step may take within the budget.
 left() {
   local rest=$((budget - SECONDS))
@@ -153,7 +155,7 @@ attempt() {
   local step=$1 name=$2 file=$work/logs/$2.log begin=$SECONDS seconds status verdict detail
   shift 2
   seconds=$(left "${LIMIT[$step]}")
-  [ "$seconds" -ge 10 ] || { note "$name" "not run" 0 "the budget of $budget s is spent"; return 0; }
+  [ "$seconds" -ge 10 ] || { skip "$name" "the budget of $budget s is spent"; return 0; }
   printf '\n===== %s: %s\n' "$name" "$*" >>"$log"
   # Interrupted, pytest tells what it has found; a program that waits for the GPU hears nothing and is killed.
   timeout --signal=INT --kill-after=15 "$seconds" "$@" >"$file" 2>&1
@@ -181,8 +183,12 @@ readonly pytest=("$python" -m pytest -o minversion=7 -o faulthandler_timeout=45 
 
 # --- the steps --------------------------------------------------------------------------------------------------------
 
-# lacks MODULES...: whether Python lacks some of them; which, in `missing`.
-lacks() {
+# needs_gpu STEP: whether there is one; otherwise the step is skipped.
+needs_gpu() { [ "$twin" = no ] || { skip "$1" "needs a GPU"; return 1; }; }
+# needs STEP MODULES...: whether Python has them; otherwise the step is skipped.
+needs() {
+  local step=$1 missing
+  shift
   missing=$("$python" - "$@" <<'PYTHON'
 import importlib, sys
 def there(name):
@@ -193,7 +199,7 @@ def there(name):
 print(*(name for name in sys.argv[1:] if not there(name)))
 PYTHON
   )
-  [ -n "$missing" ]
+  [ -z "$missing" ] || { skip "$step" "not installed: $missing"; return 1; }
 }
 
 build() {
@@ -203,7 +209,7 @@ from helpers.twin import compile_twin; print(compile_twin(pathlib.Path('$work'))
     return
   fi
   if [ -n "${ALGM_PLUGINS_LIB:-}" ]; then
-    note build "not run" 0 "ALGM_PLUGINS_LIB names $library"
+    skip build "ALGM_PLUGINS_LIB names $library"
     return
   fi
   local target=${gpu:-90}
@@ -224,8 +230,8 @@ kernels() {
 }
 
 sanitizer() {
-  [ "$twin" = no ] || { note sanitizer "not run" 0 "needs a GPU"; return; }
-  [ -n "$sanitizer" ] || { note sanitizer "not run" 0 "compute-sanitizer is not on PATH or in /usr/local/cuda/bin"; return; }
+  needs_gpu sanitizer || return
+  [ -n "$sanitizer" ] || { skip sanitizer "compute-sanitizer is not on PATH or in /usr/local/cuda/bin"; return; }
   local tool
   # Without torch's caching every buffer is an allocation of its own, without guards, and leaving it is seen.
   for tool in memcheck racecheck; do
@@ -260,27 +266,30 @@ plugins() {
     attempt plugins plugins "${pytest[@]}" -m gpu tests/plugins/test_plugins_gpu.py
   fi
   [ -n "$ALGM_TENSORRT_LIBS" ] && [ -n "$headers" ] ||
-    note registries "not run" 0 "no tensorrt-lean library or no headers (ALGM_TENSORRT_LIBS, ALGM_TENSORRT_HEADERS)"
+    skip registries "no tensorrt-lean library or no headers (ALGM_TENSORRT_LIBS, ALGM_TENSORRT_HEADERS)"
 }
 
 runtime() {
-  [ "$twin" = no ] || { note runtime "not run" 0 "needs a GPU"; return; }
-  lacks cuda.bindings cv2 PIL tqdm && { note runtime "not run" 0 "not installed: $missing"; return; }
+  needs_gpu runtime || return
+  needs runtime cuda.bindings cv2 PIL tqdm || return
   attempt runtime runtime "${pytest[@]}" -m gpu tests/runtime/backends/test_tensorrt_gpu.py
 }
 
 doctor() {
-  [ "$twin" = no ] || { note doctor "not run" 0 "needs a GPU"; return; }
-  lacks cv2 PIL tqdm && { note doctor "not run" 0 "not installed: $missing"; return; }
+  needs_gpu doctor || return
+  needs doctor cv2 PIL tqdm || return
   attempt doctor doctor "$python" -c 'import sys; from algm_trt.engines.doctor.cli import main; sys.exit(main())' \
     --selftest --skip-build --json "$out/gpu_doctor.json"
 }
 
 rtx() {
   local pieces=(.carry/rtx/packages.tar.xz.[01])
-  [ "$twin" = no ] || { note rtx "not run" 0 "needs a GPU"; return; }
-  [ "${#pieces[@]}" -eq 2 ] && exists .carry/rtx/plans || { note rtx "not run" 0 "no .carry/rtx: carry.py --rtx"; return; }
-  lacks cuda.bindings cv2 PIL tqdm && { note rtx "not run" 0 "not installed: $missing"; return; }
+  needs_gpu rtx || return
+  if [ "${#pieces[@]}" -ne 2 ] || ! exists .carry/rtx/plans; then
+    skip rtx "no .carry/rtx: carry.py --rtx"
+    return
+  fi
+  needs rtx cuda.bindings cv2 PIL tqdm || return
   mkdir -p "$work/rtx"
   cat "${pieces[@]}" | "$python" -c 'import sys, tarfile
 tarfile.open(fileobj=sys.stdin.buffer, mode="r|xz").extractall(sys.argv[1], filter="data")' "$work/rtx"
@@ -289,13 +298,13 @@ tarfile.open(fileobj=sys.stdin.buffer, mode="r|xz").extractall(sys.argv[1], filt
 }
 
 speed() {
-  [ "$twin" = no ] || { note speed "not run" 0 "needs a GPU"; return; }
+  needs_gpu speed || return
   attempt speed speed "$python" benchmarks/kernels.py --json "$out/gpu_kernels.json"
 }
 
 experiments() {
-  [ "$twin" = no ] || { note experiments "not run" 0 "needs a GPU"; return; }
-  command -v git >/dev/null || command -v patch >/dev/null || { note experiments "not run" 0 "neither git nor patch is here"; return; }
+  needs_gpu experiments || return
+  command -v git >/dev/null || command -v patch >/dev/null || { skip experiments "neither git nor patch is here"; return; }
   attempt experiments experiments "$python" benchmarks/kernel_experiments.py --json "$out/gpu_experiments.json"
 }
 
@@ -322,8 +331,8 @@ evaluate() {
 accuracy() {
   local trained
   trained=$(first .carry/checkpoints/camvid/checkpoint.pth)
-  [ -n "$camvid" ] && [ -n "$trained" ] || { note accuracy "not run" 0 "no CamVid, or no .carry/checkpoints/camvid"; return; }
-  lacks cv2 PIL tqdm yaml && { note accuracy "not run" 0 "not installed: $missing"; return; }
+  [ -n "$camvid" ] && [ -n "$trained" ] || { skip accuracy "no CamVid, or no .carry/checkpoints/camvid"; return; }
+  needs accuracy cv2 PIL tqdm yaml || return
   local limit=()
   [ "$twin" = yes ] && limit=(--limit 3)
   evaluate accuracy "$library" "$trained:dense" "$trained" "${limit[@]}" --json "$out/gpu_accuracy.json"
@@ -331,8 +340,8 @@ accuracy() {
 }
 
 training() {
-  [ -n "$camvid" ] || { note training "not run" 0 "no CamVid (ALGM_CAMVID)"; return; }
-  lacks cv2 PIL tqdm yaml && { note training "not run" 0 "not installed: $missing"; return; }
+  [ -n "$camvid" ] || { skip training "no CamVid (ALGM_CAMVID)"; return; }
+  needs training cv2 PIL tqdm yaml || return
   local arguments=("$camvid" -o "$work/camvid" --json "$out/train_camvid.json")
   if [ "$twin" = yes ]; then
     arguments+=(--device cpu --backbone tiny --crop 128 --batch 2 --steps 1000 --seconds 5 --limit 3 --rounds 1)
@@ -369,9 +378,9 @@ export ALGM_PLUGINS_LIB=$library
 for step in "${STEPS[@]:1}"; do
   wanted "$step" || continue
   if [ "$twin" = no ] && [ -z "$gpu" ]; then
-    note "$step" "not run" 0 "PyTorch finds no CUDA device"
+    skip "$step" "PyTorch finds no CUDA device"
   elif ! exists "$library"; then
-    note "$step" "not run" 0 "there is no plugin library"
+    skip "$step" "there is no plugin library"
   else
     "$step"
   fi

@@ -88,16 +88,15 @@ def describe(checkout: Path) -> dict[str, Any]:
     return {"code": "tue-mps/algm-segmenter", "commit": _commit(checkout), "changed_at_run_time": CHANGES}
 
 
-def compile_all(variants: Sequence[OfficialVariant], pictures: Sequence[Tensor], most: int = 4) -> int:
-    """Run variants on all pictures until a whole pass compiles nothing new; returns the number of compiled graphs."""
-    for _ in range(most):
+def compile_all(variants: Sequence[OfficialVariant], pictures: Sequence[Tensor]) -> None:
+    """Run variants on all pictures until a whole pass compiles nothing new, but four times at most."""
+    for _ in range(4):
         before = compiled_graphs()
         for variant in variants:
             for pixels in pictures:
                 variant.forward(pixels)
         if compiled_graphs() == before:
             break
-    return compiled_graphs()
 
 
 def compiled_graphs() -> int:

@@ -299,7 +299,6 @@ def global_case(
 def exact_global_case(
     name: str,
     lengths: Sequence[int],
-    layer: int = 5,
     extra: int = 1,
     dtype: str = "float32",
     equal: bool = False,
@@ -312,7 +311,7 @@ def exact_global_case(
         x = np.ones((sum(lengths), 16), np.float32) if equal else signs(random, sum(lengths), 16)
         return _merge_inputs(random, x.astype(dtype), lengths, extra)
 
-    attributes = {"layer": layer, "extra_tokens": extra, "max_tokens": max(lengths)}
+    attributes = {"layer": 5, "extra_tokens": extra, "max_tokens": max(lengths)}
     return OpCase(name, spec.GLOBAL_MERGE, make, attributes, heavy)
 
 

@@ -49,8 +49,9 @@ def with_gpu(at: Machine, capability: int = 89, name: str = "NVIDIA L4") -> Mach
     return with_answers(at, driver=gives(version="580.65", cuda="99.0", status=0, gpus=[gpu]))
 
 
-def with_library(at: Machine, path: Path = Path("/lib/libalgm_plugins.so"), problem: str = "") -> Machine:
+def with_library(at: Machine, problem: str = "") -> Machine:
     """A machine with a plugin library for compute capabilities 80 and 89."""
+    path = Path("/lib/libalgm_plugins.so")
     library = Library(path, None if problem else 1, Architectures((80, 89), (89,)), problem)
     return replace(at, library=library)
 

@@ -55,10 +55,10 @@ def tiny_model(
     return proto
 
 
-def save_tiny_model(folder: Path, precision: str = "fp32") -> Path:
+def save_tiny_model(folder: Path) -> Path:
     """`model.onnx` in a folder, with the linear decoder: float16 keeps the labels of its random weights."""
     path = folder / "model.onnx"
-    onnx.save(tiny_model(LINEAR, precision=precision), path)
+    onnx.save(tiny_model(LINEAR), path)
     return path
 
 

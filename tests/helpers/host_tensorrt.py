@@ -59,8 +59,8 @@ class HostTensorRT:
     TensorLocation = SimpleNamespace(DEVICE="device", HOST="host")
     ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user managed")
 
-    def __init__(self, cuda: HostCuda, model: Engine, version: str = VERSION) -> None:
-        self.__version__ = version
+    def __init__(self, cuda: HostCuda, model: Engine) -> None:
+        self.__version__ = VERSION
         self.cuda, self.model = cuda, model
         self.contexts: list[_Context] = []
         self.batches: list[tuple[int, int]] = []

@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,8 @@ Shape = tuple[int, ...]
 Profile = Mapping[str, tuple[Shape, Shape, Shape]]
 
 TARGETS = ("SM80", "SM89", "SM120")
+TIMEOUT = 300
+"""Seconds of a build."""
 
 
 @dataclass(frozen=True)
@@ -31,23 +32,19 @@ class RtxReport:
 
     Attributes:
         plugin_layers: layers of type PLUGIN_V3 after parsing.
-        layers: all layers after parsing.
         errors: messages of the parser and of the builder, and what the plugins wrote on stderr, in order.
         warnings: warnings of the parser and of the builder.
         plan_bytes: size of the plan; 0 when nothing was built.
         activation_bytes: activation memory that the builder reports for the largest shapes; None when it says nothing.
         outputs: name -> (type, dimensions) of the network's outputs, -1 for an extent that is not known.
-        seconds: time of parsing and building.
     """
 
     plugin_layers: int = 0
-    layers: int = 0
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     plan_bytes: int = 0
     activation_bytes: int | None = None
     outputs: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
-    seconds: float = 0.0
 
     @property
     def unused_inputs(self) -> list[str]:
@@ -65,14 +62,7 @@ def missing_reason() -> str | None:
     return None
 
 
-def build_with_rtx(
-    onnx_bytes: bytes,
-    plugin_library: Path | None,
-    sm: str,
-    profile: Profile,
-    *,
-    timeout: float = 300.0,
-) -> RtxReport:
+def build_with_rtx(onnx_bytes: bytes, plugin_library: Path | None, sm: str, profile: Profile) -> RtxReport:
     """Build a serialised ONNX model for one compute capability in a child process.
 
     Args:
@@ -80,7 +70,6 @@ def build_with_rtx(
         plugin_library: library to load into the builder's registry; None builds without it.
         sm: compute capability by TensorRT-RTX's name: "SM80", "SM89" or "SM120".
         profile: per input the smallest, the usual and the largest shape.
-        timeout: seconds after which the child is ended and the build counts as failed.
 
     Returns:
         The report; a failed parse or build is in its `errors`.
@@ -102,7 +91,7 @@ def build_with_rtx(
             env={**os.environ, "LD_LIBRARY_PATH": path},
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=TIMEOUT,
             check=False,
         )
         return _report(folder / "report.json", child)
@@ -139,7 +128,6 @@ def _child(folder: Path) -> None:
             self.lines.append((severity, message))
 
     request = json.loads((folder / "request.json").read_text())
-    start = time.monotonic()
     log = Log()
     builder = trt.Builder(log)
     if request["library"] is not None:
@@ -154,17 +142,13 @@ def _child(folder: Path) -> None:
     levels = trt.ILogger
     report = {
         "plugin_layers": sum(layer.type == trt.LayerType.PLUGIN_V3 for layer in network),
-        "layers": network.num_layers,
         "errors": errors + [m for s, m in log.lines if s in (levels.ERROR, levels.INTERNAL_ERROR)],
         "warnings": [m for s, m in log.lines if s == levels.WARNING],
         "plan_bytes": 0 if plan is None else plan.nbytes,
         "activation_bytes": _activation_bytes([m for _, m in log.lines]),
         "outputs": {t.name: (t.dtype.name, list(t.shape)) for t in map(network.get_output, range(network.num_outputs))},
-        "seconds": time.monotonic() - start,
     }
     (folder / "report.json").write_text(json.dumps(report))
-    if "ALGM_RTX_LOG" in os.environ:
-        Path(os.environ["ALGM_RTX_LOG"]).write_text("\n".join(f"{s}: {m}" for s, m in log.lines))
 
 
 def _build(trt: Any, builder: Any, network: Any, request: dict[str, Any]) -> Any:

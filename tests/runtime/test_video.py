@@ -29,11 +29,11 @@ from algm_trt.runtime.video import SavedVideo, VideoReader, segment_video
 from algm_trt.runtime.writers import WriteError
 
 
-def write_video(path: Path, frames: int = 9, size: tuple[int, int] = (48, 64), fps: float = 12.0) -> Path:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (size[1], size[0]))
+def write_video(path: Path, frames: int = 9, fps: float = 12.0) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (64, 48))
     assert writer.isOpened()
     for index in range(frames):
-        writer.write(np.ascontiguousarray(color_picture(*size, index)[..., ::-1]))
+        writer.write(np.ascontiguousarray(color_picture(48, 64, index)[..., ::-1]))
     writer.release()
     return path
 

@@ -278,9 +278,9 @@ def test_many_may_close_it(make: Make) -> None:
 class OnDevice:
     """Images in the memory of the stand-in, as cupy or PyCUDA show theirs."""
 
-    def __init__(self, cuda: HostCuda, array: NDArray[Any], offset: int = 0, device: int = 0, **facts: Any) -> None:
+    def __init__(self, cuda: HostCuda, array: NDArray[Any], offset: int = 0, **facts: Any) -> None:
         padded = np.concatenate([np.zeros(offset, np.uint8), array.reshape(-1).view(np.uint8)])
-        self.address = cuda.foreign(padded, device) + offset
+        self.address = cuda.foreign(padded) + offset
         self.__cuda_array_interface__ = {
             "shape": array.shape,
             "typestr": array.dtype.str,

@@ -34,11 +34,11 @@ from algm_trt.runtime.window_runner import HostWindowRunner
 SIZES = [(40, 61), (32, 32), (97, 33), (20, 20), (64, 101)]
 
 
-def truth_of(picture: NDArray[np.uint8], ignored: float = 0.1, seed: int = 0) -> NDArray[np.uint8]:
+def truth_of(picture: NDArray[np.uint8], seed: int = 0) -> NDArray[np.uint8]:
     """Class of the nearest colour of the palette, with some pixels ignored."""
     distance = np.abs(picture[:, :, None].astype(int) - np.array(PALETTE)).sum(axis=-1)
     truth = distance.argmin(axis=2).astype(np.uint8)
-    truth[np.random.default_rng(seed).random(truth.shape) < ignored] = 255
+    truth[np.random.default_rng(seed).random(truth.shape) < 0.1] = 255
     return truth
 
 
@@ -66,17 +66,15 @@ def options(batch_size: int = 1, protocol: Protocol | None = None, coupled: bool
     )
 
 
-def expected_scores(
-    root: Path, names: list[str], classes: int = 5, short_side: int | None = None
-) -> tuple[float, float, float]:
+def expected_scores(root: Path, names: list[str], short_side: int | None = None) -> tuple[float, float, float]:
     """mIoU, pixel accuracy and mean accuracy of the public interface's labels, counted class by class."""
     segmenter = Segmenter(FakeEngine())
     truth = np.concatenate([np.asarray(Image.open(root / "labels" / f"{name}.png")).ravel() for name in names])
     paths = [root / "images" / f"{name}.png" for name in names]
     found = np.concatenate([segmenter(path, short_side=short_side).labels.ravel() for path in paths])
     found, truth = found[truth != 255], truth[truth != 255]
-    iou = [np.sum((truth == k) & (found == k)) / np.sum((truth == k) | (found == k)) for k in range(classes)]
-    accuracy = [np.mean(found[truth == k] == k) for k in range(classes)]
+    iou = [np.sum((truth == k) & (found == k)) / np.sum((truth == k) | (found == k)) for k in range(len(PALETTE))]
+    accuracy = [np.mean(found[truth == k] == k) for k in range(len(PALETTE))]
     return float(np.mean(iou)), float(np.mean(truth == found)), float(np.mean(accuracy))
 
 

@@ -29,9 +29,9 @@ def put(path: Path, values: object = 0) -> None:
     Image.fromarray(pixels if path.suffix == ".png" else pixels[..., None].repeat(3, 2)).save(path)
 
 
-def truths(data: EvaluationSet, size: tuple[int, int] = (2, 4)) -> dict[str, list[int]]:
+def truths(data: EvaluationSet) -> dict[str, list[int]]:
     """First row of the ground truth of every picture, by name."""
-    return {sample.name: data.truth(sample, size)[0].tolist() for sample in data.samples}
+    return {sample.name: data.truth(sample, (2, 4))[0].tolist() for sample in data.samples}
 
 
 def test_ade20k(tmp_path: Path) -> None:
