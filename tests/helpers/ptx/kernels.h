@@ -4,6 +4,8 @@
 
 #include "cuda_on_cpu.h"
 
+#include <cstdio>
+#include <cstdlib>
 #include <map>
 #include <string>
 #include <vector>
@@ -37,11 +39,17 @@ struct Launch {
 // By the function that the launchers start.
 std::map<const void*, Kernel>& kernels();
 
+// Ends the process, outside of a launch.
+[[noreturn]] inline void refuse(const std::string& kernel, const char* what) {
+  std::fprintf(stderr, "%s: %s\n", kernel.c_str(), what);
+  std::abort();
+}
+
 struct Registration {
   template <typename... Parameters>
   Registration(void (*kernel)(Parameters...), Kernel translated) {
     if (translated.parameterBytes != std::vector<size_t>{sizeof(Parameters)...}) {
-      twin::fail((translated.name + ": parameters of other sizes than on the device").c_str());
+      refuse(translated.name, "parameters of other sizes than on the device");
     }
     kernels().emplace(reinterpret_cast<const void*>(kernel), translated);
   }
@@ -49,13 +57,14 @@ struct Registration {
 
 // What CUDA would refuse. Dynamic shared memory beyond 48 KB has been asked for by the launcher.
 inline void checkLaunch(const Kernel& kernel, dim3 grid, dim3 block, size_t dynamicBytes, size_t sharedBytes) {
-  const auto refuse = [&kernel](const char* what) { twin::fail((kernel.name + ": " + what).c_str()); };
   const uint64_t threads = uint64_t(block.x) * block.y * block.z;
-  if (threads == 0 || threads > kernel.mostThreads) refuse("a block of too many threads, or of none");
+  if (threads == 0 || threads > kernel.mostThreads) refuse(kernel.name, "a block of too many threads, or of none");
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > INT32_MAX || grid.y > 65535 || grid.z > 65535) {
-    refuse("an impossible grid");
+    refuse(kernel.name, "an impossible grid");
   }
-  if (dynamicBytes <= kDefaultSharedBytes && sharedBytes > kDefaultSharedBytes) refuse("too much shared memory");
+  if (dynamicBytes <= kDefaultSharedBytes && sharedBytes > kDefaultSharedBytes) {
+    refuse(kernel.name, "too much shared memory");
+  }
 }
 
 }  // namespace ptx
@@ -65,7 +74,7 @@ namespace twin {
 template <typename... Parameters>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamicBytes, Parameters... arguments) {
   const auto found = ptx::kernels().find(reinterpret_cast<const void*>(kernel));
-  if (found == ptx::kernels().end()) fail("a kernel that was not translated");
+  if (found == ptx::kernels().end()) ptx::refuse("a kernel", "it was not translated");
   ptx::Kernel& translated = found->second;
   const size_t sharedBytes = dynamicBytes > 0 ? translated.dynamicOffset + dynamicBytes : translated.staticBytes;
   ptx::checkLaunch(translated, grid, block, dynamicBytes, sharedBytes);

@@ -195,10 +195,13 @@ class Thread {
     for (int i = 0; i < 8; ++i) mine.a[i] = fromHalf(uint16_t(a.values[i / 2] >> 16 * (i % 2)));
     for (int i = 0; i < 4; ++i) mine.b[i] = fromHalf(uint16_t(b.values[i / 2] >> 16 * (i % 2)));
     const unsigned char* lanes = meet(&mine, sizeof(mine), line);
+    // The matrices, as far as the results of this lane need them.
+    const int lane = twin::current->lane, resultGroup = lane / 4, firstColumn = lane % 4 * 2;
     float left[16][16], right[16][8];
-    for (int lane = 0; lane < 32; ++lane) {
-      const auto fragments = twin::laneValue<Fragments>(lanes, lane);
-      const int group = lane / 4, inGroup = lane % 4;
+    for (int owner = 0; owner < 32; ++owner) {
+      const int group = owner / 4, inGroup = owner % 4;
+      if (group != resultGroup && group != firstColumn && group != firstColumn + 1) continue;
+      const auto fragments = twin::laneValue<Fragments>(lanes, owner);
       for (int i = 0; i < 8; ++i) {
         const int row = i < 2 || (i >= 4 && i < 6) ? group : group + 8;
         const int column = inGroup * 2 + (i & 1) + (i < 4 ? 0 : 8);
@@ -209,10 +212,9 @@ class Thread {
         right[row][column] = fragments.b[i];
       }
     }
-    const int group = twin::current->lane / 4, inGroup = twin::current->lane % 4;
     Vector<uint32_t, 4> result;
     for (int i = 0; i < 4; ++i) {
-      const int row = i < 2 ? group : group + 8, column = inGroup * 2 + (i & 1);
+      const int row = i < 2 ? resultGroup : resultGroup + 8, column = firstColumn + (i & 1);
       double sum = real(c.values[i]);
       for (int k = 0; k < 16; ++k) sum += double(left[row][k]) * right[k][column];
       result.values[i] = number(float(sum));
