@@ -16,7 +16,8 @@
 #   ALGM_TENSORRT_HEADERS  folders with NVIDIA's headers, separated by colons (.carry/tensorrt/headers/*)
 #   ALGM_PICTURES          folder of photographs, or file of carry.py (.carry/pictures.npz; else drawn scenes)
 #   ALGM_OFFICIAL          checkout of the official code (.carry/official; else it is not timed)
-#   ALGM_CHECKPOINTS       trained checkpoints, separated by colons (.carry/checkpoints/* and examples/sample)
+#   ALGM_CHECKPOINTS       trained checkpoints, separated by colons (.carry/checkpoints/* and examples/sample); accuracy
+#                          takes the folder that is called camvid
 #   ALGM_CAMVID            CamVid, to train on (.carry/camvid; else nothing is trained)
 # TensorRT-RTX and plans to try it with are taken from .carry/rtx alone.
 #
@@ -57,20 +58,21 @@ python=${PYTHON:-python3}
 only="" budget=0 twin=no list=no
 
 usage() { sed -n '2,/^# Exit code/p' "$0" | sed 's/^# \{0,1\}//'; }
+refuse() { echo "gpu_all.sh: $1" >&2; exit 2; }
 
 while [ $# -gt 0 ]; do
   case $1 in
     --list) list=yes ;;
     --cpu-twin) twin=yes ;;
-    --only) only=${2:?--only needs steps, such as kernels,model}; shift ;;
-    --budget) budget=${2:?--budget needs seconds}; shift ;;
+    --only) only=${2:-}; [ -n "$only" ] || refuse "--only needs steps, such as kernels,model"; shift ;;
+    --budget) budget=${2:-}; [ -n "$budget" ] || refuse "--budget needs seconds"; shift ;;
     -h | --help) usage; exit 0 ;;
-    *) echo "gpu_all.sh: unknown argument '$1'; --help shows what there is" >&2; exit 2 ;;
+    *) refuse "unknown argument '$1'; --help shows what there is" ;;
   esac
   shift
 done
 for step in ${only//,/ }; do
-  [ -n "${WHAT[$step]:-}" ] || { echo "gpu_all.sh: unknown step '$step'; there are: ${STEPS[*]}" >&2; exit 2; }
+  [ -n "${WHAT[$step]:-}" ] || refuse "unknown step '$step'; there are: ${STEPS[*]}"
 done
 
 # --- what there is ----------------------------------------------------------------------------------------------------
@@ -329,9 +331,11 @@ evaluate() {
 }
 
 accuracy() {
-  local trained
-  trained=$(first .carry/checkpoints/camvid/checkpoint.pth)
-  [ -n "$camvid" ] && [ -n "$trained" ] || { skip accuracy "no CamVid, or no .carry/checkpoints/camvid"; return; }
+  local trained="" folder
+  for folder in ${checkpoints//:/ }; do
+    [ "$(basename "$folder")" = camvid ] && trained=$(first "$folder/checkpoint.pth")
+  done
+  [ -n "$camvid" ] && [ -n "$trained" ] || { skip accuracy "no CamVid, or no checkpoint in a folder camvid"; return; }
   needs accuracy cv2 PIL tqdm yaml || return
   local limit=()
   [ "$twin" = yes ] && limit=(--limit 3)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,4 +26,12 @@ def write_record(path: Path | None, results: dict[str, Any]) -> None:
     The file is written whole: who stops meanwhile keeps the record before.
     """
     if path is not None:
-        write_report(path, json.dumps(environment() | {"load_average": load_average()} | results, indent=1) + "\n")
+        known = environment() | {"load_average": load_average(), "command": _command()}
+        write_report(path, json.dumps(known | results, indent=1) + "\n")
+
+
+def _command() -> str:
+    """The command line; of absolute paths, which are those of a machine, the last part."""
+    script, *arguments = sys.argv
+    shown = [Path(text).name if Path(text).is_absolute() else text for text in arguments]
+    return shlex.join(["python", f"benchmarks/{Path(script).name}", *shown])
