@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from algm_trt.runtime.backends.tensorrt.kernels import SlideKernels
 from algm_trt.runtime.backends.tensorrt.lane import Lane
 from algm_trt.runtime.backends.tensorrt.lanes import Lanes
+from algm_trt.runtime.backends.tensorrt.profiles import Piece
 from algm_trt.runtime.backends.tensorrt.transfers import Transfers
 from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.cuda import Device
@@ -106,18 +107,44 @@ class DeviceScores:
         self._buffer.release()
 
 
-class DeviceWindowRunner:
-    """Windows cut from canvases on the device, logits left there.
+class _LaneRunner:
+    """What both runners share: a batch runs in one lane of the engine, piece by piece.
 
     Attributes:
         lanes: of the engine.
     """
 
-    def __init__(self, parts: SlideParts, lanes: Lanes, batch_size: int) -> None:
+    def __init__(self, card: ModelCard, lanes: Lanes, batch_size: int) -> None:
         self.lanes = lanes.count
-        self._parts = parts
+        self._card = card
         self._lanes = lanes
         self._capacity = lanes.capacity(batch_size)
+
+    def run(
+        self, requests: Sequence[WindowRequest], threshold: float | None
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """See `WindowRunner.run`."""
+        limit = checked_threshold(threshold, self._card)
+        with self._lanes.lane() as lane:
+            lane.reserve(self._capacity)
+            pieces = self._lanes.pieces(len(requests))
+            found = [self._run_piece(lane, piece, requests[piece.start : piece.stop], limit) for piece in pieces]
+        counts, token_map = joined(found)
+        return counts, token_map
+
+    def _run_piece(
+        self, lane: Lane, piece: Piece, requests: Sequence[WindowRequest], threshold: float
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Token counts and token map of a piece, whose logits have gone to the scores of its requests."""
+        raise NotImplementedError
+
+
+class DeviceWindowRunner(_LaneRunner):
+    """Windows cut from canvases on the device, logits left there."""
+
+    def __init__(self, parts: SlideParts, lanes: Lanes, batch_size: int) -> None:
+        super().__init__(parts.card, lanes, batch_size)
+        self._parts = parts
 
     def place(self, canvas: NDArray[np.uint8]) -> DeviceCanvas:
         """See `WindowRunner.place`.
@@ -135,22 +162,13 @@ class DeviceWindowRunner:
         """
         return DeviceScores(self._parts, plan)
 
-    def run(
-        self, requests: Sequence[WindowRequest], threshold: float | None
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """See `WindowRunner.run`."""
-        limit = checked_threshold(threshold, self._parts.card)
-        found = []
-        with self._lanes.lane() as lane:
-            lane.reserve(self._capacity)
-            for piece in self._lanes.pieces(len(requests)):
-                part = requests[piece.start : piece.stop]
-                self._cut(lane, part)
-                lane.execute(piece, limit)
-                self._keep(lane, part)
-                found.append(tokens(lane, piece.count))
-        counts, token_map = joined(found)
-        return counts, token_map
+    def _run_piece(
+        self, lane: Lane, piece: Piece, requests: Sequence[WindowRequest], threshold: float
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        self._cut(lane, requests)
+        lane.execute(piece, threshold)
+        self._keep(lane, requests)
+        return tokens(lane, piece.count)
 
     def _cut(self, lane: Lane, requests: Sequence[WindowRequest]) -> None:
         """Queue the windows into the lane's images."""
@@ -176,18 +194,8 @@ class DeviceWindowRunner:
             lane.stream.copy(source, scores.address(requests[start].index), size)
 
 
-class HostCutWindowRunner:
-    """Windows cut by the CPU, logits kept by it.
-
-    Attributes:
-        lanes: of the engine.
-    """
-
-    def __init__(self, card: ModelCard, lanes: Lanes, batch_size: int) -> None:
-        self.lanes = lanes.count
-        self._card = card
-        self._lanes = lanes
-        self._capacity = lanes.capacity(batch_size)
+class HostCutWindowRunner(_LaneRunner):
+    """Windows cut by the CPU, logits kept by it."""
 
     def place(self, canvas: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The canvas itself."""
@@ -197,25 +205,17 @@ class HostCutWindowRunner:
         """See `WindowRunner.room`."""
         return HostScores(plan, self._card)
 
-    def run(
-        self, requests: Sequence[WindowRequest], threshold: float | None
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """See `WindowRunner.run`."""
-        limit = checked_threshold(threshold, self._card)
-        found = []
-        with self._lanes.lane() as lane:
-            lane.reserve(self._capacity)
-            for piece in self._lanes.pieces(len(requests)):
-                part = requests[piece.start : piece.stop]
-                images = lane.pinned("images")[: piece.count]
-                cut_windows(part, images)
-                lane.stream.upload(images, lane.address("images"))
-                lane.execute(piece, limit)
-                logits = lane.download("logits", piece.count)
-                found.append(tokens(lane, piece.count))
-                keep_logits(part, logits)
-        counts, token_map = joined(found)
-        return counts, token_map
+    def _run_piece(
+        self, lane: Lane, piece: Piece, requests: Sequence[WindowRequest], threshold: float
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        images = lane.pinned("images")[: piece.count]
+        cut_windows(requests, images)
+        lane.stream.upload(images, lane.address("images"))
+        lane.execute(piece, threshold)
+        logits = lane.download("logits", piece.count)
+        found = tokens(lane, piece.count)
+        keep_logits(requests, logits)
+        return found
 
 
 def tokens(lane: Lane, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
