@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
 from algm_trt.plugins.command import say
+
+T = TypeVar("T")
 
 
 def command_parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
@@ -61,10 +65,7 @@ def whole_numbers(text: str) -> tuple[int, ...]:
     Raises:
         argparse.ArgumentTypeError: something else.
     """
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be whole numbers with commas between, got {text!r}") from None
+    return _separated(text, int, "whole numbers")
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -73,7 +74,11 @@ def numbers(text: str) -> tuple[float, ...]:
     Raises:
         argparse.ArgumentTypeError: something else.
     """
+    return _separated(text, float, "numbers")
+
+
+def _separated(text: str, kind: Callable[[str], T], what: str) -> tuple[T, ...]:
     try:
-        return tuple(float(part) for part in text.split(","))
+        return tuple(kind(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be numbers with commas between, got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"must be {what} with commas between, got {text!r}") from None

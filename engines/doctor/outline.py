@@ -12,19 +12,7 @@ from typing import Final
 import numpy as np
 
 from algm_trt.plugins.errors import AlgmError
-from algm_trt.runtime.backends.onnx_fields import (
-    DimensionField,
-    EntryField,
-    FunctionField,
-    GraphField,
-    ModelField,
-    NodeField,
-    OpsetField,
-    TensorField,
-    TensorTypeField,
-    TypeField,
-    ValueField,
-)
+from algm_trt.runtime.backends import onnx_fields
 from algm_trt.runtime.backends.protobuf import as_message, as_number, as_text, fields
 
 FLOAT, UINT8, INT8 = 1, 2, 3
@@ -98,31 +86,34 @@ def _model(data: memoryview) -> Outline:
     functions: list[str] = []
     graph = memoryview(b"")
     for field, value, _ in fields(data):
-        if field == ModelField.GRAPH:
+        if field == onnx_fields.MODEL_GRAPH:
             graph = as_message(value)
-        elif field == ModelField.OPSET_IMPORT:
+        elif field == onnx_fields.MODEL_OPSET_IMPORT:
             opset = _values(value)
-            opsets[as_text(opset.get(OpsetField.DOMAIN, b""))] = as_number(opset.get(OpsetField.VERSION, 0))
-        elif field == ModelField.METADATA_PROPS:
+            opsets[_text(opset, onnx_fields.OPSET_DOMAIN)] = _number(opset, onnx_fields.OPSET_VERSION)
+        elif field == onnx_fields.MODEL_METADATA_PROPS:
             entry = _values(value)
-            metadata[as_text(entry.get(EntryField.KEY, b""))] = as_text(entry.get(EntryField.VALUE, b""))
-        elif field == ModelField.FUNCTIONS:
-            functions.append(_qualified(_values(value), FunctionField.DOMAIN, FunctionField.NAME))
+            metadata[_text(entry, onnx_fields.ENTRY_KEY)] = _text(entry, onnx_fields.ENTRY_VALUE)
+        elif field == onnx_fields.MODEL_FUNCTIONS:
+            function = _values(value)
+            domain, name = _text(function, onnx_fields.FUNCTION_DOMAIN), _text(function, onnx_fields.FUNCTION_NAME)
+            functions.append(f"{domain}::{name}")
     nodes: Counter[str] = Counter()
     weight_bytes: Counter[int] = Counter()
     largest = ("", 0.0)
     inputs: list[Port] = []
     outputs: list[Port] = []
     for field, value, _ in fields(graph):
-        if field == GraphField.NODE:
-            nodes[_qualified(_values(value), NodeField.DOMAIN, NodeField.OP_TYPE)] += 1
-        elif field == GraphField.INITIALIZER:
+        if field == onnx_fields.GRAPH_NODE:
+            node = _values(value)
+            nodes[f"{_text(node, onnx_fields.NODE_DOMAIN)}::{_text(node, onnx_fields.NODE_OP_TYPE)}"] += 1
+        elif field == onnx_fields.GRAPH_INITIALIZER:
             name, dtype, size, weight = _initializer(value)
             weight_bytes[dtype] += size
             largest = max(largest, (name, weight), key=lambda item: item[1])
-        elif field == GraphField.INPUT:
+        elif field == onnx_fields.GRAPH_INPUT:
             inputs.append(_port(value))
-        elif field == GraphField.OUTPUT:
+        elif field == onnx_fields.GRAPH_OUTPUT:
             outputs.append(_port(value))
     return Outline(
         opsets=opsets,
@@ -136,17 +127,12 @@ def _model(data: memoryview) -> Outline:
     )
 
 
-def _qualified(message: Mapping[int, int | memoryview], domain: int, name: int) -> str:
-    """Domain and name, as in "algm::AlgmLabels", from the fields of these numbers."""
-    return f"{as_text(message.get(domain, b''))}::{as_text(message.get(name, b''))}"
-
-
 def _initializer(message: int | memoryview) -> tuple[str, int, int, float]:
     """Name, data type, bytes, and the largest absolute value if it is float32."""
     tensor = _values(message)
-    name, dtype = as_text(tensor.get(TensorField.NAME, b"")), as_number(tensor.get(TensorField.DATA_TYPE, 0))
-    raw = as_message(tensor.get(TensorField.RAW_DATA, tensor.get(TensorField.FLOAT_DATA, b"")))
-    if dtype != FLOAT or tensor.get(TensorField.DATA_LOCATION) == _EXTERNAL or not raw.nbytes:
+    name, dtype = _text(tensor, onnx_fields.TENSOR_NAME), _number(tensor, onnx_fields.TENSOR_DATA_TYPE)
+    raw = as_message(tensor.get(onnx_fields.TENSOR_RAW_DATA, tensor.get(onnx_fields.TENSOR_FLOAT_DATA, b"")))
+    if dtype != FLOAT or tensor.get(onnx_fields.TENSOR_DATA_LOCATION) == _EXTERNAL or not raw.nbytes:
         return name, dtype, raw.nbytes, 0.0
     values = np.frombuffer(raw, "<f4")
     largest = float(np.abs(values).max())
@@ -156,16 +142,26 @@ def _initializer(message: int | memoryview) -> tuple[str, int, int, float]:
 def _port(message: int | memoryview) -> Port:
     """ValueInfoProto: name, and the type of a tensor."""
     info = _values(message)
-    tensor = _values(_values(info.get(ValueField.TYPE, b"")).get(TypeField.TENSOR_TYPE, b""))
+    tensor = _values(_values(info.get(onnx_fields.VALUE_TYPE, b"")).get(onnx_fields.TYPE_TENSOR_TYPE, b""))
     shape: list[int | str] = []
-    for dimension in fields(as_message(tensor.get(TensorTypeField.SHAPE, b""))):
+    for dimension in fields(as_message(tensor.get(onnx_fields.TENSOR_TYPE_SHAPE, b""))):
         extent = _values(dimension.value)
-        fixed, free = extent.get(DimensionField.VALUE), extent.get(DimensionField.PARAM, b"?")
-        shape.append(as_text(free) if fixed is None else as_number(fixed))
-    name, dtype = info.get(ValueField.NAME, b""), tensor.get(TensorTypeField.ELEM_TYPE, 0)
-    return Port(as_text(name), as_number(dtype), tuple(shape))
+        is_fixed = onnx_fields.DIMENSION_VALUE in extent
+        fixed, free = _number(extent, onnx_fields.DIMENSION_VALUE), _text(extent, onnx_fields.DIMENSION_PARAM)
+        shape.append(fixed if is_fixed else free or "?")
+    return Port(_text(info, onnx_fields.VALUE_NAME), _number(tensor, onnx_fields.TENSOR_TYPE_ELEM_TYPE), tuple(shape))
 
 
 def _values(message: int | memoryview | bytes) -> dict[int, int | memoryview]:
     """Value by number of the fields of a message; of a repeated field the last."""
     return {field.number: field.value for field in fields(as_message(message))}
+
+
+def _text(message: Mapping[int, int | memoryview], number: int) -> str:
+    """The text of a field; "" where there is none."""
+    return as_text(message.get(number, b""))
+
+
+def _number(message: Mapping[int, int | memoryview], number: int) -> int:
+    """The number of a field; 0 where there is none."""
+    return as_number(message.get(number, 0))

@@ -2,97 +2,15 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
-
-
-class ModelField(IntEnum):
-    """ModelProto."""
-
-    GRAPH = 7
-    OPSET_IMPORT = 8
-    METADATA_PROPS = 14
-    FUNCTIONS = 25
-
-
-class GraphField(IntEnum):
-    """GraphProto."""
-
-    NODE = 1
-    INITIALIZER = 5
-    INPUT = 11
-    OUTPUT = 12
-
-
-class NodeField(IntEnum):
-    """NodeProto."""
-
-    INPUT = 1
-    OUTPUT = 2
-    OP_TYPE = 4
-    ATTRIBUTE = 5
-    DOMAIN = 7
-
-
-class AttributeField(IntEnum):
-    """AttributeProto."""
-
-    GRAPH = 6
-    GRAPHS = 11
-
-
-class FunctionField(IntEnum):
-    """FunctionProto."""
-
-    NAME = 1
-    DOMAIN = 10
-
-
-class OpsetField(IntEnum):
-    """OperatorSetIdProto."""
-
-    DOMAIN = 1
-    VERSION = 2
-
-
-class EntryField(IntEnum):
-    """StringStringEntryProto."""
-
-    KEY = 1
-    VALUE = 2
-
-
-class TensorField(IntEnum):
-    """TensorProto."""
-
-    DATA_TYPE = 2
-    FLOAT_DATA = 4
-    NAME = 8
-    RAW_DATA = 9
-    DATA_LOCATION = 14
-
-
-class ValueField(IntEnum):
-    """ValueInfoProto."""
-
-    NAME = 1
-    TYPE = 2
-
-
-class TypeField(IntEnum):
-    """TypeProto."""
-
-    TENSOR_TYPE = 1
-
-
-class TensorTypeField(IntEnum):
-    """TypeProto.Tensor."""
-
-    ELEM_TYPE = 1
-    SHAPE = 2
-
-
-class DimensionField(IntEnum):
-    """TensorShapeProto.Dimension."""
-
-    VALUE = 1
-    PARAM = 2
+MODEL_GRAPH, MODEL_OPSET_IMPORT, MODEL_METADATA_PROPS, MODEL_FUNCTIONS = 7, 8, 14, 25
+GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 1, 5, 11, 12
+NODE_INPUT, NODE_OUTPUT, NODE_OP_TYPE, NODE_ATTRIBUTE, NODE_DOMAIN = 1, 2, 4, 5, 7
+ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS = 6, 11
+FUNCTION_NAME, FUNCTION_DOMAIN = 1, 10
+OPSET_DOMAIN, OPSET_VERSION = 1, 2
+ENTRY_KEY, ENTRY_VALUE = 1, 2
+TENSOR_DATA_TYPE, TENSOR_FLOAT_DATA, TENSOR_NAME, TENSOR_RAW_DATA, TENSOR_DATA_LOCATION = 2, 4, 8, 9, 14
+VALUE_NAME, VALUE_TYPE = 1, 2
+TYPE_TENSOR_TYPE = 1
+TENSOR_TYPE_ELEM_TYPE, TENSOR_TYPE_SHAPE = 1, 2
+DIMENSION_VALUE, DIMENSION_PARAM = 1, 2

@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from algm_trt.runtime.backends.onnx_fields import AttributeField, GraphField, ModelField, NodeField, ValueField
+from algm_trt.runtime.backends import onnx_fields
 from algm_trt.runtime.backends.protobuf import PREFIXED, Field, as_message, as_text, encoded_varint, fields
 
 LABELS: Final = "labels"
@@ -27,7 +27,7 @@ def without_labels(path: Path) -> bytes | None:
     content = memoryview(path.read_bytes())
     try:
         model = list(fields(content))
-        (graph,) = (field for field in model if field.number == ModelField.GRAPH)
+        (graph,) = (field for field in model if field.number == onnx_fields.MODEL_GRAPH)
         kept = _needed(list(fields(as_message(graph.value))))
     except ValueError:  # empty, cut short, or something else
         return None
@@ -37,7 +37,7 @@ def without_labels(path: Path) -> bytes | None:
     parts: list[bytes | memoryview] = []
     for field in model:
         if field is graph:
-            key = encoded_varint(ModelField.GRAPH << 3 | PREFIXED)
+            key = encoded_varint(onnx_fields.MODEL_GRAPH << 3 | PREFIXED)
             parts += [key, encoded_varint(length), *(part.whole for part in kept)]
         else:
             parts.append(field.whole)
@@ -46,16 +46,16 @@ def without_labels(path: Path) -> bytes | None:
 
 def _needed(graph: list[Field]) -> list[Field] | None:
     """The fields of a graph without the output and the nodes that only it needs; None if there is no such output."""
-    outputs = {_texts(field, ValueField.NAME)[0] for field in graph if field.number == GraphField.OUTPUT}
+    outputs = {_texts(field, onnx_fields.VALUE_NAME)[0] for field in graph if field.number == onnx_fields.GRAPH_OUTPUT}
     if LABELS not in outputs:
         return None
     names = outputs - {LABELS}
     kept = []
     for field in reversed(graph):  # nodes are in topological order, as ONNX prescribes
-        if field.number == GraphField.OUTPUT and _texts(field, ValueField.NAME) == [LABELS]:
+        if field.number == onnx_fields.GRAPH_OUTPUT and _texts(field, onnx_fields.VALUE_NAME) == [LABELS]:
             continue
-        if field.number == GraphField.NODE:
-            if names.isdisjoint(_texts(field, NodeField.OUTPUT)):
+        if field.number == onnx_fields.GRAPH_NODE:
+            if names.isdisjoint(_texts(field, onnx_fields.NODE_OUTPUT)):
                 continue
             names |= _read_by(field)
         kept.append(field)
@@ -67,10 +67,10 @@ def _read_by(node: Field) -> set[str]:
     names: set[str] = set()
     nodes = [node]
     for part in nodes:  # grows on the way
-        names.update(_texts(part, NodeField.INPUT))
-        for attribute in _parts(part, NodeField.ATTRIBUTE):
-            for graph in _parts(attribute, AttributeField.GRAPH, AttributeField.GRAPHS):
-                nodes += _parts(graph, GraphField.NODE)
+        names.update(_texts(part, onnx_fields.NODE_INPUT))
+        for attribute in _parts(part, onnx_fields.NODE_ATTRIBUTE):
+            for graph in _parts(attribute, onnx_fields.ATTRIBUTE_GRAPH, onnx_fields.ATTRIBUTE_GRAPHS):
+                nodes += _parts(graph, onnx_fields.GRAPH_NODE)
     return names
 
 

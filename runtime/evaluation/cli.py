@@ -13,8 +13,7 @@ from algm_trt.plugins.command import remark, run_command
 from algm_trt.plugins.errors import PartialFailureError
 from algm_trt.plugins.stopping import exit_code
 from algm_trt.runtime.engine_arguments import add_engine_arguments, engine_options
-from algm_trt.runtime.evaluation.layouts import LAYOUTS
-from algm_trt.runtime.limits import MAX_WORKERS
+from algm_trt.runtime.limits import LAYOUTS, MAX_WORKERS
 from algm_trt.runtime.pipeline_arguments import (
     add_reading_arguments,
     add_window_arguments,

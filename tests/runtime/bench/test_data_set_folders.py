@@ -8,7 +8,7 @@ import pytest
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.bench.data_set_folders import refuse_data_set
-from algm_trt.runtime.evaluation.layouts import LAYOUTS
+from algm_trt.runtime.limits import LAYOUTS
 
 
 def make(root: Path, *files: str) -> Path:

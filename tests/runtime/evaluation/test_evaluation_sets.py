@@ -14,10 +14,10 @@ from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.class_lists import dataset_classes
 from algm_trt.runtime.decode import decode_image
 from algm_trt.runtime.evaluation.label_files import LabelError
-from algm_trt.runtime.evaluation.layouts import LAYOUTS
 from algm_trt.runtime.evaluation.metrics import IGNORED
 from algm_trt.runtime.evaluation.samples import Sample
 from algm_trt.runtime.evaluation.sets import DATASETS, EvaluationSet, Places, open_set, spread
+from algm_trt.runtime.limits import LAYOUTS
 
 CARD = make_card()
 
