@@ -174,6 +174,13 @@ class Segmenter:
         return f"Segmenter({len(self.card.classes)} classes, {height}x{width} windows, {self.engine.description})"
 
 
+class _Names(NamedTuple):
+    """Name of a result, and of the picture's file, "" for one in memory."""
+
+    name: str
+    file: str = ""
+
+
 class ResultStream(Iterator[SegmentationResult]):
     """Results as they are ready, in the order of their pictures.
 
@@ -181,7 +188,7 @@ class ResultStream(Iterator[SegmentationResult]):
     them without waiting.
     """
 
-    def __init__(self, outcomes: Outcomes[str, SegmentationResult]) -> None:
+    def __init__(self, outcomes: Outcomes[_Names, SegmentationResult]) -> None:
         self._outcomes = outcomes
 
     def __next__(self) -> SegmentationResult:
@@ -239,13 +246,6 @@ def picture_item(file: str | os.PathLike[str] | bytes, key: Any, max_pixels: int
         load=lambda: decode_image(file, max_pixels=max_pixels),
         size=lambda: picture_size(file, max_pixels=max_pixels),
     )
-
-
-class _Names(NamedTuple):
-    """Name of a result, and of the picture's file, "" for one in memory."""
-
-    name: str
-    file: str = ""
 
 
 def _item(picture: Picture, name: str, max_pixels: int) -> Item[_Names]:

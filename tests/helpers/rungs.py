@@ -28,7 +28,7 @@ RUNGS: dict[str, tuple[str, Matches]] = {
         on("test_functions", "test_graph", "test_golden", "test_sample"),
     ),
     "L2": (
-        "kernels compile, and run on the CPU twin",
+        "kernels compile, and run on a CPU, their PTX too",
         on(
             *("test_cpu_twin", "test_cpu_twin_races", "test_slide_kernels", "test_ptx_on_cpu", "test_ptx_instructions"),
             *("test_library", "plugins/test_build", "test_plugin_enqueue"),

@@ -3,7 +3,8 @@
 // Every thread of a block is a fibre on one OS thread. A barrier or warp collective hands over to the next fibre, in an
 // order that a seed shuffles: a kernel that misses a barrier gives other results under another seed. Checked, and fatal
 // with a message: threads that leave while others wait, warps whose lanes meet in different collectives, misaligned
-// 16-byte copies. Races that change no result are found by races.cpp. Not modelled: caches, time.
+// 16-byte copies. Races that change no result are found by races.cpp. Not modelled: caches, time. The tests run the
+// kernels' compiled PTX on the same threads, by a launch() of their own.
 #ifndef ALGM_NATIVE_CPU_TWIN_CUDA_ON_CPU_H_
 #define ALGM_NATIVE_CPU_TWIN_CUDA_ON_CPU_H_
 

@@ -1,4 +1,5 @@
-// The functions of common/ptx.cuh for the CPU twin, fragment layouts included.
+// The functions of common/ptx.cuh for the CPU twin, fragment layouts included. The tests have the instructions behind
+// them a second time, for the compiled PTX.
 //
 // Asynchronous copies happen at the wait or at once, as the seed says: a missing wait then reads old contents, and a
 // copy into memory that others still read destroys it.
@@ -12,7 +13,7 @@
 namespace algm {
 
 inline void perform(const twin::PendingCopy& copy) {
-  twin::races::copy(copy.target, 16);
+  twin::races::access(copy.target, 16, true);
   if (copy.source == nullptr) {
     std::memset(copy.target, 0, 16);
   } else {
@@ -24,7 +25,7 @@ inline void copyAsync16(void* shared, const void* source, bool valid) {
   if (reinterpret_cast<uintptr_t>(shared) % 16 != 0) twin::fail("misaligned target of an asynchronous copy");
   if (valid && reinterpret_cast<uintptr_t>(source) % 16 != 0) twin::fail("misaligned source of an asynchronous copy");
   const twin::PendingCopy copy{shared, valid ? source : nullptr};
-  twin::races::copy(shared, 16);
+  twin::races::access(shared, 16, true);
   if (twin::copiesAreEager()) {
     perform(copy);
   } else {

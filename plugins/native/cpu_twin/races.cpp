@@ -158,7 +158,6 @@ void passWarpBarrier(int warp) { ++warpEpochs[warp]; }
 void access(const void* address, size_t bytes, bool write) {
   note(address, bytes, write, __builtin_return_address(0));
 }
-void copy(void* target, size_t bytes) { note(target, bytes, true, __builtin_return_address(0)); }
 
 }  // namespace twin::races
 

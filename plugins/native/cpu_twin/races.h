@@ -15,11 +15,9 @@ void endLaunch();
 void passBarrier();
 void passWarpBarrier(int warp);
 
-// The running thread loads or stores. Code compiled with -fsanitize=thread says so by itself.
+// The running thread loads or stores; of an asynchronous copy it starts or finishes the store to shared memory. Other
+// accesses of code compiled with -fsanitize=thread are known without.
 void access(const void* address, size_t bytes, bool write);
-
-// The running thread has started, or finished, an asynchronous copy to shared memory.
-void copy(void* target, size_t bytes);
 
 }  // namespace twin::races
 

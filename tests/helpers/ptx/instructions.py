@@ -52,13 +52,14 @@ _define("min.{}", "s32", "{0} < {1} ? {0} : {1}")
 _define("max.{}", "s32 u32", "{0} < {1} ? {1} : {0}")
 
 _define("and.{}", "b16 b32 b64 pred", "{0} & {1}")
-_define("or.{}", "b32 b64 pred", "{0} | {1}")
-_define("xor.{}", "b32 pred", "{0} ^ {1}")
-_define("not.b32", "b32", "~{0}")
+_define("or.{}", "b16 b32 b64 pred", "{0} | {1}")
+_define("xor.{}", "b16 b32 b64 pred", "{0} ^ {1}")
+_define("not.{}", "b16 b32 b64", "~{0}")
 _define("not.pred", "pred", "!{0}")
 _define("shl.{}", "b16 b32 b64", "ptx::shiftLeft({0}, {1})", sources="{} u32")
 _define("shr.{}", "u16 u32 u64 s32 s64", "ptx::shiftRight({0}, {1})", sources="{} u32")
 _define("shf.r.wrap.b32", "b32", "uint32_t((uint64_t({1}) << 32 | {0}) >> ({2} & 31))")
+_define("prmt.b32.f4e", "b32", "uint32_t((uint64_t({1}) << 32 | {0}) >> 8 * ({2} & 3))")
 _define("popc.b32", "b32", "__builtin_popcount({0})")
 _define("brev.b32", "b32", "ptx::reversed({0})")
 _define("bfind.shiftamt.u32", "u32", "{0} == 0 ? ~0u : __builtin_clz({0})")
@@ -80,13 +81,13 @@ _define("ex2.approx.f32", "f32", "std::exp2({0})")
 _define("ex2.approx.ftz.f32", "f32", "ptx::flushed(std::exp2(ptx::flushed({0})))")
 
 for _name, _operator in {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}.items():
-    _INTEGERS = "s16 s32 s64 b16 b32" if _name in ("eq", "ne") else "s32 s64"
+    _INTEGERS = "s16 s32 s64 b16 b32 b64" if _name in ("eq", "ne") else "s32 s64"
     _define(f"setp.{_name}.{{}}", f"{_INTEGERS} u32", f"{{0}} {_operator} {{1}}", result="pred")
     _define(f"setp.{_name}.f32", "f32", f"!ptx::unordered({{0}}, {{1}}) && {{0}} {_operator} {{1}}", result="pred")
     _define(f"setp.{_name}u.f32", "f32", f"ptx::unordered({{0}}, {{1}}) || {{0}} {_operator} {{1}}", result="pred")
 _define("setp.num.f32", "f32", "!ptx::unordered({0}, {1})", result="pred")
 _define("setp.nan.f32", "f32", "ptx::unordered({0}, {1})", result="pred")
-_define("selp.{}", "b32 u16 u32", "{2} ? {0} : {1}", sources="{} {} pred")
+_define("selp.{}", "b16 u16 b32 u32 b64", "{2} ? {0} : {1}", sources="{} {} pred")
 _define("selp.f32", "b32", "{2} ? {0} : {1}", sources="b32 b32 pred")
 
 _define("cvt.s64.s32", "s32", "{0}", result="s64")
@@ -95,6 +96,7 @@ _define("cvt.u64.u16", "u16", "{0}", result="u64")
 _define("cvt.u32.u64", "u64", "{0}", result="u32")
 _define("cvt.u32.u16", "u16", "{0}", result="u32")
 _define("cvt.u16.u32", "u32", "{0}", result="u16")
+_define("cvt.u16.u8", "u8", "{0}", result="u16")
 _define("cvt.s32.s8", "s8", "{0}", result="s32")
 _define("cvt.rn.f32.s32", "s32", "float({0})", result="f32")
 _define("cvt.rn.f32.u32", "u32", "float({0})", result="f32")
@@ -104,7 +106,7 @@ _define("cvt.rn.f16x2.f32", "f32", "uint32_t(ptx::toHalf({0})) << 16 | ptx::toHa
 
 # In PTX, addresses in global memory are generic addresses.
 _define("cvta.to.global.u64", "u64", "{0}")
-_define("mov.{}", "pred b16 u16 b32 u32 s32 u64", "{0}")
+_define("mov.{}", "pred b16 u16 b32 u32 s32 b64 u64", "{0}")
 _define("mov.f32", "b32", "{0}")
 
 
@@ -119,7 +121,7 @@ def translate(at: Instruction, operands: Operands) -> str:
 
 
 def _statement(at: Instruction, operands: Operands) -> str:
-    if any(operand.startswith("{") for operand in at.operands) and at.opcode == "mov.b32":
+    if at.opcode in _HALVES and any(operand.startswith("{") for operand in at.operands):
         return _move_halves(at, operands)
     if form := FORMS.get(at.opcode):
         return _compute(at, operands, form)
@@ -139,18 +141,23 @@ def _compute(at: Instruction, operands: Operands, form: Form) -> str:
     return operands.assign(at, at.operands[0], form.result, expression, wider=form.converts)
 
 
+_HALVES = {"mov.b32": ("b32", "b16"), "mov.b64": ("b64", "b32")}
+
+
 def _move_halves(at: Instruction, operands: Operands) -> str:
-    """Two registers of 16 bits into one of 32 or the other way, the first of the two being the lower half."""
+    """Two registers into one of twice the width or the other way; the lower half comes first, _ is dropped."""
     _check_count(at, 2)
+    whole, half = _HALVES[at.opcode]
+    width = 8 * TYPE_BYTES[half]
     target, source = (list_of(operand) for operand in at.operands)
+    if sorted((len(target), len(source))) != [1, 2]:
+        raise PtxError(at.line, "two halves and one whole are needed")
     if len(source) == 2:
-        low, high = (operands.bits(at, half, "b16") for half in source)
-        return operands.assign(at, target[0], "b32", f"{low} | uint32_t({high}) << 16")
-    whole = operands.bits(at, source[0], "b32")
-    if len(target) != 2:
-        raise PtxError(at.line, "two halves are needed")
-    halves = whole, f"{whole} >> 16"
-    return " ".join(operands.assign(at, half, "b16", value) for half, value in zip(target, halves, strict=True))
+        low, high = (operands.bits(at, register, half) for register in source)
+        return operands.assign(at, target[0], whole, f"{low} | {unsigned(whole)}({high}) << {width}")
+    value = operands.bits(at, source[0], whole)
+    halves = zip(target, (value, f"{value} >> {width}"), strict=True)
+    return " ".join(operands.assign(at, register, half, part) for register, part in halves if register != "_")
 
 
 Write = Callable[[Instruction, Operands, "re.Match[str]"], str]
