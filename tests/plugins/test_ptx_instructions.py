@@ -29,7 +29,7 @@ SINGLE: list[tuple[str, tuple[int, ...], int]] = [
     ("sub.s32 %r0, %r1, %r2;", (3, 5), -2),
     ("neg.s32 %r0, %r1;", (5,), -5),
     ("mul.lo.s32 %r0, %r1, %r2;", (0x10001, 0x10001), 0x20001),
-    ("mul.hi.s32 %r0, %r1, %r2;", (-2, 3), -1),
+    ("mul.hi.s32 %r0, %r1, %r2;", (0x40000000, -8), -2),
     ("mul.wide.s32 %rd3, %r1, %r2; shr.u64 %rd3, %rd3, 32; cvt.u32.u64 %r0, %rd3;", (-2, 3), -1),
     ("mul.wide.u32 %rd3, %r1, %r2; shr.u64 %rd3, %rd3, 32; cvt.u32.u64 %r0, %rd3;", (-2, 3), 2),
     ("mad.lo.s32 %r0, %r1, %r2, %r3;", (-3, 7, 1), -20),
@@ -192,7 +192,8 @@ st.global.v4.u32 [%rd2+16], {%r8, %r9, %r10, %r11};
 # What ends the process, and what it says.
 FAULTS: dict[str, tuple[str, str]] = {
     "misaligned": ("ld.global.v2.u32 {%r0, %r1}, [%rd1+4];", "a misaligned address"),
-    "beyond": ("mov.u32 %r1, memory; st.shared.u32 [%r1+1024], %r0;", "outside of shared memory"),
+    "beyond": ("mov.u32 %r1, memory; st.shared.u32 [%r1+1028], %r0;", "outside of shared memory"),
+    "across": ("mov.u32 %r1, memory; st.shared.u32 [%r1+1024], %r0;", "outside of shared memory"),
     "below": ("mov.u32 %r1, memory; ld.shared.u32 %r0, [%r1+-4];", "outside of shared memory"),
     "readOnly": (
         "ld.global.nc.u32 %r0, [%rd4]; st.global.u8 [%rd4+3], %r0;",
@@ -239,7 +240,7 @@ def entry(name: str, body: str) -> str:
 .reg .b32 %r<32>;
 .reg .f32 %f<6>;
 .reg .b64 %rd<10>;
-.shared .align 16 .b8 memory[1024];
+.shared .align 16 .b8 memory[1026];
 ld.param.u64 %rd1, [in];
 ld.param.u64 %rd2, [out];
 mov.u32 %r30, %tid.x;

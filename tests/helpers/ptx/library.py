@@ -18,7 +18,7 @@ _OPTIONS = ["-Og", f"-I{_HEADERS}", "-DALGM_CPU_TWIN_OTHER_LAUNCH", "-ffp-contra
 
 def compile_to_ptx(nvcc: Path, source: Path, architecture: int) -> Module:
     """The kernels of a CUDA file for a compute capability, 80 for 8.0."""
-    command = [nvcc, "-ptx", "-std=c++17", f"-arch=compute_{architecture}", f"-I{NATIVE}", "-o", "-", source]
+    command = [str(nvcc), "-ptx", "-std=c++17", f"-arch=compute_{architecture}", f"-I{NATIVE}", "-o", "-", str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return parse(done.stdout)

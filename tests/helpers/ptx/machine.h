@@ -40,8 +40,8 @@ class Thread {
   uint32_t laneid() const { return twin::current->lane; }
 
   template <typename T>
-  T quotient(T a, T b) const {
-    if (b == 0 || (T(-1) < 0 && b == T(-1) && a == -a && a != 0)) fail(0, "a quotient that is not defined");
+  T quotient(T a, T b, int line) const {
+    if (b == 0 || (T(-1) < 0 && b == T(-1) && a == -a && a != 0)) fail(line, "a quotient that is not defined");
     return a / b;
   }
 
@@ -170,7 +170,7 @@ class Thread {
   // Four matrices of 8 x 8 halves, a register each; lane 8 m + r has the address of row r of matrix m. A lane gets two
   // halves of each: of row lane / 4 in columns 2 (lane % 4) and the next, or with rows and columns swapped.
   Vector<uint32_t, 4> loadMatrices(uint32_t address, bool transposed, int line) const {
-    const auto row = loadShared<uint16_t, 8>(checked(address, 16, line), line);
+    const auto row = loadShared<uint16_t, 8>(address, line);
     const unsigned char* lanes = meet(&row, sizeof(row), line);
     const int lane = twin::current->lane;
     Vector<uint32_t, 4> result{};
