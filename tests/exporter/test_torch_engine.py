@@ -179,7 +179,7 @@ def test_golden_sliding_windows_in_batches_of_four(shared: Path) -> None:
     picture = np.asarray(Image.open(folder / "images" / f"{meta['images'][0]}.png"))
     height, width = meta["ori_shape"]
     item = Item("moto", load=lambda: View().image(picture), size=lambda: picture.shape[:2])
-    options = PipelineOptions(batch_size=4)
+    options = PipelineOptions(batch_size=4, short_side=0)  # the picture as it is
     (outcome,) = run_pipeline(engine, options, [item], lambda _, inferred: inferred)
     assert outcome.value is not None, outcome.error
     counts = [merge["tokens_out"] for merge in meta["algm_bs4"]["merges"]]
