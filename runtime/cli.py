@@ -136,6 +136,8 @@ def _closing_lines(report: JobReport, kinds: Sequence[str], folder: Path) -> lis
     if tokens:
         path = f"{tokens['grid']:.0f} -> {tokens['after_local']:.0f} -> {tokens['after_global']:.0f}"
         lines.append(f"tokens kept: {tokens['share_kept']:.0%} ({path} per window)")
+    if side := summary["options"]["short_side"]:
+        lines.append(f"shown at a short side of {side} pixels; --short-side native takes pictures as they are")
     if summary["ok"]:
         lines.append(f"written: {', '.join(printable(folder / kind) for kind in kinds)}")
     if report.example:
