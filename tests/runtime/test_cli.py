@@ -634,11 +634,14 @@ def test_the_short_side_is_part_of_the_settings(infer: Infer, folder: Path, tmp_
     assert summary(tmp_path)["done_before"] == 0
 
 
-def test_the_short_side_of_the_model_and_native(infer: Infer, engine: FakeEngine, folder: Path, tmp_path: Path) -> None:
+def test_the_short_side_of_the_model_and_native(
+    infer: Infer, engine: FakeEngine, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     engine.card = replace(engine.card, short_side=64)
     for given, said, windows in (((), 64, {9}), (("--short-side", "native"), None, {4})):
         infer(*given)
         assert summary(tmp_path)["options"]["short_side"] == said
+        assert ("shown at a short side of 64 pixels" in capsys.readouterr().out) == bool(said)
         assert {line["windows"] for line in results(tmp_path) if line["status"] == "ok"} == windows
 
 
