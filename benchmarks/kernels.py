@@ -1,10 +1,11 @@
 """Times of the kernels on a GPU against floors: `python benchmarks/kernels.py [--json FILE] [--batch 32] [--only ...]`.
 
 FP16, a batch of unlike images (30 to 90 % of the tokens kept, 60 % on average), ViT-S and ViT-B widths, 512 x 512 and
-768 x 768. The slide mode's kernels take one picture of as many windows as the batch has images. Each time is the median
-over runs between CUDA events, once with an L2 cache that holds none of the data (`ms`) and once right after a run of
-the same (`warm_ms`; inside a network the truth lies between). A kernel that spins holds the device back until the host
-has queued the run, so that no time of the host is in it; gaps between the kernels of one operator are.
+768 x 768; attention also with wider heads. The slide mode's kernels take one picture of as many windows as the batch
+has images. Each time is the median over runs between CUDA events, once with an L2 cache that holds none of the data
+(`ms`) and once right after a run of the same (`warm_ms`; inside a network the truth lies between). A kernel that spins
+holds the device back until the host has queued the run, so that no time of the host is in it; gaps between the kernels
+of one operator are.
 
 Floors: bytes that must be read and written once, over the bandwidth that a device copy reaches here; for attention,
 PyTorch's on the same lengths (`torch.nn.attention.varlen`); for GlobalMerge, the similarity product by cuBLAS
@@ -72,6 +73,8 @@ SHAPES = [
     Shape("ViT-B 512", 768, 12, 32),
     Shape("ViT-B 768", 768, 12, 48),
 ]
+WIDE_HEADS = [Shape("head of 80", 640, 8, 32), Shape("head of 96", 768, 8, 32), Shape("head of 128", 1024, 8, 32)]
+"""Attention takes other heads than ViT-S's and ViT-B's of 64 channels with other kernels."""
 
 
 class Kernel:
@@ -348,7 +351,7 @@ def measure_all(
         "kernels": rows,
     }
     for place, name in enumerate(kernels):
-        for shape in SHAPES:
+        for shape in SHAPES + (WIDE_HEADS if name == "packed_attention" else []):
             row: dict[str, Any] = {"shape": shape.name, "kernel": name, "against": rivals.get(name, "device copy")}
             rows.append(row | _figures(row, TIMERS[name], batch, flush, bandwidth, shape))
             if "error" in rows[-1]:

@@ -62,6 +62,7 @@ GLOBAL_CASES: list[tuple[list[int], int, int, int]] = [
     ([131, 6, 258], 2, 200, 100),
     ([6, 9, 31] * 11, 1, 40, 9),
     ([1290], 1, 64, 300),
+    ([33, 8], 1, 776, 9),
     ([2310, 5], 1, 64, 50),
 ]
 # Matches of its even tokens do not fit into shared memory; generic tokens of so many find no margins.

@@ -1,6 +1,6 @@
 """The kernels as nvcc compiles them, run on a CPU: their PTX, translated by helpers/ptx, against the NumPy reference.
 
-The CPU twin (test_cpu_twin.py) runs the kernels' C++. Here the rest is seen: CUDA's own headers and CUB, the compiler,
+The CPU twin (test_cpu_twin.py) runs the kernels' C++. Here the rest is seen: CUDA's own headers, the compiler,
 inline assembly with its operands, the layout of shared memory, fused multiply-adds. Buffers are guarded and poisoned as
 there; every access is checked for alignment, shared memory for its bounds, and races are searched.
 """
@@ -215,7 +215,7 @@ def test_every_kernel_has_a_case(kernels: Kernels, rng: np.random.Generator) -> 
         for local in cases.LOCAL_CASES:
             x = np.ones((local.batch, 1 + local.grid[0] * local.grid[1], local.channels), dtype)
             kernels.local_merge(x, 0.5, grid=local.grid, window=local.window)
-        for channels in (8, 13):
+        for channels in (8, 13, 776):
             x, inputs = cases.exact_tokens(rng, (9, channels), dtype), cases.global_inputs(rng, [9], 5)
             kernels.global_merge(x, *inputs, layer=1)
             with multiprocessors_with(100, kernels.library):

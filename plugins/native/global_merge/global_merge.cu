@@ -12,8 +12,6 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#include <cub/block/block_reduce.cuh>
-#include <cub/block/block_scan.cuh>
 #include <type_traits>
 
 #include "algm.h"
@@ -21,6 +19,7 @@
 #include "common/launch.cuh"
 #include "common/rows.cuh"
 #include "common/validity.h"
+#include "common/warp.cuh"
 #include "global_merge/global_shape.cuh"
 #include "global_merge/pairing.h"
 #include "global_merge/similarity_float.cuh"
@@ -34,14 +33,17 @@ constexpr int kMaxSplits = 16;  // of an image's destinations among blocks: a ti
 // Pieces of work of pass 1 are counted in 32 bits, with room for a last round of the grid.
 static_assert((uint64_t(kMaxImageTokens / 2 / kHalfTile) * kMaxSplits + 1) * kMaxBatch < uint64_t(1) << 32);
 constexpr int kDecideThreads = 512;
+constexpr int kDecideWarps = kDecideThreads / 32;
+constexpr int kSplitsAtOnce = 8;  // of which the deciding block reads the matches
 constexpr int kCachedMatches = 2048;  // in shared memory of the deciding block; of longer images the others in scratch
 constexpr int kWarps = 8;
 constexpr int kRowsPerWarp = 4;
 constexpr int kRowBlocks = 4;  // of pass 3 on a multiprocessor
+constexpr int kSumVectors = 3;  // of a row that is summed, a lane's at a time
 
 // Scratch memory; T rows of tokens.
 struct GlobalScratch {
-  Match* matches;     // (splits, T) at the rows of sources: best destination of each split
+  Match* matches;     // (splits, T) at begin + s: of source s of the image, its best destination of each split
   int32_t* codes;     // (T) at begin + s: of source s of the image, see Pairing::placeOf
   int32_t* receives;  // (T) at begin + d: whether a source merges into destination d of the image
   int32_t* lengths;   // (B) tokens that each image keeps
@@ -51,16 +53,16 @@ struct GlobalScratch {
 // The best match of every source of an image; a thread reads only what it wrote itself.
 struct MatchStore {
   Match* cached;   // shared memory
-  Match* scratch;  // at the rows of the image
+  Match* scratch;  // of the image
 
   __device__ __forceinline__ Match load(int s) const {
-    return s < kCachedMatches ? cached[s] : scratch[Pairing::sourceToken(s)];
+    return s < kCachedMatches ? cached[s] : scratch[s];
   }
   __device__ __forceinline__ void store(int s, Match match) const {
     if (s < kCachedMatches) {
       cached[s] = match;
     } else {
-      scratch[Pairing::sourceToken(s)] = match;
+      scratch[s] = match;
     }
   }
 };
@@ -69,16 +71,12 @@ struct MatchStore {
 __global__ void __launch_bounds__(kDecideThreads, 1)
     decideKernel(GlobalShape shape, const int32_t* __restrict__ cuSeqlens, int layer, int splits, int tile,
                  GlobalScratch scratch) {
-  using Reduce = cub::BlockReduce<float, kDecideThreads>;
-  using Scan = cub::BlockScan<int, kDecideThreads>;
-  __shared__ union {
-    typename Reduce::TempStorage reduce;
-    typename Scan::TempStorage scan;
-  } temporary;
-  __shared__ float broadcast;
+  // Of each warp. The two sums have places of their own, and counts take turns, so that a barrier each is enough.
+  alignas(16) __shared__ float sums[kDecideWarps], sumsOfSquares[kDecideWarps];
+  alignas(16) __shared__ int counts[2][kDecideWarps];
   __shared__ Match cached[kCachedMatches];
 
-  const int image = blockIdx.x, thread = threadIdx.x;
+  const int image = blockIdx.x, thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
   const ImageRange range = shape.range(cuSeqlens, image);
   const Pairing pairing = shape.pairing(range);
   const Match* candidates = scratch.matches + range.begin;
@@ -87,12 +85,14 @@ __global__ void __launch_bounds__(kDecideThreads, 1)
   int32_t* receives = scratch.receives + range.begin;
 
   // Sum over the block of what each thread has, the same in all threads.
-  const auto blockSum = [&](float value) {
+  const auto blockSum = [&](float value, float (&ofWarps)[kDecideWarps]) {
+    value = warpSum(value);
+    if (lane == 0) ofWarps[warp] = value;
     __syncthreads();
-    const float sum = Reduce(temporary.reduce).Sum(value);
-    if (thread == 0) broadcast = sum;
-    __syncthreads();
-    return broadcast;
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kDecideWarps; ++i) sum += ofWarps[i];
+    return sum;
   };
 
   for (int d = thread; d < pairing.destinations; d += kDecideThreads) receives[d] = 0;
@@ -102,48 +102,58 @@ __global__ void __launch_bounds__(kDecideThreads, 1)
     const int usedSplits = tiles < splits ? tiles : splits;
     float sum = 0.0f;
     for (int s = thread; s < pairing.sources; s += kDecideThreads) {
-      // Without branches, so that they are under way at once, and none is loaded in vain.
-      Match found[kMaxSplits];
+      Match best = noMatch();
+      int64_t place = s;  // among the candidates, of the next split
+#pragma unroll 1
+      for (int first = 0; first < usedSplits; first += kSplitsAtOnce) {
+        // Without branches, so that they are under way at once, and none is loaded in vain.
+        Match found[kSplitsAtOnce];
 #pragma unroll
-      for (int split = 0; split < kMaxSplits; ++split) {
-        found[split] = noMatch();
-        if (split < usedSplits) found[split] = candidates[int64_t(split) * shape.tokens + Pairing::sourceToken(s)];
-      }
-      Match best = found[0];
+        for (int i = 0; i < kSplitsAtOnce; ++i, place += shape.tokens) {
+          found[i] = noMatch();
+          if (first + i < usedSplits) found[i] = candidates[place];
+        }
 #pragma unroll
-      for (int split = 1; split < kMaxSplits; ++split) {
-        if (isBetter(found[split], best)) best = found[split];
+        for (int i = 0; i < kSplitsAtOnce; ++i) {
+          if (isBetter(found[i], best)) best = found[i];
+        }
       }
       matches.store(s, best);
       sum += best.similarity;
     }
-    const float mean = blockSum(sum) / static_cast<float>(pairing.sources);
+    const float mean = blockSum(sum, sums) / static_cast<float>(pairing.sources);
     float squares = 0.0f;
     for (int s = thread; s < pairing.sources; s += kDecideThreads) {
       const float difference = matches.load(s).similarity - mean;
       squares += difference * difference;
     }
-    const float deviation = sqrtf(blockSum(squares) / static_cast<float>(pairing.sources - 1));
+    const float deviation = sqrtf(blockSum(squares, sumsOfSquares) / static_cast<float>(pairing.sources - 1));
     threshold = mean + deviation / static_cast<float>(layer);
   }
 
-  // Sources that stay take the places behind the extra tokens, in order. The barriers below also keep this block's
+  // Sources that stay take the places behind the extra tokens, in order. The barrier below also keeps this block's
   // zeros of `receives` before its ones.
-  int staying = 0;
+  int staying = 0, turn = 0;
   for (int start = 0; start < pairing.sources; start += kDecideThreads) {
     const int s = start + thread;
     const Match match = s < pairing.sources && pairing.canMerge() ? matches.load(s) : noMatch();
     const bool merges = match.index >= 0 && match.index < pairing.destinations && match.similarity >= threshold;
     const bool stays = s < pairing.sources && !merges;
-    int before, total;
+    const unsigned lanes = __ballot_sync(~0u, stays);
+    if (lane == 0) counts[turn][warp] = __popc(lanes);
     __syncthreads();
-    Scan(temporary.scan).ExclusiveSum(int(stays), before, total);
-    if (stays) codes[s] = staying + before;
+    int place = staying + __popc(lanes & ((1u << lane) - 1));
+#pragma unroll
+    for (int i = 0; i < kDecideWarps; ++i) {
+      place += i < warp ? counts[turn][i] : 0;
+      staying += counts[turn][i];
+    }
+    turn ^= 1;  // who writes counts again knows by the barrier in between that all have read them
+    if (stays) codes[s] = place;
     if (merges) {
       codes[s] = Pairing::mergesInto(match.index);
       receives[match.index] = 1;  // several sources may write it, all the same value
     }
-    staying += total;
   }
   if (thread == 0) scratch.lengths[image] = pairing.extraTokens + staying + pairing.destinations;
 }
@@ -166,26 +176,26 @@ struct ImageTokens {
   Pairing pairing;
 };
 
-// A destination with all its sources, weighted by their sizes: one warp, kGroup vectors a lane at a time.
+// A destination with all its sources, weighted by their sizes: one warp.
 template <typename T, int V>
 __device__ __forceinline__ void mergeRow(T* target, int32_t* targetSize, const ImageTokens<T>& image, int token,
                                          int channels, int lane) {
-  constexpr int kGroup = 3, kScan = 4;
+  constexpr int kScan = 4;
   const int32_t* sizes = image.sizes;
   const int code = Pairing::mergesInto(image.pairing.destinationOf(token));
-  for (int start = 0; start < channels; start += kGroup * 32 * V) {
-    float sums[kGroup][V];
+  for (int start = 0; start < channels; start += kSumVectors * 32 * V) {
+    float sums[kSumVectors][V];
     const auto add = [&](int addend, bool first) {
       const float size = static_cast<float>(sizes[addend]);
       const T* row = image.rows + int64_t(addend) * channels;
-      Words<T, V> words[kGroup];  // lanes beyond the row read its begin: without a branch, all loads start at once
+      Words<T, V> words[kSumVectors];  // lanes beyond the row read its begin: without a branch, all loads start at once
 #pragma unroll
-      for (int i = 0; i < kGroup; ++i) {
+      for (int i = 0; i < kSumVectors; ++i) {
         const int channel = start + (i * 32 + lane) * V;
         words[i] = loadWords<T, V>(row + (channel < channels ? channel : 0));
       }
 #pragma unroll
-      for (int i = 0; i < kGroup; ++i) {
+      for (int i = 0; i < kSumVectors; ++i) {
         const Pack<T, V> pack = elementsOf<T, V>(words[i]);
         // Rounded after each operation, as in the definition: FP32 results are those of any other implementation.
 #pragma unroll
@@ -217,7 +227,7 @@ __device__ __forceinline__ void mergeRow(T* target, int32_t* targetSize, const I
     }
     const float inverse = 1.0f / weight;
 #pragma unroll
-    for (int i = 0; i < kGroup; ++i) {
+    for (int i = 0; i < kSumVectors; ++i) {
       const int channel = start + (i * 32 + lane) * V;
       if (channel >= channels) continue;
       Pack<T, V> pack;
@@ -254,8 +264,8 @@ __device__ __forceinline__ void moveRows(T* y, const T* first, const int (&place
   }
 }
 
-// Pass 3. Grid: 32 tokens each, images.
-template <typename T, int V>
+// Pass 3. Grid: 32 tokens each, images. Vectors of V where rows are copied, of kSumVector where they are summed.
+template <typename T, int V, int kSumVector>
 __global__ void __launch_bounds__(kWarps * 32, kRowBlocks)
     mergeRowsKernel(GlobalShape shape, const T* __restrict__ x, const int32_t* __restrict__ sizes,
                     const int32_t* __restrict__ cuSeqlens, const int32_t* __restrict__ tokenMap, GlobalScratch scratch,
@@ -306,7 +316,8 @@ __global__ void __launch_bounds__(kWarps * 32, kRowBlocks)
   for (unsigned left = __ballot_sync(~0u, receives && place >= 0); left != 0; left &= left - 1) {
     const int owner = __ffs(left) - 1;
     const int summed = __shfl_sync(~0u, place, owner);
-    mergeRow<T, V>(y + int64_t(summed) * channels, newSizes + summed, input, firstToken + owner, channels, lane);
+    mergeRow<T, kSumVector>(y + int64_t(summed) * channels, newSizes + summed, input, firstToken + owner, channels,
+                            lane);
   }
 }
 
@@ -419,7 +430,14 @@ extern "C" AlgmStatus algm_global_merge(const AlgmGlobalMergeParams* params, con
     ALGM_RETURN_IF_ERROR(launch(decideKernel, dim3(p.batch), dim3(kDecideThreads), 0, stream, shape, cu_seqlens,
                                 p.layer, splitsOf(p), tileOf(p), scratch));
     const dim3 grid(ceilDiv(shape.longest(), kWarps * kRowsPerWarp), p.batch);
-    return launch(mergeRowsKernel<T, V>, grid, dim3(kWarps * 32), 0, stream, shape, rows, sizes, cu_seqlens, token_map,
-                  scratch, static_cast<T*>(y), new_sizes, new_cu_seqlens, new_token_map, count);
+    const auto launchRows = [&](auto kernel) {
+      return launch(kernel, grid, dim3(kWarps * 32), 0, stream, shape, rows, sizes, cu_seqlens, token_map, scratch,
+                    static_cast<T*>(y), new_sizes, new_cu_seqlens, new_token_map, count);
+    };
+    // Rows of up to 384 halves, ViT-S's, would leave half of the lanes without.
+    if constexpr (V > 1) {
+      if (shape.channels <= kSumVectors * 32 * V / 2) return launchRows(mergeRowsKernel<T, V, V / 2>);
+    }
+    return launchRows(mergeRowsKernel<T, V, V>);
   });
 }

@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kFloatThreads)
     }
     const int source = firstSource + row + i;
     if (column == 0 && source < pairing.sources) {
-      matches[int64_t(split) * shape.tokens + range.begin + Pairing::sourceToken(source)] = running[i];
+      matches[int64_t(split) * shape.tokens + range.begin + source] = running[i];
     }
   }
 }

@@ -234,7 +234,7 @@ struct WarpProduct {
   __device__ __forceinline__ int rowOf(int i) const { return down * kWarpTile + (i * 4 + lane % 4) * 8 + lane / 4; }
 };
 
-// matches[split][row of the source's token] = best destination among the tiles of that split.
+// matches[split][begin of the image + source] = best destination among the tiles of that split.
 template <int kDepth>
 __global__ void __launch_bounds__(kHalfThreads, kHalfBlocks)
     similarityHalfKernel(GlobalShape shape, const __half* __restrict__ x, const int32_t* __restrict__ cuSeqlens,
@@ -294,7 +294,7 @@ __global__ void __launch_bounds__(kHalfThreads, kHalfBlocks)
       const int source = task.firstSource + product.rowOf(i);
       if (source >= pairing.sources) continue;
       const Match other = shared.best[product.rowOf(i)];
-      matches[int64_t(split) * shape.tokens + begin + Pairing::sourceToken(source)] =
+      matches[int64_t(split) * shape.tokens + begin + source] =
           isBetter(other, product.best[i]) ? other : product.best[i];
     }
   }

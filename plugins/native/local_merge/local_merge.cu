@@ -29,7 +29,7 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kOrderThreads = 256;                           // also keys at a time
 constexpr int kOrderSlices = kOrderThreads / 32;             // threads of a window
-constexpr int kOrderWindows = kOrderThreads / kOrderSlices;  // of a block
+constexpr int kOrderWindows = kOrderThreads / kOrderSlices;  // of a block, and keys that its slices take at a time
 constexpr int kQuad = 4;                                     // members of the windows with a kernel of their own
 constexpr int kMaxChunks = 4;  // of 32 vectors: rows of up to 1024 halves or 512 floats fit in registers
 
@@ -212,19 +212,26 @@ __global__ void __launch_bounds__(kWarps * 32)
   }
 }
 
-// Pass 2. The keys of the image pass through shared memory tile by tile; eight threads compare their window with all.
+// Pass 2. The keys of the image pass through shared memory tile by tile; eight threads compare their window with all,
+// four neighbouring ones at a time. Only among the block's own windows must each index be looked at.
 __global__ void __launch_bounds__(kOrderThreads)
     orderKernel(int windows, const uint32_t* __restrict__ keys, int32_t* __restrict__ ranks,
                 int32_t* __restrict__ singles) {
-  __shared__ uint32_t tile[kOrderThreads];
+  alignas(16) __shared__ uint32_t tile[kOrderThreads];
   __shared__ uint32_t singleBits[kOrderSlices];  // which keys of the tile are kSingle
   const int image = blockIdx.y;
   const int slice = threadIdx.x % kOrderSlices;
-  const int window = blockIdx.x * kOrderWindows + threadIdx.x / kOrderSlices;
+  const int firstWindow = blockIdx.x * kOrderWindows, window = firstWindow + threadIdx.x / kOrderSlices;
   const uint32_t* imageKeys = keys + int64_t(image) * windows;
   const uint32_t key = window < windows ? imageKeys[window] : kSingle;
   int rank = 0;
   int single = 0;
+  const auto countBelow = [&](uint32_t bound, int from, int to) {
+#pragma unroll 2
+    for (int i = from + 4 * slice; i < to; i += 4 * kOrderSlices) {
+      for (uint32_t other : loadPack<uint32_t, 4>(tile + i).values) rank += other < bound;
+    }
+  };
   for (int start = 0; start < windows; start += kOrderThreads) {
     const int loaded = start + threadIdx.x;
     const uint32_t loadedKey = loaded < windows ? imageKeys[loaded] : kSingle;
@@ -232,12 +239,16 @@ __global__ void __launch_bounds__(kOrderThreads)
     const unsigned bits = __ballot_sync(~0u, loadedKey == kSingle);
     if (threadIdx.x % 32 == 0) singleBits[threadIdx.x / 32] = bits;
     __syncthreads();
-    for (int round = slice; round < kOrderThreads && start + round - slice < windows; round += 8 * kOrderSlices) {
+    const int end = windows - start < kOrderThreads ? windows - start : kOrderThreads;
+    const int own = firstWindow - start;  // where the block's windows are in the tile, if they are
+    countBelow(key + 1, 0, own < end ? own : end);
+    if (own >= 0 && own < end) {
 #pragma unroll
-      for (int i = round; i < round + 8 * kOrderSlices; i += kOrderSlices) {
+      for (int i = own + slice; i < own + kOrderWindows; i += kOrderSlices) {
         rank += standsBefore(tile[i], start + i, key, window);
       }
     }
+    countBelow(key, own < 0 ? 0 : own + kOrderWindows, end);
     single += __popc(singleBits[slice] & bitsBelow(window - start - 32 * slice));
     __syncthreads();
   }

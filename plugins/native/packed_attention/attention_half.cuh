@@ -18,13 +18,14 @@
 
 namespace algm {
 
-// Sizes for head dimension D. Up to 64, a warp takes 32 queries: each fragment of keys or values then serves two
-// multiplications, and shared memory keeps up with the tensor cores. Above that, registers allow 16.
+// Sizes for head dimension D. Up to 80, a warp takes 32 queries: each fragment of keys or values then serves two
+// multiplications, and shared memory keeps up with the tensor cores. Above that it takes 16: of such blocks with four
+// warps, two would not fit a multiprocessor's shared memory everywhere, and at 128 registers end too.
 template <int D>
 struct HalfShape {
   static constexpr int kQueries = 128;
   static constexpr int kKeys = 64;
-  static constexpr int kRowTiles = D <= 64 ? 2 : 1;  // of 16 queries a warp
+  static constexpr int kRowTiles = D <= 80 ? 2 : 1;  // of 16 queries a warp
   static constexpr int kWarps = kQueries / (16 * kRowTiles);
   static constexpr int kThreads = kWarps * 32;
   static constexpr int kStride = D + 8;

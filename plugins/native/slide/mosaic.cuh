@@ -35,38 +35,50 @@ struct MosaicWindows {
 };
 
 constexpr int kMosaicWarps = 8;
+constexpr int kMosaicRows = 32 / kMosaicWarps;  // of 32 classes or patches, those of a warp
+constexpr int kMosaicBlocks = 8;                // of a multiprocessor
 
 template <typename T>
-__global__ void __launch_bounds__(kMosaicWarps * 32)
+__global__ void __launch_bounds__(kMosaicWarps * 32, kMosaicBlocks)
     mosaicKernel(MosaicWindows windows, const T* __restrict__ logits, Mosaic<T> mosaic) {
-  __shared__ T staged[32][33];  // class, patch
+  __shared__ T staged[32][32 + 4 / sizeof(T)];  // class, patch; an odd number of words a row
   __shared__ float bests[kMosaicWarps][32];
   __shared__ int ids[kMosaicWarps][32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int window = blockIdx.x / windows.blocks(), firstPatch = blockIdx.x % windows.blocks() * 32;
   const int patches = windows.patches(), classes = mosaic.classes;
   const int top = window / windows.across * windows.gridHeight, left = window % windows.across * windows.gridWidth;
-  const T* source = logits + int64_t(window) * classes * patches;
+  const T* source = logits + int64_t(window) * classes * patches + firstPatch + lane;
+
+  int64_t nodes[kMosaicRows];  // that the warp writes
+#pragma unroll
+  for (int i = 0; i < kMosaicRows; ++i) {
+    const int patch = firstPatch + warp + i * kMosaicWarps;
+    nodes[i] = mosaic.node(top + patch / windows.gridWidth, left + patch % windows.gridWidth);
+  }
 
   float best = -INFINITY;
   int id = 0;
   bool finite = true;
   for (int first = 0; first < classes; first += 32) {
-    for (int i = warp; i < 32 && first + i < classes; i += kMosaicWarps) {
-      if (firstPatch + lane >= patches) continue;
-      const T logit = source[int64_t(first + i) * patches + firstPatch + lane];
-      staged[i][lane] = logit;
+#pragma unroll
+    for (int i = 0; i < kMosaicRows; ++i) {
+      const int row = warp + i * kMosaicWarps;
+      if (first + row >= classes || firstPatch + lane >= patches) continue;
+      const T logit = source[int64_t(first + row) * patches];
+      staged[row][lane] = logit;
       finite &= fabsf(toFloat(logit)) < INFINITY;  // false for NaN
       if (toFloat(logit) > best) {
         best = toFloat(logit);
-        id = first + i;
+        id = first + row;
       }
     }
     __syncthreads();
-    for (int i = warp; i < 32 && firstPatch + i < patches; i += kMosaicWarps) {
-      const int patch = firstPatch + i;
-      T* node = mosaic.at(top + patch / windows.gridWidth, left + patch % windows.gridWidth);
-      if (first + lane < classes) node[first + lane] = staged[lane][i];
+#pragma unroll
+    for (int i = 0; i < kMosaicRows; ++i) {
+      const int row = warp + i * kMosaicWarps;
+      if (firstPatch + row >= patches || first + lane >= classes) continue;
+      mosaic.values[nodes[i] * classes + first + lane] = staged[lane][row];
     }
     __syncthreads();
   }

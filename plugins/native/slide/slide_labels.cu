@@ -61,22 +61,26 @@ __device__ __forceinline__ bool hasOneWinner(const Tile& tile, const Mosaic<T>& 
 }
 
 // Sums along the rows' nodes for `rows` rows from `firstRow`, column nodes first .. first + across, and up to kGroup
-// classes; -inf for those that fill up the group, so that they never win.
+// classes, four a thread, which share the nodes and weights. The last class fills up the group: it ties with itself.
 template <typename T>
 __device__ __forceinline__ void sumRows(const Tile& tile, const Mosaic<T>& mosaic, Tall& tall, int firstRow, int rows,
                                         int first, int across, const uint16_t* ids, int classes) {
-  for (int i = threadIdx.x; i < rows * across * kGroup; i += kSlideThreads) {
-    const int group = i % kGroup, column = i / kGroup % across, row = i / kGroup / across;
-    float sum = -INFINITY;
-    if (group < classes) {
-      const T* logits = mosaic.at(0, tile.columnNode(first + column)) + ids[group];
-      const int64_t pitch = int64_t(mosaic.columns) * mosaic.classes;
-      sum = 0;
-      for (int a = 0; a < tile.rowSupport; ++a) {
-        sum = fmaf(tile.down.share(firstRow + row, a), toFloat(logits[tile.rowNode(a) * pitch]), sum);
-      }
+  constexpr int kQuads = kGroup / 4;
+  for (unsigned i = threadIdx.x; i < unsigned(rows * across * kQuads); i += kSlideThreads) {
+    const int group = i % kQuads * 4, column = i / kQuads % across, row = i / kQuads / across;
+    int ofClass[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) ofClass[j] = ids[group + j < classes ? group + j : classes - 1];
+    const int columnNode = tile.columnNode(first + column);
+    Pack<float, 4> sums = {};
+#pragma unroll 1
+    for (int a = 0; a < tile.rowSupport; ++a) {
+      const T* logits = mosaic.at(tile.rowNode(a), columnNode);
+      const float share = tile.down.share(firstRow + row, a);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sums.values[j] = fmaf(share, toFloat(logits[ofClass[j]]), sums.values[j]);
     }
-    tall.values[row][column * kGroup + group] = sum;
+    storePack<float, 4>(tall.values[row] + column * kGroup + group, sums);
   }
 }
 
