@@ -12,6 +12,8 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cub/block/block_reduce.cuh>
+#include <cub/block/block_scan.cuh>
 #include <type_traits>
 
 #include "algm.h"
@@ -19,7 +21,6 @@
 #include "common/launch.cuh"
 #include "common/rows.cuh"
 #include "common/validity.h"
-#include "common/warp.cuh"
 #include "global_merge/global_shape.cuh"
 #include "global_merge/pairing.h"
 #include "global_merge/similarity_float.cuh"
@@ -33,7 +34,6 @@ constexpr int kMaxSplits = 16;  // of an image's destinations among blocks: a ti
 // Pieces of work of pass 1 are counted in 32 bits, with room for a last round of the grid.
 static_assert((uint64_t(kMaxImageTokens / 2 / kHalfTile) * kMaxSplits + 1) * kMaxBatch < uint64_t(1) << 32);
 constexpr int kDecideThreads = 512;
-constexpr int kDecideWarps = kDecideThreads / 32;
 constexpr int kSplitsAtOnce = 8;  // of which the deciding block reads the matches
 constexpr int kCachedMatches = 2048;  // in shared memory of the deciding block; of longer images the others in scratch
 constexpr int kWarps = 8;
@@ -71,12 +71,15 @@ struct MatchStore {
 __global__ void __launch_bounds__(kDecideThreads, 1)
     decideKernel(GlobalShape shape, const int32_t* __restrict__ cuSeqlens, int layer, int splits, int tile,
                  GlobalScratch scratch) {
-  // Of each warp. The two sums have places of their own, and counts take turns, so that a barrier each is enough.
-  alignas(16) __shared__ float sums[kDecideWarps], sumsOfSquares[kDecideWarps];
-  alignas(16) __shared__ int counts[2][kDecideWarps];
+  using Reduce = cub::BlockReduce<float, kDecideThreads>;
+  using Scan = cub::BlockScan<int, kDecideThreads>;
+  // The two sums have places of their own and scans take turns: no barrier has to free a place before it is used again.
+  __shared__ typename Reduce::TempStorage reduce[2];
+  __shared__ typename Scan::TempStorage scan[2];
+  __shared__ float broadcast[2];
   __shared__ Match cached[kCachedMatches];
 
-  const int image = blockIdx.x, thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+  const int image = blockIdx.x, thread = threadIdx.x;
   const ImageRange range = shape.range(cuSeqlens, image);
   const Pairing pairing = shape.pairing(range);
   const Match* candidates = scratch.matches + range.begin;
@@ -85,14 +88,11 @@ __global__ void __launch_bounds__(kDecideThreads, 1)
   int32_t* receives = scratch.receives + range.begin;
 
   // Sum over the block of what each thread has, the same in all threads.
-  const auto blockSum = [&](float value, float (&ofWarps)[kDecideWarps]) {
-    value = warpSum(value);
-    if (lane == 0) ofWarps[warp] = value;
+  const auto blockSum = [&](float value, int place) {
+    const float sum = Reduce(reduce[place]).Sum(value);
+    if (thread == 0) broadcast[place] = sum;
     __syncthreads();
-    float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < kDecideWarps; ++i) sum += ofWarps[i];
-    return sum;
+    return broadcast[place];
   };
 
   for (int d = thread; d < pairing.destinations; d += kDecideThreads) receives[d] = 0;
@@ -121,17 +121,17 @@ __global__ void __launch_bounds__(kDecideThreads, 1)
       matches.store(s, best);
       sum += best.similarity;
     }
-    const float mean = blockSum(sum, sums) / static_cast<float>(pairing.sources);
+    const float mean = blockSum(sum, 0) / static_cast<float>(pairing.sources);
     float squares = 0.0f;
     for (int s = thread; s < pairing.sources; s += kDecideThreads) {
       const float difference = matches.load(s).similarity - mean;
       squares += difference * difference;
     }
-    const float deviation = sqrtf(blockSum(squares, sumsOfSquares) / static_cast<float>(pairing.sources - 1));
+    const float deviation = sqrtf(blockSum(squares, 1) / static_cast<float>(pairing.sources - 1));
     threshold = mean + deviation / static_cast<float>(layer);
   }
 
-  // Sources that stay take the places behind the extra tokens, in order. The barrier below also keeps this block's
+  // Sources that stay take the places behind the extra tokens, in order. The scan's barrier also keeps this block's
   // zeros of `receives` before its ones.
   int staying = 0, turn = 0;
   for (int start = 0; start < pairing.sources; start += kDecideThreads) {
@@ -139,21 +139,15 @@ __global__ void __launch_bounds__(kDecideThreads, 1)
     const Match match = s < pairing.sources && pairing.canMerge() ? matches.load(s) : noMatch();
     const bool merges = match.index >= 0 && match.index < pairing.destinations && match.similarity >= threshold;
     const bool stays = s < pairing.sources && !merges;
-    const unsigned lanes = __ballot_sync(~0u, stays);
-    if (lane == 0) counts[turn][warp] = __popc(lanes);
-    __syncthreads();
-    int place = staying + __popc(lanes & ((1u << lane) - 1));
-#pragma unroll
-    for (int i = 0; i < kDecideWarps; ++i) {
-      place += i < warp ? counts[turn][i] : 0;
-      staying += counts[turn][i];
-    }
-    turn ^= 1;  // who writes counts again knows by the barrier in between that all have read them
-    if (stays) codes[s] = place;
+    int before, total;
+    Scan(scan[turn]).ExclusiveSum(int(stays), before, total);
+    turn ^= 1;  // the other scan's barrier is between this one's reads and the next writes to its place
+    if (stays) codes[s] = staying + before;
     if (merges) {
       codes[s] = Pairing::mergesInto(match.index);
       receives[match.index] = 1;  // several sources may write it, all the same value
     }
+    staying += total;
   }
   if (thread == 0) scratch.lengths[image] = pairing.extraTokens + staying + pairing.destinations;
 }
