@@ -1,6 +1,6 @@
 """The kernels as nvcc compiles them, run on a CPU: their PTX, translated by helpers/ptx, against the NumPy reference.
 
-The CPU twin (test_cpu_twin.py) runs the kernels' C++. Here the rest is seen: CUDA's own headers, the compiler,
+The CPU twin (test_cpu_twin.py) runs the kernels' C++. Here the rest is seen: CUDA's own headers and CUB, the compiler,
 inline assembly with its operands, the layout of shared memory, fused multiply-adds. Buffers are guarded and poisoned as
 there; every access is checked for alignment, shared memory for its bounds, and races are searched.
 """
