@@ -31,7 +31,7 @@ def write_record(path: Path | None, results: dict[str, Any]) -> None:
 
 
 def _command() -> str:
-    """The command line; of absolute paths, which are those of a machine, the last part."""
+    """The command line; of paths that lead out of the checkout, which are those of a machine, the last part."""
     script, *arguments = sys.argv
-    shown = [Path(text).name if Path(text).is_absolute() else text for text in arguments]
+    shown = [Path(text).name if text.startswith(("/", "..")) else text for text in arguments]
     return shlex.join(["python", f"benchmarks/{Path(script).name}", *shown])
