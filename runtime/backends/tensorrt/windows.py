@@ -5,6 +5,7 @@ Without the kernels of the plugin library the windows are cut and the labels com
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -107,7 +108,7 @@ class DeviceScores:
         self._buffer.release()
 
 
-class _LaneRunner:
+class _LaneRunner(ABC):
     """What both runners share: a batch runs in one lane of the engine, piece by piece.
 
     Attributes:
@@ -132,11 +133,11 @@ class _LaneRunner:
         counts, token_map = joined(found)
         return counts, token_map
 
+    @abstractmethod
     def _run_piece(
         self, lane: Lane, piece: Piece, requests: Sequence[WindowRequest], threshold: float
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Token counts and token map of a piece, whose logits have gone to the scores of its requests."""
-        raise NotImplementedError
 
 
 class DeviceWindowRunner(_LaneRunner):
