@@ -40,7 +40,7 @@ OLDEST_VERSION: Final = (2026, 0)
 LENGTH_BYTES: Final = 8
 CACHED_MODELS: Final = 4
 """Compiled models that are kept: 50 to 110 MB each for a ViT-S."""
-KEPT_KERNELS: Final = 64
+KEPT_KERNELS: Final = 256
 """Kernels that OpenVINO keeps per kind of operator; each is for one number of rows, see `operators`."""
 
 # Of this process, see `_first_run_alone`.

@@ -4,8 +4,8 @@ The function bodies that a model carries serve batches: they pad, mask and pack.
 first rows of one matrix, `cu_seqlens` is [0, tokens], and what depends on the grid alone is computed here, in NumPy.
 Semantics are those of `algm_trt.plugins.spec`.
 
-OpenVINO compiles kernels for every number of rows that it meets, which takes 15 ms for a picture of a ViT-S. So behind
-a merge the rows are filled up to a multiple of `BLOCK`: attention leaves out those that are no tokens, and what else
+OpenVINO compiles kernels for every number of rows that it meets, 5 to 15 ms for a picture of a ViT-S. So behind a
+merge the rows are filled up to a multiple of `BLOCK`: attention leaves out those that are no tokens, and what else
 looks across rows takes the tokens alone. Where nothing has merged yet the number of rows is fixed, nothing is filled.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 END: Final = np.iinfo(np.int64).max
 SMALLEST_LENGTH: Final = 1e-12
 BELOW_ANY_SIMILARITY: Final = -4.0
-BLOCK: Final = 32
+BLOCK: Final = 16
 """Rows behind a merge are a multiple of this many."""
 
 
