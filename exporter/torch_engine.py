@@ -73,17 +73,17 @@ class TorchEngine:
         kind = ", batch-coupled" if coupled else ""
         self.description = f"PyTorch {torch.__version__} on {self._device.type.upper()}{kind}"
 
-    def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
-        """Segment pictures of the model's input size; see `algm_trt.runtime.engine.Engine.run`."""
+    def run(self, images: NDArray[np.uint8], threshold: float | None = None, *, logits: bool = True) -> EngineOutput:
+        """Segment pictures of the model's input size; see `algm_trt.runtime.engine.Engine.run`. Logits always come."""
         if self._model is None:
             raise EngineClosedError("the engine is closed")
         images = checked_images(images, self.card)
         limit = checked_threshold(threshold, self.card)
         output = self._forward(self._model, torch.from_numpy(images).to(self._device), limit)
-        logits = np.ascontiguousarray(output.logits.float().cpu().numpy())
+        scores = np.ascontiguousarray(output.logits.float().cpu().numpy())
         return EngineOutput(
-            logits=logits,
-            labels=partial(labels_of, logits, self.card),
+            logits=scores,
+            labels=partial(labels_of, scores, self.card),
             token_counts=output.token_counts.cpu().numpy(),
             token_map=output.token_map.cpu().numpy(),
         )

@@ -30,23 +30,36 @@ class EngineOutput:
     """What a model says about a batch of B pictures.
 
     Attributes:
-        logits: (B, K, h, w) float32 class scores on the patch grid.
         token_counts: (B, 3) int32 tokens per picture [grid + extra, after the local, after the last global merge].
         token_map: (B, h, w) int32 token that each patch went to, counted with the extra tokens.
     """
 
     def __init__(
         self,
-        logits: NDArray[np.float32],
+        logits: NDArray[np.float32] | None,
         labels: NDArray[np.integer] | Callable[[], NDArray[np.integer]],
         token_counts: NDArray[np.int32],
         token_map: NDArray[np.int32],
     ) -> None:
-        """Take what a model gave; labels may be a function, which is called when they are asked for."""
-        self.logits = logits
+        """Take what a model gave; labels may be a function, which is called when they are asked for.
+
+        Logits are None where they stayed with the device.
+        """
         self.token_counts = token_counts
         self.token_map = token_map
         self._labels = labels
+        self._logits = logits
+
+    @property
+    def logits(self) -> NDArray[np.float32]:
+        """(B, K, h, w) float32 class scores on the patch grid.
+
+        Raises:
+            UsageError: the run was told to leave them out, and the engine did.
+        """
+        if self._logits is None:
+            raise UsageError("logits were left out of this run: run(images, logits=True) brings them")
+        return self._logits
 
     @property
     def labels(self) -> NDArray[np.integer]:
@@ -67,12 +80,13 @@ class Engine(Protocol):
     card: ModelCard
     description: str
 
-    def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
+    def run(self, images: NDArray[np.uint8], threshold: float | None = None, *, logits: bool = True) -> EngineOutput:
         """Segment pictures of the model's input size.
 
         Args:
             images: (B, H, W, 3) uint8 RGB, B >= 1.
             threshold: similarity at which windows merge; None takes the model card's.
+            logits: False where labels do: a GPU then keeps its logits, and the output may have none.
 
         Raises:
             UsageError: images of another shape or type, or a threshold that is not finite or for a dense model.

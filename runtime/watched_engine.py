@@ -33,9 +33,9 @@ class WatchedEngine:
         self.description = engine.description
         self.usual_batch = usual_batch(engine)
 
-    def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
+    def run(self, images: NDArray[np.uint8], threshold: float | None = None, *, logits: bool = True) -> EngineOutput:
         """See `Engine.run`; not watched."""
-        return self._engine.run(images, threshold=threshold)
+        return self._engine.run(images, threshold=threshold, logits=logits)
 
     def close(self) -> None:
         """Close the engine."""

@@ -87,8 +87,8 @@ class OnnxRuntimeEngine:
             raise UsageError(f"{path}: an int8 model is for CPUs: take --device cpu, or the fp32 or fp16 export")
         self.description = f"ONNX Runtime {ort.__version__} on {'CUDA' if self._on_gpu else 'CPU'}"
 
-    def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
-        """Segment pictures of the model's input size; see `algm_trt.runtime.engine.Engine.run`."""
+    def run(self, images: NDArray[np.uint8], threshold: float | None = None, *, logits: bool = True) -> EngineOutput:
+        """Segment pictures of the model's input size; see `algm_trt.runtime.engine.Engine.run`. Logits always come."""
         images = checked_images(images, self.card)
         limit = np.array(checked_threshold(threshold, self.card), np.float32)
         step = len(images) if self._on_gpu else 1
@@ -98,9 +98,9 @@ class OnnxRuntimeEngine:
 
         parts = self._streams.map(part, len(images) // step)
         found = dict(zip(self._outputs, joined(parts), strict=True))
-        logits: NDArray[Any] = found["logits"]
-        labels = found[LABELS] if LABELS in found else partial(labels_of, logits, self.card)
-        return EngineOutput(logits, labels, found["token_counts"], found["token_map"])
+        scores: NDArray[Any] = found["logits"]
+        labels = found[LABELS] if LABELS in found else partial(labels_of, scores, self.card)
+        return EngineOutput(scores, labels, found["token_counts"], found["token_map"])
 
     def close(self) -> None:
         """Free the session."""

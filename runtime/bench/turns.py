@@ -89,7 +89,7 @@ class ModelTurn:
             self._device_turn.append(self._engine.device_seconds)
 
     def _run(self, batch: NDArray[np.uint8]) -> EngineOutput:
-        return self._engine.run(batch, threshold=self._threshold)
+        return self._engine.run(batch, threshold=self._threshold, logits=False)
 
 
 class JobTurn:

@@ -26,10 +26,10 @@ CARDS: dict[str, ModelCard] = {
 class SmallPlan(FakeEngine):
     """Takes four pictures at a time."""
 
-    def run(self, images, threshold=None) -> EngineOutput:  # type: ignore[no-untyped-def]
+    def run(self, images, threshold=None, **options) -> EngineOutput:  # type: ignore[no-untyped-def]
         if len(images) > 4:
             raise UsageError("the plan takes batches of 1 to 4 pictures: build one for more")
-        return super().run(images, threshold)
+        return super().run(images, threshold, **options)
 
 
 class GpuPlan(FakeEngine):
@@ -37,9 +37,9 @@ class GpuPlan(FakeEngine):
 
     device_seconds = 0.0
 
-    def run(self, images, threshold=None) -> EngineOutput:  # type: ignore[no-untyped-def]
+    def run(self, images, threshold=None, **options) -> EngineOutput:  # type: ignore[no-untyped-def]
         self.device_seconds = len(images) / 100
-        return super().run(images, threshold)
+        return super().run(images, threshold, **options)
 
 
 class CpuModel(FakeEngine):

@@ -45,7 +45,7 @@ class FakeEngine:
         self.thresholds: list[float | None] = []
         self.closed = False
 
-    def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
+    def run(self, images: NDArray[np.uint8], threshold: float | None = None, *, logits: bool = True) -> EngineOutput:
         assert images.dtype == np.uint8
         assert images.shape[1:] == (*self.card.size, 3)
         self.batches.append(len(images))
@@ -55,15 +55,15 @@ class FakeEngine:
         colors = self._patch_colors(images)
         palette = np.asarray(self.card.palette, np.float32)
         distance = np.linalg.norm(colors[..., None, :] - palette, axis=-1)
-        logits = np.ascontiguousarray(-distance.transpose(0, 3, 1, 2) / 64, np.float32)
+        scores = np.ascontiguousarray(-distance.transpose(0, 3, 1, 2) / 64, np.float32)
         coarse = (colors // 64) @ np.array([1, 4, 16])
         token_map = np.stack([self._token_map(image) for image in coarse])
         grid = token_map[0].size
         after = np.array([image.max() + 1 for image in token_map])
         counts = np.stack([np.full_like(after, grid + 1), (grid + 1 + after) // 2, after], axis=1)
-        labels = logits.argmax(axis=1).repeat(self.card.patch_size, 1).repeat(self.card.patch_size, 2)
+        labels = scores.argmax(axis=1).repeat(self.card.patch_size, 1).repeat(self.card.patch_size, 2)
         return EngineOutput(
-            logits=logits,
+            logits=scores if logits else None,
             labels=labels[:, : self.card.size[0], : self.card.size[1]].astype(np.int32),
             token_counts=counts.astype(np.int32),
             token_map=token_map.astype(np.int32),

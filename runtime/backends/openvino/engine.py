@@ -99,8 +99,8 @@ class OpenVinoEngine:
         self.lanes = count
         self.description = f"OpenVINO {version} on CPU, {precision}"
 
-    def run(self, images: NDArray[np.uint8], threshold: float | None = None) -> EngineOutput:
-        """Segment pictures of the model's input size; see `algm_trt.runtime.engine.Engine.run`."""
+    def run(self, images: NDArray[np.uint8], threshold: float | None = None, *, logits: bool = True) -> EngineOutput:
+        """Segment pictures of the model's input size; see `algm_trt.runtime.engine.Engine.run`. Logits always come."""
         if self.lanes > 1 and os.getpid() != self._process:
             raise EngineError(
                 "OpenVINO's streams do not go on in a forked process: open the model there, or with streams=1"
@@ -112,8 +112,8 @@ class OpenVinoEngine:
             return self._run(request, images[index : index + 1], limit)
 
         parts = self._streams.map(part, len(images))
-        logits, counts, token_map = joined(parts)
-        return EngineOutput(logits, partial(labels_of, logits, self.card), counts, token_map)
+        scores, counts, token_map = joined(parts)
+        return EngineOutput(scores, partial(labels_of, scores, self.card), counts, token_map)
 
     def close(self) -> None:
         """Free the compiled model."""

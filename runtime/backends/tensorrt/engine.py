@@ -86,7 +86,14 @@ class TensorRTEngine:
         where = "" if self._kernels else " (windows and labels on the CPU: no plugin library here)"
         self.description = f"{tensorrt.name} on {self._device.name}{where}"
 
-    def run(self, images: NDArray[np.uint8] | Any, threshold: float | None = None, stream: Any = None) -> EngineOutput:
+    def run(
+        self,
+        images: NDArray[np.uint8] | Any,
+        threshold: float | None = None,
+        stream: Any = None,
+        *,
+        logits: bool = True,
+    ) -> EngineOutput:
         """Segment pictures of the model's input size; see `algm_trt.runtime.engine.Engine.run`.
 
         Args:
@@ -95,6 +102,7 @@ class TensorRTEngine:
             threshold: similarity at which windows merge; None takes the model card's.
             stream: CUDA stream on which images on the GPU were made, or its handle; work queued there so far is waited
                 for. None: what the array itself says.
+            logits: False leaves them on the GPU: labels, token counts and token map come back.
 
         Raises:
             UsageError: images of another shape or type, or on another device.
@@ -112,11 +120,13 @@ class TensorRTEngine:
             batch = array.shape[0]
             lane.reserve(self._lanes.capacity(batch))
             begin = lane.stream.event(timed=True)
-            parts = [self._run_piece(lane, array, piece, limit) for piece in self._lanes.pieces(batch)]
+            pieces = self._lanes.pieces(batch)
+            parts = [self._run_piece(lane, array, piece, limit, logits=logits) for piece in pieces]
             end = lane.stream.event(timed=True)
             end.synchronize()
             self.device_seconds = end.seconds_since(begin)
-        return EngineOutput(*joined(parts))
+        *scores, labels, counts, token_map = joined(parts)
+        return EngineOutput(scores[0] if logits else None, labels, counts, token_map)
 
     def window_runner(self, batch_size: int) -> WindowRunner:
         """See `algm_trt.runtime.window_runner.EngineWithRunner`."""
@@ -131,9 +141,9 @@ class TensorRTEngine:
             self._opened.close()
 
     def _run_piece(
-        self, lane: Lane, array: NDArray[np.uint8] | DeviceArray, piece: Piece, threshold: float
+        self, lane: Lane, array: NDArray[np.uint8] | DeviceArray, piece: Piece, threshold: float, *, logits: bool
     ) -> tuple[NDArray[Any], ...]:
-        """Logits, labels, token counts and token map of a part of the batch."""
+        """Logits if asked for, labels, token counts and token map of a part of the batch."""
         if isinstance(array, DeviceArray):
             item = int(np.prod(array.shape[1:]))
             lane.execute(piece, threshold, array.address + piece.start * item)
@@ -142,6 +152,7 @@ class TensorRTEngine:
             staged[:] = array[piece.start : piece.stop]
             lane.stream.upload(staged, lane.address("images"))
             lane.execute(piece, threshold)
-        logits, labels = (lane.download(name, piece.count) for name in ("logits", "labels"))
+        names = ("logits", "labels") if logits else ("labels",)
+        scores = [lane.download(name, piece.count) for name in names]
         counts, token_map = tokens(lane, piece.count)
-        return logits.copy(), labels.copy(), counts, token_map
+        return *(array.copy() for array in scores), counts, token_map

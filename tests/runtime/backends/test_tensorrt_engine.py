@@ -305,6 +305,22 @@ def test_device_arrays_are_not_copied(make: Make, count: int) -> None:
     world.cuda.cudaFree(array.address)
 
 
+@pytest.mark.parametrize("count", [1, 4, 7])
+def test_logits_come_back_only_when_asked_for(make: Make, count: int) -> None:
+    world = make()
+    world.engine.run(images(count))  # makes the buffers
+    before = world.cuda.calls.count("cudaMemcpyAsync")
+    found = world.engine.run(images(count), logits=False)
+    pieces = len(world.trt.batches) // 2
+    # pictures and threshold go up; labels, token counts and token map come down
+    assert world.cuda.calls.count("cudaMemcpyAsync") - before == 5 * pieces
+    wanted = FakeEngine(CARD).run(images(count))
+    for name in ("labels", "token_counts", "token_map"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+    with pytest.raises(UsageError, match="logits=True"):
+        _ = found.logits
+
+
 @pytest.mark.parametrize("offset", [1, 16, 255])
 def test_device_arrays_at_odd_addresses_are_moved(make: Make, offset: int) -> None:
     world = make()
