@@ -330,9 +330,9 @@ def _write_together(plan: Path, content: memoryview, record: EngineRecord, extra
     try:
         plan.parent.mkdir(parents=True, exist_ok=True)
         with locked(plan.parent), renamed_together() as temporary:
-            temporary(record_path(plan)).write_text(record.to_json(), encoding="utf-8")
+            temporary(record_path(plan), nameless=True).write_text(record.to_json(), encoding="utf-8")
             for path, text in extras.items():
-                temporary(path).write_bytes(text)
-            temporary(plan).write_bytes(content)
+                temporary(path, nameless=True).write_bytes(text)
+            temporary(plan, nameless=True).write_bytes(content)
     except OSError as error:
         raise BuildError(f"cannot write {plan}: {error.strerror}; nothing of it was kept") from error

@@ -36,4 +36,4 @@ def update_file(path: Path, change: Callable[[bytes], bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.parent), renamed_together() as temporary:
         content = change(path.read_bytes() if path.is_file() else b"")
-        temporary(path).write_bytes(content)
+        temporary(path, nameless=True).write_bytes(content)

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,14 +14,19 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final, Protocol
 
-_OPEN_FILES: Final = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
+_DESCRIPTORS: Final = "/proc/self/fd/"
+_OPEN_FILES: Final = ("/dev/stdout", "/dev/stderr", "/dev/fd/", _DESCRIPTORS)
 
 
 class Temporary(Protocol):
     """What `renamed_together` gives its block."""
 
-    def __call__(self, path: Path, *, folder: bool = False) -> Path:
-        """From the final path to the temporary path to write or, with `folder`, to make and fill."""
+    def __call__(self, path: Path, *, folder: bool = False, nameless: bool = False) -> Path:
+        """From the final path to the temporary path to write or, with `folder`, to make and fill.
+
+        With `nameless` the file gets a name only when it is renamed, where the file system can do that: a process that
+        is killed leaves nothing. The path says nothing then, and has no suffix.
+        """
         ...
 
 
@@ -38,13 +44,16 @@ def renamed_together() -> Iterator[Temporary]:
     pending: list[tuple[Path, Path]] = []
     with ExitStack() as locks:
 
-        def temporary(path: Path, *, folder: bool = False) -> Path:
+        def temporary(path: Path, *, folder: bool = False, nameless: bool = False) -> Path:
             if is_special(path):
                 raise OSError(errno.EEXIST, "is no file that could be replaced", str(path))
             path.parent.mkdir(parents=True, exist_ok=True)
             if folder:
                 draft = draft_of(path)
                 _remove(draft)
+            elif nameless and (opened := _open_nameless(path.parent)) is not None:
+                draft = Path(f"{_DESCRIPTORS}{opened}")
+                locks.callback(os.close, opened)
             else:
                 draft, lock = _own_draft(path)
                 locks.callback(os.close, lock)
@@ -57,13 +66,18 @@ def renamed_together() -> Iterator[Temporary]:
                 _check_place(draft, path)
             while pending:
                 draft, path = pending[0]
+                if _is_nameless(draft):
+                    opened, draft = draft, path.with_name(f".{secrets.token_hex(8)}.part")
+                    pending[0] = draft, path
+                    _name(opened, draft)
                 if draft.is_dir() and path.is_dir():
                     shutil.rmtree(path)
                 draft.replace(path)
                 del pending[0]  # the name may be another's from here on
         finally:
             for draft, _ in pending:
-                _remove(draft)
+                if not _is_nameless(draft):
+                    _remove(draft)
 
 
 def write_report(path: Path, content: str | bytes) -> None:
@@ -78,7 +92,7 @@ def write_report(path: Path, content: str | bytes) -> None:
             special.write(data)
         return
     with renamed_together() as temporary:
-        temporary(Path(os.path.realpath(path))).write_bytes(data)
+        temporary(Path(os.path.realpath(path)), nameless=True).write_bytes(data)
 
 
 def check_writable(path: Path) -> None:
@@ -163,6 +177,32 @@ def _open_draft(draft: Path) -> int:
     except OSError:
         _remove(draft)  # something else has the name
         return os.open(draft, flags, 0o666)
+
+
+def _open_nameless(folder: Path) -> int | None:
+    """A file of a folder that has no name; None where it cannot be had or could not be named later."""
+    if not Path(_DESCRIPTORS).is_dir():
+        return None
+    try:
+        return os.open(folder, os.O_RDWR | os.O_TMPFILE, 0o666)
+    except OSError:  # each file system says no in its own way; a real failure comes again with a name
+        return None
+
+
+def _is_nameless(draft: Path) -> bool:
+    return draft.as_posix().startswith(_DESCRIPTORS)
+
+
+def _name(nameless: Path, draft: Path) -> None:
+    """Give a file a name beside its final one, for the moment until it is renamed."""
+    folder = os.open(draft.parent, os.O_PATH)
+    try:
+        # With a descriptor os.link follows the link that the path of an open file is; without, it would not.
+        os.link(nameless, draft.name, dst_dir_fd=folder, follow_symlinks=True)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(nameless, draft)
+    finally:
+        os.close(folder)
 
 
 def is_special(path: Path) -> bool:

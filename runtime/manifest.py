@@ -94,7 +94,9 @@ class Manifest:
         """
         try:
             with renamed_together() as temporary:
-                temporary(self._summary_path).write_text(json.dumps(summary, indent=1) + "\n", encoding="ascii")
+                temporary(self._summary_path, nameless=True).write_text(
+                    json.dumps(summary, indent=1) + "\n", encoding="ascii"
+                )
         except OSError as error:
             raise AlgmError(f"cannot write {self._summary_path}: {error.strerror or error}") from error
         return self._summary_path

@@ -231,3 +231,101 @@ def test_whether_a_file_can_be_written_is_found_out_before(tmp_path: Path) -> No
         check_writable(tmp_path)
     with pytest.raises(OSError, match=f"^cannot write into {tmp_path / 'file'}: Not a directory"):
         check_writable(tmp_path / "file" / "out.json")
+
+
+def test_a_nameless_file_appears_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "x.plan"
+    target.parent.mkdir()
+    target.write_text("old")
+    with renamed_together() as temporary:
+        temporary(target, nameless=True).write_text("new")
+        assert list(target.parent.iterdir()) == [target]
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+    assert list(target.parent.iterdir()) == [target]
+    assert target.stat().st_mode & 0o777 == 0o666 & ~umask()
+
+
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_a_nameless_file_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+
+    def write_half() -> None:
+        with renamed_together() as temporary:
+            temporary(tmp_path / "x.plan", nameless=True).write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert list(tmp_path.iterdir()) == []
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_process_that_is_killed_leaves_no_nameless_file(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from algm_trt.runtime.files import renamed_together\n"
+        "with renamed_together() as temporary:\n"
+        "    temporary(Path(sys.argv[1]), nameless=True).write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    child = subprocess.run([sys.executable, "-c", program, str(tmp_path / "x.plan")], check=False)
+    assert child.returncode == -9
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("missing", ["nameless files", "hard links", "/proc"])
+def test_file_systems_without_nameless_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    real_open = os.open
+
+    def opened(path: Any, flags: int, *arguments: Any, **named: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(95, "Operation not supported")
+        return real_open(path, flags, *arguments, **named)
+
+    def link(*_: Any, **__: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    if missing == "nameless files":
+        monkeypatch.setattr(os, "open", opened)
+    elif missing == "hard links":
+        monkeypatch.setattr(os, "link", link)
+    else:
+        monkeypatch.setattr("algm_trt.runtime.files._DESCRIPTORS", str(tmp_path / "none") + "/")
+    for text in ("first", "second"):
+        with renamed_together() as temporary:
+            temporary(tmp_path / "x.plan", nameless=True).write_text(text)
+        assert (tmp_path / "x.plan").read_text() == text
+        assert [path.name for path in tmp_path.iterdir()] == ["x.plan"]
+
+
+def test_a_nameless_file_does_not_replace_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "x.plan").mkdir()
+
+    def write() -> None:
+        with renamed_together() as temporary:
+            temporary(tmp_path / "x.plan", nameless=True).write_text("new")
+
+    with pytest.raises(IsADirectoryError):
+        write()
+    assert [path.name for path in tmp_path.iterdir()] == ["x.plan"]
+
+
+def test_threads_write_one_nameless_file_whole(tmp_path: Path) -> None:
+    target = tmp_path / "x.txt"
+
+    def write(number: int) -> None:
+        with renamed_together() as temporary:
+            temporary(target, nameless=True).write_text(f"{number} " * 50_000)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(40)))
+    text = target.read_text()
+    assert text == f"{text.split(maxsplit=1)[0]} " * 50_000
+    assert list(tmp_path.iterdir()) == [target]

@@ -274,7 +274,7 @@ def _store(compiled: openvino.CompiledModel, card: ModelCard, cached: Path) -> N
     text = card.to_json().encode()
     blob = io.BytesIO()
     compiled.export_model(blob)
-    with renamed_together() as temporary, temporary(cached).open("wb") as file:
+    with renamed_together() as temporary, temporary(cached, nameless=True).open("wb") as file:
         for part in (text, blob.getbuffer()):
             file.write(len(part).to_bytes(LENGTH_BYTES, "little"))
         file.write(text)
