@@ -6,16 +6,18 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from algm_trt.plugins.errors import UsageError
-from algm_trt.runtime.paint import paint
+from algm_trt.runtime.paint import full_palette, paint
 from algm_trt.runtime.window_runner import PictureScores
 from algm_trt.runtime.windows import WindowPlan
-from algm_trt.runtime.writers import save_result
+from algm_trt.runtime.writers import coco_annotations, save_result
 
 _BAND_VALUES = 2**22  # float32 logits held at a time where a whole picture of them would be too large
 
@@ -85,6 +87,28 @@ class SegmentationResult:
         colors = self.colors()
         blend: NDArray[np.uint8] = cv2.addWeighted(self.image, 1.0 - alpha, colors, alpha, 0.0, dst=colors)  # type: ignore[assignment]
         return blend
+
+    def to_pil(self) -> Image.Image:
+        """The class ids as a Pillow picture that is shown in the class colours, as files of kind "labels" are.
+
+        Returns:
+            W x H pixels of mode "P" with the palette, or of mode "I;16" above 256 classes; shares no memory with
+            `labels`. `np.asarray` of it gives the class ids.
+        """
+        picture = Image.fromarray(self.labels).copy()
+        if self.labels.dtype == np.uint8:
+            picture.putpalette(full_palette(self.palette).tobytes())
+        return picture
+
+    def to_coco_rle(self) -> list[dict[str, Any]]:
+        """The classes that are there as COCO annotations, in ascending order, ready for JSON.
+
+        Returns:
+            Dictionaries with category_id (the class id), category_name, segmentation (size [H, W] and counts: run
+            lengths, not compressed, column by column, beginning with zeros; `pycocotools.mask.frPyObjects` reads
+            them), area in pixels and bbox [x, y, width, height].
+        """
+        return coco_annotations(self.labels, self.classes)
 
     def probability_bands(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield the class probabilities in bands of rows from top to bottom, so that memory stays bounded.
