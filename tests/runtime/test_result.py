@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from algm_trt.plugins.errors import UsageError
+from algm_trt.plugins.errors import MissingDependencyError, UsageError
 from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.result import SegmentationResult
 from algm_trt.runtime.segmenter import Segmenter
@@ -100,6 +101,30 @@ def test_run_lengths_are_those_of_the_file(result: SegmentationResult, tmp_path:
     for annotation in annotations:
         encoded = coco_mask.frPyObjects(annotation["segmentation"], *result.labels.shape)
         assert np.array_equal(coco_mask.decode(encoded), result.labels == annotation["category_id"])
+
+
+def test_detections_of_supervision_are_the_classes_that_are_there(picture: NDArray[np.uint8]) -> None:
+    supervision = pytest.importorskip("supervision", reason="supervision is not installed: extra supervision")
+    card = make_card(classes=300)
+    result = Segmenter(FakeEngine(card))(picture)
+    result.labels[3:5, 7] = 299
+    detections = result.to_supervision()
+    assert isinstance(detections, supervision.Detections)
+    assert detections.class_id.tolist() == np.unique(result.labels).tolist()
+    assert detections["class_name"].tolist() == [card.classes[index] for index in detections.class_id]
+    assert detections.confidence is None
+    assert detections.mask.dtype == bool
+    assert np.array_equal(detections.mask, [result.labels == index for index in detections.class_id])
+    assert detections.area.tolist() == [annotation["area"] for annotation in result.to_coco_rle()]
+    assert detections.xyxy[-1].tolist() == [7, 3, 7, 4]
+    painted = supervision.MaskAnnotator(opacity=1.0).annotate(np.zeros_like(picture), detections[-1])
+    assert np.array_equal(painted.any(axis=2), result.labels == 299)
+
+
+def test_without_supervision_the_cure_is_named(result: SegmentationResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(MissingDependencyError, match=r"supervision cannot be imported .*'algm-trt\[supervision\]'"):
+        result.to_supervision()
 
 
 def test_probabilities_come_in_bands_that_cover_the_picture(
