@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from algm_trt.engines.bindings import MEANWHILE
+from algm_trt.engines.trtexec_names import add_trtexec_names
 from algm_trt.plugins.arguments import command_parser, positive_int, whole_numbers
 from algm_trt.plugins.command import run_command, say
 from algm_trt.plugins.errors import MissingDependencyError
@@ -23,6 +24,9 @@ of 1 to 8 and carries the plugin library, so that other programs need no other f
 
   algm-build-engine --fp16                      for this machine's GPU (TensorRT 10.9 or later)
   algm-build-engine --fp16 --target rtx         for RTX GPUs, on a machine without one (TensorRT-RTX)
+
+Five options may also be given as in trtexec: --timingCacheFile, --builderOptimizationLevel,
+--hardwareCompatibilityLevel, --versionCompatible and --memPoolSize=workspace:MiB.
 
 exit codes: 0 built, or an equal plan was there; 1 failed; 2 wrong usage; 3 float16 changes the results too much;
 4 TensorRT, a GPU, the plugin library or a package is missing; 130 interrupted, 143 terminated:
@@ -180,6 +184,7 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
         help="none, ampere-plus or same-compute-capability: run on more kinds of GPU, slower",
     )
     add("--version-compatible", action="store_true", help="run on later minor versions of TensorRT too")
+    add_trtexec_names(parser)
 
 
 if __name__ == "__main__":

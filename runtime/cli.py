@@ -150,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("algm-infer", description, _EPILOG)
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="picture, video, folder, pattern, or list file (.txt)")
+    add("-i", action="store_true", help="may stand before inputs, as in the official segm.inference")
     add("--engine", type=Path, required=True, metavar="MODEL", help="model.onnx, or model.plan of algm-build-engine")
     add("-o", "--output", type=Path, default=Path("masks"), metavar="OUT", help="output folder (default: masks)")
     add("--save", default="labels,overlay", metavar="KINDS", help="files to write (default: labels,overlay); see below")

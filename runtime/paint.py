@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 _BAND_PIXELS = 2**17
+
+
+def full_palette(colors: Sequence[tuple[int, int, int]]) -> NDArray[np.uint8]:
+    """Colours of all values that 8 bits hold: (256, 3) uint8, black behind the last one; at most 256 are given.
+
+    A palette that is shorter lets encoders pack several pixels into a byte, which not every reader takes.
+    """
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(colors)] = colors
+    return palette
 
 
 def paint(colors: NDArray[np.uint8], indices: NDArray[np.integer]) -> NDArray[np.uint8]:

@@ -6,16 +6,21 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from algm_trt.plugins.errors import UsageError
-from algm_trt.runtime.paint import paint
+from algm_trt.plugins.errors import MissingDependencyError, UsageError
+from algm_trt.runtime.paint import full_palette, paint
 from algm_trt.runtime.window_runner import PictureScores
 from algm_trt.runtime.windows import WindowPlan
-from algm_trt.runtime.writers import save_result
+from algm_trt.runtime.writers import coco_annotations, save_result
+
+if TYPE_CHECKING:
+    from supervision import Detections
 
 _BAND_VALUES = 2**22  # float32 logits held at a time where a whole picture of them would be too large
 
@@ -85,6 +90,50 @@ class SegmentationResult:
         colors = self.colors()
         blend: NDArray[np.uint8] = cv2.addWeighted(self.image, 1.0 - alpha, colors, alpha, 0.0, dst=colors)  # type: ignore[assignment]
         return blend
+
+    def to_pil(self) -> Image.Image:
+        """The class ids as a Pillow picture that is shown in the class colours, as files of kind "labels" are.
+
+        Returns:
+            W x H pixels of mode "P" with the palette, or of mode "I;16" above 256 classes; shares no memory with
+            `labels`. `np.asarray` of it gives the class ids.
+        """
+        picture = Image.fromarray(self.labels).copy()
+        if self.labels.dtype == np.uint8:
+            picture.putpalette(full_palette(self.palette).tobytes())
+        return picture
+
+    def to_coco_rle(self) -> list[dict[str, Any]]:
+        """The classes that are there as COCO annotations, in ascending order, ready for JSON.
+
+        Returns:
+            Dictionaries with category_id (the class id), category_name, segmentation (size [H, W] and counts: run
+            lengths, not compressed, column by column, beginning with zeros; `pycocotools.mask.frPyObjects` reads
+            them), area in pixels and bbox [x, y, width, height].
+        """
+        return coco_annotations(self.labels, self.classes)
+
+    def to_supervision(self) -> Detections:
+        """The classes that are there as detections of the package supervision, for its annotators and filters.
+
+        Returns:
+            One detection per class, in ascending order: class_id, mask ((H, W) bool, so that all take a byte per pixel
+            and class), xyxy around it in pixels, and data["class_name"]; as for semantic segmentations of transformers
+            there is no confidence.
+
+        Raises:
+            MissingDependencyError: supervision cannot be imported.
+        """
+        try:
+            from supervision import Detections, mask_to_xyxy
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"supervision cannot be imported ({error}): pip install 'algm-trt[supervision]'"
+            ) from error
+        class_ids = np.unique(self.labels).astype(int)
+        masks = self.labels == class_ids[:, None, None]
+        names = np.array(self.classes)[class_ids]
+        return Detections(mask_to_xyxy(masks), masks, class_id=class_ids, data={"class_name": names})
 
     def probability_bands(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield the class probabilities in bands of rows from top to bottom, so that memory stays bounded.

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.files import renamed_together
+from algm_trt.runtime.paint import full_palette
 from algm_trt.runtime.png import write_png
 from algm_trt.runtime.token_picture import token_picture
 
@@ -198,10 +199,7 @@ def _bounding_box(first: NDArray[np.intp], last: NDArray[np.intp], height: int) 
 
 def _write_labels(result: SegmentationResult, path: Path) -> None:
     """Class ids: a palette PNG, 16-bit grey where 8 bits do not hold the ids."""
-    palette = None
-    if result.labels.dtype == np.uint8:
-        palette = np.zeros((256, 3), np.uint8)
-        palette[: len(result.palette)] = result.palette
+    palette = full_palette(result.palette) if result.labels.dtype == np.uint8 else None
     with path.open("wb") as file:
         write_png(file, result.labels, palette)
 

@@ -24,7 +24,7 @@ plugins=ON
 command -v nvcc >/dev/null || { plugins=OFF; echo "no nvcc on PATH: the plugin library is not built"; }
 "$python" -m pip wheel --quiet --no-deps --config-settings=cmake.define.ALGM_BUILD_PLUGINS=$plugins --wheel-dir build/wheel .
 wheel=$(ls build/wheel/algm_trt-*.whl)
-extras=export,engine,openvino,plot,dev
+extras=export,engine,openvino,plot,supervision,dev
 [ "$(uname -sm)" = "Linux x86_64" ] && extras=$extras,rtx,lean
 "$python" -m pip install --quiet "$wheel[$extras]"
 "$python" -m pip install --quiet --no-deps --force-reinstall "$wheel"

@@ -23,7 +23,7 @@ MAY_IMPORT = {
 THIRD_PARTY = {
     "plugins": {"numpy", "tensorrt", "tensorrt_rtx"},
     "runtime": {
-        *("numpy", "cv2", "PIL", "tqdm", "matplotlib"),
+        *("numpy", "cv2", "PIL", "tqdm", "matplotlib", "supervision"),
         *("onnxruntime", "openvino", "cuda"),
     },
     "engines": {
@@ -35,7 +35,7 @@ THIRD_PARTY = {
 # These come in only inside the function that needs them: the package must import without them.
 LAZY_ONLY = {
     *("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "onnxruntime", "openvino", "cuda"),
-    "matplotlib",
+    *("matplotlib", "supervision"),
 }
 
 

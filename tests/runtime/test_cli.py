@@ -650,6 +650,20 @@ def test_inputs_may_stand_behind_options(infer: Infer, folder: Path, tmp_path: P
     assert [line["name"] for line in results(tmp_path)] == ["p0", "p1"]
 
 
+@pytest.mark.parametrize(
+    "arguments", [["-i", "p0.png", "p1.png"], ["-i", "p0.png", "-i", "p1.png"], ["p0.png", "-i", "--", "p1.png"]]
+)
+def test_the_official_option_may_stand_before_inputs(
+    infer: Infer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    model = ["--engine", str(tmp_path / "model.onnx"), "-o", str(tmp_path / "out")]
+    assert main([*model, *arguments]) == 0
+    assert [line["name"] for line in results(tmp_path)] == ["p0", "p1"]
+    with pytest.raises(SystemExit, match="2"):
+        main(["-i", *model])
+
+
 def test_inputs_behind_two_dashes_may_begin_with_one(
     infer: Infer, engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

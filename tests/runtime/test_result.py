@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +13,10 @@ import numpy as np
 import pytest
 from helpers.fake_engine import PALETTE, FakeEngine, color_picture, make_card
 from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco_mask
 
-from algm_trt.plugins.errors import UsageError
+from algm_trt.plugins.errors import MissingDependencyError, UsageError
 from algm_trt.runtime.field import LogitField
 from algm_trt.runtime.result import SegmentationResult
 from algm_trt.runtime.segmenter import Segmenter
@@ -49,6 +54,77 @@ def test_overlay_is_half_picture_half_colors(result: SegmentationResult) -> None
 def test_overlay_refuses_alpha_outside_the_unit_interval(result: SegmentationResult, alpha: float) -> None:
     with pytest.raises(UsageError, match="alpha"):
         result.overlay(alpha)
+
+
+def test_a_pillow_picture_is_the_file_of_labels(result: SegmentationResult, tmp_path: Path) -> None:
+    picture = result.to_pil()
+    (path,) = result.save(tmp_path, what="labels")
+    with Image.open(path) as saved:
+        assert (picture.mode, picture.size) == (saved.mode, saved.size) == ("P", (71, 45))
+        assert picture.getpalette() == saved.getpalette()
+    assert np.array_equal(np.asarray(picture), result.labels)
+    assert np.array_equal(np.asarray(picture.convert("RGB")), result.colors())
+    again = io.BytesIO()
+    picture.save(again, "PNG")
+    assert again.getvalue()[24] == 8  # bits per pixel, though 4 would hold the ids
+
+
+@pytest.mark.parametrize(("classes", "mode"), [(256, "P"), (257, "I;16")])
+def test_a_pillow_picture_has_room_for_the_largest_id(classes: int, mode: str) -> None:
+    result = Segmenter(FakeEngine(make_card(classes=classes)))(color_picture(9, 11))
+    result.labels[0, :3] = classes - 1, 0, 1
+    picture = result.to_pil()
+    assert picture.mode == mode
+    assert np.array_equal(np.asarray(picture), result.labels)
+
+
+@pytest.mark.parametrize("classes", [5, 257])
+def test_a_pillow_picture_is_a_copy(classes: int) -> None:
+    result = Segmenter(FakeEngine(make_card(classes=classes)))(color_picture(45, 71))
+    picture, before = result.to_pil(), result.labels.copy()
+    result.labels[:] = 4
+    assert not np.array_equal(before, result.labels)
+    assert np.array_equal(np.asarray(picture), before)
+    picture.putpixel((0, 0), 3)
+    assert (result.labels == 4).all()
+
+
+def test_run_lengths_are_those_of_the_file(result: SegmentationResult, tmp_path: Path) -> None:
+    annotations = json.loads(json.dumps(result.to_coco_rle()))
+    (path,) = result.save(tmp_path, what="coco")
+    added = {"id", "image_id", "iscrowd"}
+    assert annotations == [
+        {key: value for key, value in annotation.items() if key not in added}
+        for annotation in json.loads(path.read_text())["annotations"]
+    ]
+    assert [annotation["category_id"] for annotation in annotations] == np.unique(result.labels).tolist()
+    for annotation in annotations:
+        encoded = coco_mask.frPyObjects(annotation["segmentation"], *result.labels.shape)
+        assert np.array_equal(coco_mask.decode(encoded), result.labels == annotation["category_id"])
+
+
+def test_detections_of_supervision_are_the_classes_that_are_there(picture: NDArray[np.uint8]) -> None:
+    supervision = pytest.importorskip("supervision", reason="supervision is not installed: extra supervision")
+    card = make_card(classes=300)
+    result = Segmenter(FakeEngine(card))(picture)
+    result.labels[3:5, 7] = 299
+    detections = result.to_supervision()
+    assert isinstance(detections, supervision.Detections)
+    assert detections.class_id.tolist() == np.unique(result.labels).tolist()
+    assert detections["class_name"].tolist() == [card.classes[index] for index in detections.class_id]
+    assert detections.confidence is None
+    assert detections.mask.dtype == bool
+    assert np.array_equal(detections.mask, [result.labels == index for index in detections.class_id])
+    assert detections.area.tolist() == [annotation["area"] for annotation in result.to_coco_rle()]
+    assert detections.xyxy[-1].tolist() == [7, 3, 7, 4]
+    painted = supervision.MaskAnnotator(opacity=1.0).annotate(np.zeros_like(picture), detections[-1])
+    assert np.array_equal(painted.any(axis=2), result.labels == 299)
+
+
+def test_without_supervision_the_cure_is_named(result: SegmentationResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(MissingDependencyError, match=r"supervision cannot be imported .*'algm-trt\[supervision\]'"):
+        result.to_supervision()
 
 
 def test_probabilities_come_in_bands_that_cover_the_picture(
