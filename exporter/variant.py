@@ -173,6 +173,8 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def _layers(value: Any) -> tuple[int, ...]:
+    if isinstance(value, str):  # "15" would be the layers 1 and 5
+        raise TypeError
     return tuple(int(layer) for layer in value)
 
 

@@ -492,6 +492,7 @@ class TestWrongVariant:
             ("dataset_kwargs", "crop_size", "128", "crop_size is '128', expected one or two whole numbers from 1 on"),
             ("dataset_kwargs", "crop_size", 0, "crop_size is 0, expected one or two whole numbers from 1 on"),
             ("dataset_kwargs", "selected_layers", "all", "selected_layers is 'all', expected a list of whole numbers"),
+            ("dataset_kwargs", "selected_layers", "12", "selected_layers is '12', expected a list of whole numbers"),
             ("dataset_kwargs", "merging_window_size", "2x2", "merging_window_size is '2x2', expected one or two"),
             ("dataset_kwargs", "threshold", "high", "threshold is 'high', expected a number"),
         ],

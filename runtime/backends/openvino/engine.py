@@ -204,7 +204,7 @@ def _compile(
     if card.precision == "int8":
         raise UsageError(f"{path}: an int8 model is for ONNX Runtime: take that backend, or the fp32 export")
     try:
-        compiled = core.compile_model(model, "CPU", dict(options))
+        compiled = core.compile_model(model, "CPU", {**options, **openvino_model.options_for(model)})
     except Exception as error:  # see OpenVinoEngine._run
         raise EngineError(f"{path}: OpenVINO cannot compile the model ({telling_line(error)})") from error
     with contextlib.suppress(OSError):

@@ -35,7 +35,7 @@ from algm_trt.runtime.backends.openvino import engine as openvino_engine
 from algm_trt.runtime.backends.openvino.engine import CACHED_MODELS, OpenVinoEngine
 from algm_trt.runtime.backends.openvino.operators import BLOCK, CONVERTERS
 from algm_trt.runtime.backends.streams import Streams
-from algm_trt.runtime.card import METADATA_KEY, ModelCardError
+from algm_trt.runtime.card import METADATA_KEY, MergeSettings, ModelCardError
 from algm_trt.runtime.engine import EngineError, EngineOutput, open_engine
 from algm_trt.runtime.engine_options import EngineOptions
 from algm_trt.runtime.scenes import draw_scene
@@ -52,6 +52,9 @@ FILLED = (spec.LOCAL_MERGE, spec.GLOBAL_MERGE, spec.APPEND_TOKENS)
 MODELS = NETWORKS | {
     "distilled, linear, dense": (replace(LINEAR, distilled=True, normalization="deit"), None, (64, 96)),
     "300 classes": (replace(TINY, n_cls=300, n_layers=3), TWO, (64, 96)),
+    # OpenVINO leaves the transposes around attention out there, see `options_for`.
+    "as many tokens as heads": (replace(TINY, n_heads=16), MergeSettings((2, 3), (3, 1), 0.5), (48, 80)),
+    "as many tokens as heads, dense": (replace(TINY, n_heads=16), None, (48, 80)),
 }
 MANY_SHAPES = (TINY, TWO, (384, 384))
 
