@@ -152,12 +152,19 @@ class Reference:
             pictures: of the model's input size, at least one.
 
         Raises:
-            VerificationError: an activation is beyond float16 on one of the pictures; the message names it.
+            VerificationError: an activation is not finite, or beyond float16, on one of the pictures; the message
+                names it.
             MissingDependencyError: no onnxruntime.
             AlgmError: ONNX Runtime cannot run the model.
         """
         outputs = _run(with_ranges(full, float16_tensors(full)), card, pictures)
         largest = _largest(outputs)
+        if broken := [name for name, size in largest.items() if not np.isfinite(size)]:
+            raise VerificationError(
+                f"in float32 itself {len(broken)} tensors are not finite, the first is {broken[0]}: the weights are "
+                "broken, or onnxruntime is older than 1.27, which loses the spread of tokens with a large mean: "
+                "pip install --upgrade onnxruntime"
+            )
         if not all(size <= FLOAT16_MAX for size in largest.values()):
             beyond = {name: size for name, size in largest.items() if not size <= FLOAT16_MAX}
             named = ", ".join(f"{name} reaches {size:.3g}" for name, size in list(beyond.items())[:5])

@@ -262,10 +262,24 @@ class _NetworkGraph(GraphBuilder):
             units.append(self.node("Div", [projected, length], f"{name}/unit"))
         classes_t = self.node("Transpose", [units[1]], "decoder.proj_classes/unit_t", perm=[0, 2, 1])
         cosines = self.node("MatMul", [units[0], classes_t], "decoder/cosines")
-        norm = decoder.mask_norm
-        scale = self.constant("decoder.mask_norm.weight", norm.weight.detach().numpy().astype(np.float32))
-        bias = self.constant("decoder.mask_norm.bias", norm.bias.detach().numpy().astype(np.float32))
-        return self.node("LayerNormalization", [cosines, scale, bias], "decoder.mask_norm", axis=-1, epsilon=norm.eps)
+        return self._mask_norm(decoder.mask_norm, cosines)
+
+    def _mask_norm(self, norm: nn.LayerNorm, cosines: str) -> str:
+        name = "decoder.mask_norm"
+        single = self.config.n_cls == 1
+        if single:
+            # ONNX Runtime 1.21 to 1.23 normalises no single value. Beside its like it still is the mean, and becomes 0.
+            cosines = self.node("Concat", [cosines, cosines], f"{name}/pair", axis=-1)
+        weight, bias = (value.detach().numpy().astype(np.float32) for value in (norm.weight, norm.bias))
+        scale = self.constant(f"{name}.weight", weight.repeat(1 + single))
+        shift = self.constant(f"{name}.bias", bias.repeat(1 + single))
+        normed = f"{name}/normed" if single else name
+        self.node("LayerNormalization", [cosines, scale, shift], normed, axis=-1, epsilon=norm.eps)
+        if single:
+            part = [self.constant(key, np.array([at], np.int64)) for key, at in (("start", 0), ("first", 1))]
+            axis = self.constant("axis_last", np.array([-1], np.int64))
+            self.node("Slice", [normed, *part, axis], name)
+        return name
 
     def _drop_extra(self, x: str) -> str:
         start = self.constant("decoder.first_patch", np.array([self.extra], np.int64))

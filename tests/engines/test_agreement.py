@@ -71,8 +71,7 @@ def test_what_no_refinement_saves_fails_the_gate() -> None:
 
 
 def test_dense_networks_are_compared_once() -> None:
-    model = with_initializer(tiny_model(LINEAR, None), "encoder.extra_and_pos_embed", shift=32768)
-    agreement = fit(model)
+    agreement = fit(model_that_float16_ruins(merge=None))
     assert not agreement.passed
     assert agreement.refinements == ()
 
@@ -96,6 +95,14 @@ def test_activations_beyond_float16_are_named() -> None:
     model = with_initializer(model, "encoder.blocks.1.mlp.fc2.weight_t", 3e3)
     with pytest.raises(VerificationError, match=r"activations beyond float16 .*encoder\.blocks\.1\.mlp.* reaches"):
         compare(model)
+
+
+def test_values_that_are_not_finite_in_float32_are_not_said_to_be_too_large_for_float16() -> None:
+    model = with_initializer(tiny_model(LINEAR), "encoder.blocks.1.mlp.fc1.weight_t", 1e30)
+    model = with_initializer(model, "encoder.blocks.1.mlp.fc2.weight_t", 1e30)
+    first = r"in float32 itself \d+ tensors are not finite, the first is encoder\.blocks\.1\.mlp\.fc2/matmul: "
+    with pytest.raises(VerificationError, match=first):
+        compare(model, half=tiny_model(LINEAR))
 
 
 def test_largest_activation_is_that_of_the_tensor() -> None:

@@ -42,7 +42,9 @@ def structure(model: onnx.ModelProto) -> list[str]:
 
 @pytest.mark.parametrize("size", [(128, 128), (120, 100)])
 @pytest.mark.parametrize("merge", [TWO, None], ids=["merging", "dense"])
-@pytest.mark.parametrize("config", [TINY, LINEAR, DISTILLED], ids=["mask", "linear", "distilled"])
+@pytest.mark.parametrize(
+    "config", [TINY, LINEAR, DISTILLED, replace(TINY, n_cls=1)], ids=["mask", "linear", "distilled", "one class"]
+)
 def test_conversion_gives_the_graph_of_the_exporter(
     config: SegmenterConfig, merge: MergeSettings | None, size: tuple[int, int]
 ) -> None:

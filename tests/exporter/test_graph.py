@@ -124,6 +124,14 @@ class TestValidity:
         read = {value for node in graph.node for value in node.input}
         assert {value.name for value in graph.initializer} <= read, "initialisers that nothing reads"
 
+    def test_normalisations_are_of_several_values(self, name: str, precision: str) -> None:
+        """ONNX Runtime 1.21 to 1.23 refuses one of a single value."""
+        graph = _graph(name, precision).graph
+        lengths = {tensor.name: tensor.dims for tensor in graph.initializer}
+        scales = {node.input[1] for node in graph.node if node.op_type == "LayerNormalization"}
+        assert scales
+        assert all(lengths[scale][-1] > 1 for scale in scales)
+
     def test_each_operator_stands_where_the_network_needs_it(self, name: str, precision: str) -> None:
         model, _ = _model(name)
         proto = _graph(name, precision)
@@ -197,6 +205,15 @@ def test_onnx_runtime_agrees_with_pytorch(name: str) -> None:
     assert (actual["labels"] == expected["labels"]).mean() >= 0.9995
     if model.merge and size != (32, 32):
         assert len(np.unique(actual["token_counts"][:, 1])) > 1, "the pictures should merge unlike numbers of tokens"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_single_class_has_the_score_of_pytorch_in_every_bit(precision: str) -> None:
+    model, size = _model("one class")
+    image = unlike_pictures(size, 1)
+    outputs = onnx_outputs(session(_graph("one class", precision)), image, TWO.threshold)
+    assert_same_bits(outputs["logits"], torch_outputs(model, image)["logits"], "logits")
+    assert not outputs["labels"].any()
 
 
 @pytest.mark.parametrize("name", ["masks", "linear", "distilled", "dense", "width 40, patch 8"])
