@@ -67,7 +67,8 @@ def test_float16_keeps_golden_labels(case: str, shared: Path, tmp_path: Path) ->
     print(agreement.table())
     # With all roundings in place labels hang on the last digits: scores that differ by 0.007 change 1.5 % of c03's.
     assert agreement.labels_equal > 0.98, agreement.table()
-    # ONNX Runtime 1.23 to 1.26 misses this gate in c02 by 44 pixels of 230400 (99.481 %): its layer normalisation is less
-    # exact than that of 1.27, and it rounds in half as many places as 1.22. The merged tokens are those of all versions.
+    # ONNX Runtime 1.23 to 1.26 misses this gate in c02 by 44 of 230400 pixels (99.481 %), with the tokens of all other
+    # versions: from 1.23 on it drops half of the roundings that 1.22 makes, and before 1.27 its layer normalisation is
+    # less exact.
     as_onnx_runtime_does = compare_precisions(source.proto, half, source.card, pictures)
     assert as_onnx_runtime_does.passed, as_onnx_runtime_does.table()
