@@ -148,10 +148,9 @@ def plan_whole(source: tuple[int, int], window: tuple[int, int]) -> WindowPlan:
 def canvas_image(image: NDArray[np.uint8], plan: WindowPlan) -> NDArray[np.uint8]:
     """Resize a picture to what is shown of it, then to its canvas, as upstream: bilinear without antialiasing.
 
-    The second resize rounds half to even, since models take uint8; upstream keeps the fractions. For the sample and
-    drawn scenes with 1/2 or 3/4 of its window's side that changed 0.03 % of the labels, and 0.2 % where it merges. The
-    arithmetic is float32: OpenCV's fixed-point bilinear resize of uint8 differs from it in one value of eight. It runs
-    in bands of rows, so that the extra memory does not depend on the picture.
+    The second resize rounds half to even, since models take uint8; upstream keeps the fractions, which near ties of
+    the merging can notice. The arithmetic is float32: OpenCV's fixed-point bilinear resize of uint8 differs from it in
+    one value of eight. It runs in bands of rows, so that the extra memory does not depend on the picture.
 
     Args:
         image: (H0, W0, 3) uint8 of the plan's source size.
