@@ -268,7 +268,8 @@ class _NetworkGraph(GraphBuilder):
         name = "decoder.mask_norm"
         single = self.config.n_cls == 1
         if single:
-            # ONNX Runtime 1.21 to 1.23 normalises no single value. Beside its like it still is the mean, and becomes 0.
+            # ONNX Runtime 1.21 to 1.23 normalises no single value. Beside its like it still is the mean, and becomes 0;
+            # and it stays a normalisation, which the float16 conversion leaves in float32.
             cosines = self.node("Concat", [cosines, cosines], f"{name}/pair", axis=-1)
         weight, bias = (value.detach().numpy().astype(np.float32) for value in (norm.weight, norm.bias))
         scale = self.constant(f"{name}.weight", weight.repeat(1 + single))

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one: temporary names in the same folder, renamed at the end."""
+"""Writing files so that a reader never sees half of one: named in the same folder for a time, or not at all."""
 
 from __future__ import annotations
 

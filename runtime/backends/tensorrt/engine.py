@@ -153,6 +153,6 @@ class TensorRTEngine:
             lane.stream.upload(staged, lane.address("images"))
             lane.execute(piece, threshold)
         names = ("logits", "labels") if logits else ("labels",)
-        scores = [lane.download(name, piece.count) for name in names]
+        outputs = [lane.download(name, piece.count) for name in names]
         counts, token_map = tokens(lane, piece.count)
-        return *(array.copy() for array in scores), counts, token_map
+        return *(output.copy() for output in outputs), counts, token_map
