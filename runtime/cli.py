@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 kinds of --save:
-  labels   palette PNG of class ids (16-bit grey above 256 classes)
-  overlay  JPEG of the picture under the class colours
-  color    PNG of the class colours
-  probs    class probabilities, (K, H, W) float16 .npy
-  npz      arrays labels, confidence, token_counts and classes
-  coco     COCO data set of the picture: an annotation with run lengths per class that is there, JSON
-  tokens   PNG of the merged tokens in their mean colours
+  labels      palette PNG of class ids (16-bit grey above 256 classes)
+  overlay     JPEG of the picture under the class colours
+  color       PNG of the class colours
+  probs       class probabilities, (K, H, W) float16 .npy
+  npz         arrays labels, confidence, token_counts and classes
+  coco        COCO data set of the picture: an annotation with run lengths per class that is there, JSON
+  tokens      PNG of the merged tokens in their mean colours
+  submission  grey PNG of the values in label files of the model's data set, as evaluation servers want them: 1 to 150
+              for ADE20K, labelIds for Cityscapes, COCO's ids less 1 for COCO-Stuff; class ids for others
 
 A list file has a path per line, relative to its own folder. Behind -- inputs may begin with a dash.
 

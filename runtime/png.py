@@ -29,7 +29,7 @@ def write_png(
 
     Args:
         file: open for writing in binary.
-        pixels: (H, W) uint8 with a palette, (H, W) uint16 grey, or (H, W, 3) uint8 RGB.
+        pixels: (H, W) uint8 grey or with a palette, (H, W) uint16 grey, or (H, W, 3) uint8 RGB.
         palette: (n, 3) uint8 colours, n <= 256, for (H, W) uint8.
 
     Raises:
@@ -54,8 +54,8 @@ def _kind(pixels: NDArray[np.generic], palette: NDArray[np.uint8] | None) -> tup
     """Colour type and bits per sample."""
     if pixels.ndim == 2 and pixels.dtype == np.uint8 and palette is not None and len(palette) <= 256:
         return _INDEXED, 8
-    if pixels.ndim == 2 and pixels.dtype == np.uint16 and palette is None:
-        return _GREY, 16
+    if pixels.ndim == 2 and pixels.dtype in (np.uint8, np.uint16) and palette is None:
+        return _GREY, 8 * pixels.itemsize
     if pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8 and palette is None:
         return _RGB, 8
     raise ValueError(

@@ -41,6 +41,7 @@ class SegmentationResult:
         patch_size: side of a patch in canvas pixels.
         name: name that files get unless another is given.
         file: name of the picture's file, "" for a picture in memory or a frame.
+        dataset: name of the data set that the classes are of, "" if unknown.
         logits: (K, H, W) float32 where they were asked for, else None.
     """
 
@@ -55,6 +56,7 @@ class SegmentationResult:
     patch_size: int
     name: str = "image"
     file: str = ""
+    dataset: str = ""
     logits: NDArray[np.float32] | None = None
 
     def __repr__(self) -> str:

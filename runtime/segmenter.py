@@ -236,6 +236,7 @@ def make_result(card: ModelCard, name: str, inferred: Inferred, file: str = "") 
         patch_size=card.patch_size,
         name=name,
         file=file,
+        dataset=card.dataset,
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from algm_trt.plugins.errors import AlgmError, UsageError
+from algm_trt.runtime.class_lists import label_values
 from algm_trt.runtime.files import renamed_together
 from algm_trt.runtime.paint import full_palette
 from algm_trt.runtime.png import write_png
@@ -266,6 +267,14 @@ def _write_coco(result: SegmentationResult, path: Path) -> None:
     path.write_text(json.dumps(data), encoding="ascii")
 
 
+def _write_submission(result: SegmentationResult, path: Path) -> None:
+    """The values that label files of the data set have, as grey PNG."""
+    values = np.array(label_values(result.dataset, len(result.classes)))
+    table = values.astype(np.uint8) if values.max() < 256 else values.astype(np.uint16)
+    with path.open("wb") as file:
+        write_png(file, table[result.labels])
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind of output: the suffix of its files, and the function that writes a result to a path."""
@@ -282,4 +291,5 @@ KINDS: Final[dict[str, Kind]] = {
     "npz": Kind(".npz", _write_npz),
     "coco": Kind(".json", _write_coco),
     "tokens": Kind(".png", _write_tokens),
+    "submission": Kind(".png", _write_submission),
 }

@@ -28,6 +28,13 @@ _SPELLINGS: Final = {
     "coco_stuff": ("cocostuff171", "cocostuff10k", "cocostuff164k"),
     "camvid": ("camvid11",),
 }
+# Values of official label files that are not the class ids. ADE20K keeps 0 for "no class"; Cityscapes evaluates 19 of
+# its 34 classes (cityscapesScripts, labels.py); COCO-Stuff stores COCO's ids less 1, of which some were never labelled.
+_LABEL_VALUES: Final = {
+    "ade20k": tuple(range(1, 151)),
+    "cityscapes": (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33),
+    "coco_stuff": tuple(sorted(set(range(182)) - {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90})),
+}
 _COLOUR_AT_END = re.compile(r"(?P<name>.*?\S)\s*[,\s]\s*(\d+)\s*[,\s]\s*(\d+)\s*[,\s]\s*(\d+)\s*,?")
 
 
@@ -90,6 +97,20 @@ def dataset_classes(name: str) -> DatasetClasses:
     raise UnknownDatasetError(
         f"unknown data set {name!r}: known are {', '.join(_SPELLINGS)}; give other class names with --classes FILE"
     )
+
+
+def label_values(dataset: str, classes: int) -> tuple[int, ...]:
+    """The value of each class in the official label files of a data set, which are what its evaluation server takes.
+
+    Args:
+        dataset: name of a model's data set, or "".
+        classes: number of the model's classes.
+
+    Returns:
+        One value per class: the class ids themselves for other data sets, and for other numbers of classes.
+    """
+    values = _LABEL_VALUES.get(dataset, ())
+    return values if len(values) == classes else tuple(range(classes))
 
 
 def numbered_classes(count: int) -> DatasetClasses:

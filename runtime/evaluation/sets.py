@@ -16,7 +16,7 @@ import numpy as np
 
 from algm_trt.plugins.errors import UsageError
 from algm_trt.runtime.card import ModelCard
-from algm_trt.runtime.class_lists import dataset_classes
+from algm_trt.runtime.class_lists import dataset_classes, label_values
 from algm_trt.runtime.evaluation.label_files import (
     LabelCoding,
     Truth,
@@ -28,12 +28,6 @@ from algm_trt.runtime.evaluation.label_files import (
 from algm_trt.runtime.evaluation.samples import Sample, first_file, first_folder, first_with, listed, paired
 from algm_trt.runtime.paths import printable
 from algm_trt.runtime.sources import walk
-
-# Cityscapes evaluates 19 of its 34 classes; the others are ignored (cityscapesScripts, labels.py).
-_CITYSCAPES_EVALUATED: Final = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-# Things that COCO numbers but never labelled: COCO-Stuff's 182 stored values are 171 classes (stored = COCO id - 1).
-_COCO_UNUSED: Final = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
-_COCO_VALUES: Final = 182
 
 _Item = TypeVar("_Item")
 
@@ -181,7 +175,7 @@ def _cityscapes(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
 
 
 def _cityscapes_label_ids() -> LabelCoding:
-    ids = {value: number for number, value in enumerate(_CITYSCAPES_EVALUATED)}
+    ids = {value: number for number, value in enumerate(label_values("cityscapes", 19))}
     return LabelCoding(19, ids, frozenset({*range(34), 255} - ids.keys()))
 
 
@@ -216,8 +210,8 @@ def _coco_stuff(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
 
 
 def _coco_pixelmaps() -> LabelCoding:
-    values = [value for value in range(_COCO_VALUES) if value not in _COCO_UNUSED]
-    return LabelCoding(len(values), {value: number for number, value in enumerate(values)}, frozenset({255}))
+    ids = {value: number for number, value in enumerate(label_values("coco_stuff", 171))}
+    return LabelCoding(171, ids, frozenset({255}))
 
 
 def _coco_panoptic(root: Path, card: ModelCard, places: Places) -> EvaluationSet:

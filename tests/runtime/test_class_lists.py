@@ -15,6 +15,7 @@ from algm_trt.runtime.class_lists import (
     UnknownDatasetError,
     dataset_classes,
     known_datasets,
+    label_values,
     numbered_classes,
     read_class_file,
 )
@@ -53,6 +54,29 @@ FACTS = {
         [(0, "sky", (128, 128, 128)), (3, "road", (128, 64, 128)), (10, "bicyclist", (0, 128, 192))],
     ),
 }
+
+
+# Name: (class name, value in the official label files) of a few classes.
+LABEL_VALUES = {
+    "ade20k": [("wall", 1), ("flag", 150)],
+    "cityscapes": [("road", 7), ("wall", 12), ("traffic light", 19), ("person", 24), ("train", 31), ("bicycle", 33)],
+    "pascal_context": [("background", 0), ("wood", 59)],
+    "coco_stuff": [("person", 0), ("fire hydrant", 10), ("stop sign", 12), ("toothbrush", 89), ("wood", 181)],
+    "camvid": [("sky", 0), ("bicyclist", 10)],
+}
+
+
+@pytest.mark.parametrize("dataset", FACTS)
+def test_label_files_have_their_own_values(dataset: str) -> None:
+    classes = dataset_classes(dataset).classes
+    values = label_values(dataset, len(classes))
+    assert len(values) == len(set(values)) == len(classes)
+    assert [(name, values[classes.index(name)]) for name, _ in LABEL_VALUES[dataset]] == LABEL_VALUES[dataset]
+
+
+def test_other_classes_are_their_own_values() -> None:
+    assert label_values("", 3) == (0, 1, 2)
+    assert label_values("cityscapes", 20) == tuple(range(20))
 
 
 def test_every_data_set_is_known() -> None:

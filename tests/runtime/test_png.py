@@ -33,10 +33,13 @@ def test_indexed_pictures_keep_ids_and_palette(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_16_bit_grey_keeps_ids(size: tuple[int, int]) -> None:
-    ids = np.random.default_rng(2).integers(0, 65536, size).astype(np.uint16)
+@pytest.mark.parametrize(("dtype", "mode"), [(np.uint8, "L"), (np.uint16, "I;16")])
+def test_grey_keeps_values(size: tuple[int, int], dtype: type, mode: str) -> None:
+    ids = np.random.default_rng(2).integers(0, 65536, size).astype(dtype)
     data = encode(ids)
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), ids)
+    picture = Image.open(io.BytesIO(data))
+    assert picture.mode == mode
+    assert np.array_equal(np.asarray(picture), ids)
     assert np.array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), ids)
 
 
@@ -60,7 +63,7 @@ def test_runs_of_equal_ids_are_small() -> None:
 
 
 @pytest.mark.parametrize(
-    "pixels", [np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.int32), np.zeros((4, 4, 4), np.uint8)]
+    "pixels", [np.zeros((4, 4), np.int8), np.zeros((4, 4), np.int32), np.zeros((4, 4, 4), np.uint8)]
 )
 def test_what_png_cannot_hold_is_refused(pixels: NDArray[np.generic]) -> None:
     with pytest.raises(ValueError, match="cannot write"):

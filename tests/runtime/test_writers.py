@@ -60,6 +60,29 @@ def test_ids_that_8_bits_do_not_hold_are_16_bit_grey(classes: int, mode: str, tm
     assert np.array_equal(np.asarray(picture), result.labels)
 
 
+@pytest.mark.parametrize(
+    ("dataset", "classes", "mode", "expected"),
+    [
+        ("ade20k", 150, "L", [1, 150]),
+        ("cityscapes", 19, "L", [7, 33]),
+        ("coco_stuff", 171, "L", [0, 181]),
+        ("camvid", 11, "L", [0, 10]),
+        ("", 256, "L", [0, 255]),
+        ("", 257, "I;16", [0, 256]),
+    ],
+)
+def test_submission_has_the_values_of_the_data_set(
+    dataset: str, classes: int, mode: str, expected: list[int], tmp_path: Path
+) -> None:
+    card = replace(make_card(classes=classes), dataset=dataset)
+    result = Segmenter(FakeEngine(card))(color_picture(9, 11))
+    result.labels[0, :2] = 0, classes - 1
+    result.save(tmp_path, what="submission")
+    picture = Image.open(tmp_path / "submission/image.png")
+    assert (picture.mode, picture.size) == (mode, (11, 9))
+    assert np.asarray(picture)[0, :2].tolist() == expected
+
+
 def test_overlay_is_a_jpeg_of_the_overlay(result: SegmentationResult, tmp_path: Path) -> None:
     save_result(result, tmp_path, "street", ["overlay"])
     bgr = cv2.imread(str(tmp_path / "overlay/street.jpg"))
