@@ -126,7 +126,12 @@ def _plugins(name: str, situation: Situation) -> Finding:
     if library.other_sources:
         evidence = f"{library.path} was built from other sources than this package has, perhaps of an older release"
         return found(name, evidence, "make it again with algm-build-plugins")
-    return not_found(name, f"{library.path} loads")
+    compiled = [
+        f"; it has no machine code of {gpu.name} ({gpu.compute_capability}): the driver makes it from PTX at first use"
+        for gpu in machine.gpus
+        if library.architectures is not None and not library.architectures.runs_as_it_is(gpu.capability)
+    ]
+    return not_found(name, f"{library.path} loads{''.join(compiled[:1])}")
 
 
 def _preprocessing(name: str, situation: Situation) -> Finding:

@@ -84,6 +84,7 @@ FOUND = [
     ("plugin library not found or unfit", with_library(machine(), problem="interface 0"), None, BREAKS, "interface 0"),
     ("plugin library not found or unfit", with_library(machine(), problem="interface 0"), ONNX, 0, "interface 0"),
     ("plugin library not found or unfit", with_gpu(LIBRARY, 75), None, 0, "no code for NVIDIA L4: sm_80, sm_89"),
+    ("plugin library not found or unfit", with_gpu(LIBRARY, 87, "Orin"), None, 0, "no code for Orin: sm_80, sm_89"),
     ("plugin library not found or unfit", None, plan_with(OTHER_PLUGINS), BREAKS, "plugins of version 0"),
     ("plugin library not found or unfit", None, plan_with(NO_LIBRARY), LACKS, "is not here"),
     ("pre-processing drifts", None, onnx_with(inputs=images("b", 192, 192, 3, dtype=1)), BREAKS, "not take uint8"),
@@ -191,6 +192,13 @@ def test_a_library_of_other_sources() -> None:
     assert (finding.state, finding.exit_code) == ("found", 0)
     assert "was built from other sources" in finding.evidence
     assert "algm-build-plugins" in finding.cure
+
+
+def test_what_the_driver_must_compile_is_said() -> None:
+    thor, l4 = (look("plugin library not found or unfit", with_gpu(LIBRARY, *gpu)) for gpu in [(110, "Thor"), (89,)])
+    assert thor.state == l4.state == "not found"
+    assert "no machine code of Thor (11.0): the driver makes it from PTX" in thor.evidence
+    assert l4.evidence == "/lib/libalgm_plugins.so loads"
 
 
 def test_a_variable_that_names_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
