@@ -127,7 +127,8 @@ def _plugins(name: str, situation: Situation) -> Finding:
         evidence = f"{library.path} was built from other sources than this package has, perhaps of an older release"
         return found(name, evidence, "make it again with algm-build-plugins")
     compiled = [
-        f"; it has no machine code of {gpu.name} ({gpu.compute_capability}): the driver makes it from PTX at first use"
+        f"; it has no machine code for {gpu.name} ({gpu.compute_capability}): the driver makes it from PTX at first "
+        f"use, algm-build-plugins --arch {gpu.capability} beforehand"
         for gpu in machine.gpus
         if library.architectures is not None and not library.architectures.runs_as_it_is(gpu.capability)
     ]

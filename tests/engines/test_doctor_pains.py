@@ -202,7 +202,8 @@ def test_a_library_of_other_sources() -> None:
 def test_what_the_driver_must_compile_is_said() -> None:
     thor, l4 = (look("plugin library not found or unfit", with_gpu(LIBRARY, *gpu)) for gpu in [(110, "Thor"), (89,)])
     assert thor.state == l4.state == "not found"
-    assert "no machine code of Thor (11.0): the driver makes it from PTX" in thor.evidence
+    assert "no machine code for Thor (11.0): the driver makes it from PTX" in thor.evidence
+    assert thor.evidence.endswith("algm-build-plugins --arch 110 beforehand")
     assert l4.evidence == "/lib/libalgm_plugins.so loads"
 
 
