@@ -8,7 +8,7 @@ from algm_trt.runtime.backends.tensorrt.bindings import RTX_CURE, Target, Tensor
 
 MEANWHILE: Final = (
     "without them, algm-infer --engine model.onnx works now, and --target rtx builds a plan for RTX GPUs on any "
-    f"x86-64 Linux machine ({RTX_CURE})"
+    f"Linux machine with the same kind of processor ({RTX_CURE})"
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import platform
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -253,6 +254,7 @@ def _planned_record(job: _Job) -> EngineRecord:
         },
         onnx_sha256=source.sha256,
         tool_version=version("algm-trt"),
+        processor=platform.machine(),
     )
 
 

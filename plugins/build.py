@@ -21,7 +21,14 @@ from pathlib import Path
 from algm_trt.plugins.arguments import command_parser, whole_numbers
 from algm_trt.plugins.command import remark, run_command, say
 from algm_trt.plugins.errors import AlgmError, MissingDependencyError, UsageError
-from algm_trt.plugins.library import LIBRARY_NAME, LIBRARY_VARIABLE, cache_library, load_ctypes
+from algm_trt.plugins.library import (
+    LIBRARY_NAME,
+    LIBRARY_VARIABLE,
+    PluginLibraryError,
+    cache_library,
+    find_library,
+    load_ctypes,
+)
 
 _SOURCES = Path(__file__).resolve().parent
 _LINES_SHOWN, _LINES_BELOW = 20, 4
@@ -170,9 +177,17 @@ def _build(arguments: argparse.Namespace) -> int:
         return error.exit_code
     size = path.stat().st_size / 2**20
     say(f"{path}: {size:.1f} MiB, built in {time.monotonic() - begin:.0f} s")
-    if arguments.output:
+    if not _is_found(path):  # in another place, or behind the one that pip built
         say(f"set {LIBRARY_VARIABLE}={shlex.quote(str(path.resolve()))} to use it")
     return 0
+
+
+def _is_found(library: Path) -> bool:
+    """Whether a library is the one that is taken where none is named."""
+    try:
+        return find_library() == library.resolve()
+    except PluginLibraryError:
+        return False
 
 
 def _parser() -> argparse.ArgumentParser:

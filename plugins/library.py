@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -44,8 +45,11 @@ class PluginRegistry(Protocol):
 
 
 def cache_library() -> Path:
-    """Where `algm-build-plugins` puts the library unless told otherwise: the user's cache, by interface version."""
-    return cache_folder() / f"interface-{INTERFACE_VERSION}" / LIBRARY_NAME
+    """Where `algm-build-plugins` puts the library unless told otherwise: the user's cache.
+
+    By interface version and processor: x86-64 and Arm machines of a cluster share a home folder.
+    """
+    return cache_folder() / f"interface-{INTERFACE_VERSION}-{platform.machine()}" / LIBRARY_NAME
 
 
 def library_candidates() -> list[Path]:
@@ -144,7 +148,10 @@ def _open(path: Path) -> ctypes.CDLL:
         library = ctypes.CDLL(str(path))
         version = library.algm_version()
     except (OSError, AttributeError) as error:
-        raise PluginLibraryError(f"{path} cannot be loaded as the plugin library: {error}; {CURE}") from error
+        cause = str(error)
+        if path.is_file() and cause.startswith(f"{path}: cannot open shared object file: No such file"):
+            cause = f"it was built for another kind of processor than {platform.machine()}"  # the loader passes it over
+        raise PluginLibraryError(f"{path} cannot be loaded as the plugin library: {cause}; {CURE}") from error
     if version != INTERFACE_VERSION:
         raise PluginLibraryError(f"{path} has interface {version}, this package needs {INTERFACE_VERSION}; {CURE}")
     return library

@@ -59,6 +59,7 @@ class EngineRecord:
         plan_sha256: of the plan.
         plan_bytes: its size.
         refinements: parts of a float16 model that were kept in float32 beyond the usual ones.
+        processor: architecture of the machine that built it, such as "x86_64"; "" in records that do not say.
         format_version: of this record.
     """
 
@@ -76,6 +77,7 @@ class EngineRecord:
     plan_sha256: str = ""
     plan_bytes: int = 0
     refinements: tuple[str, ...] = ()
+    processor: str = ""
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -84,7 +86,7 @@ class EngineRecord:
                 f"the engine record has format {self.format_version}, this version reads {FORMAT_VERSION}: "
                 "build the engine again with this version of algm-trt"
             )
-        texts = (self.tensorrt_version, *self.compute_capabilities)
+        texts = (self.tensorrt_version, self.processor, *self.compute_capabilities)
         if not all(isinstance(text, str) for text in texts) or not isinstance(self.options, dict):
             raise EngineRecordError("the engine record is inconsistent: build the engine again")
 

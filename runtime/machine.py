@@ -55,10 +55,15 @@ def machine() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Name of the processor, with family and model where the system reports them: virtual machines shorten names."""
+    """Name of the processor, with family and model where the system reports them: virtual machines shorten names.
+
+    Arm processors have numbers and no name: those of who made it and of which part it is.
+    """
     name, family, model = (_lines("/proc/cpuinfo", key) for key in ("model name", "cpu family", "model"))
     if not name:
-        return platform.processor()
+        implementer, part = (_lines("/proc/cpuinfo", key) for key in ("CPU implementer", "CPU part"))
+        number = f" (implementer {implementer[0]}, part {part[0]})" if implementer and part else ""
+        return f"{platform.machine()}{number}"
     return f"{name[0]} (family {family[0]}, model {model[0]})" if family and model else name[0]
 
 

@@ -25,7 +25,7 @@ command -v nvcc >/dev/null || { plugins=OFF; echo "no nvcc on PATH: the plugin l
 "$python" -m pip wheel --quiet --no-deps --config-settings=cmake.define.ALGM_BUILD_PLUGINS=$plugins --wheel-dir build/wheel .
 wheel=$(ls build/wheel/algm_trt-*.whl)
 extras=export,engine,openvino,plot,supervision,dev
-[ "$(uname -sm)" = "Linux x86_64" ] && extras=$extras,rtx,lean
+case "$(uname -sm)" in "Linux x86_64" | "Linux aarch64") extras=$extras,rtx,lean ;; esac
 "$python" -m pip install --quiet "$wheel[$extras]"
 "$python" -m pip install --quiet --no-deps --force-reinstall "$wheel"
 

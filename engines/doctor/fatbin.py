@@ -18,6 +18,9 @@ from algm_trt.plugins.errors import AlgmError
 _SECTION: Final = b".nv_fatbin"
 _MAGIC: Final = 0xBA55ED50
 _PTX, _MACHINE_CODE = 1, 2
+_TEGRA: Final = (87, 101, 110)
+"""Jetson and DRIVE: Orin, and Thor by its number in CUDA 12 and 13. NVIDIA promises that machine code runs on later
+devices of its generation for other GPUs only, and not between those and these."""
 
 
 class FatbinError(AlgmError):
@@ -37,9 +40,15 @@ class Architectures:
     ptx: tuple[int, ...]
 
     def serves(self, capability: int) -> bool:
-        """Whether a GPU can run the code: machine code of its generation, not newer than it, or older PTX."""
+        """Whether a GPU can run the code: machine code for it, or older PTX."""
+        return self.runs_as_it_is(capability) or any(number <= capability for number in self.ptx)
+
+    def runs_as_it_is(self, capability: int) -> bool:
+        """Whether there is machine code for a GPU: of its generation and not newer than it, on a Tegra its own."""
+        if capability in _TEGRA:
+            return capability in self.binary
         same = [number for number in self.binary if number // 10 == capability // 10 and number <= capability]
-        return bool(same) or any(number <= capability for number in self.ptx)
+        return any(number not in _TEGRA for number in same)
 
     def __str__(self) -> str:
         machine_code = ", ".join(f"sm_{number}" for number in self.binary) or "no machine code"

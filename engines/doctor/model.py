@@ -14,7 +14,13 @@ from algm_trt.engines.doctor.machine import Machine, package_version
 from algm_trt.engines.doctor.outline import Outline, read_outline
 from algm_trt.plugins import spec
 from algm_trt.plugins.errors import AlgmError, MissingDependencyError, UsageError
-from algm_trt.runtime.backends.tensorrt.plan import check_gpu, check_plugins, check_profiles, read_plan
+from algm_trt.runtime.backends.tensorrt.plan import (
+    check_gpu,
+    check_plugins,
+    check_processor,
+    check_profiles,
+    read_plan,
+)
 from algm_trt.runtime.card import METADATA_KEY, ModelCard, ModelCardError
 from algm_trt.runtime.engine_record import EngineRecord, read_record
 
@@ -143,6 +149,7 @@ def _problems_of_plan(path: Path, record: EngineRecord, machine: Machine) -> Ite
 
 def _problems_of_machine(path: Path, record: EngineRecord, machine: Machine) -> Iterator[Problem]:
     """What the plan was not made for, or what is not here."""
+    yield from _refusals("portability", lambda: check_processor(path, record))
     answer = call(probes.plan_tensorrt, str(path), limit=60.0)
     if answer.missing:
         yield Problem("environment", answer.error, LACKS)
@@ -212,7 +219,8 @@ def _record_facts(record: EngineRecord) -> list[Fact]:
         where = "inside the plan" if record.plugins.embedded else "loaded from the library"
         plugins = f"{record.plugins.layers} plugin layers, {where}"
     capabilities = ", ".join(record.compute_capabilities)
+    on = f", built on {record.processor}" if record.processor else ""
     return [
-        Fact("engine", f"{name} {record.tensorrt_version} for {device}compute capability {capabilities}"),
+        Fact("engine", f"{name} {record.tensorrt_version} for {device}compute capability {capabilities}{on}"),
         Fact("profiles", f"batch {ranges}; {plugins}; built {record.date or 'at an unknown date'}"),
     ]

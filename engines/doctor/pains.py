@@ -126,7 +126,13 @@ def _plugins(name: str, situation: Situation) -> Finding:
     if library.other_sources:
         evidence = f"{library.path} was built from other sources than this package has, perhaps of an older release"
         return found(name, evidence, "make it again with algm-build-plugins")
-    return not_found(name, f"{library.path} loads")
+    compiled = [
+        f"; it has no machine code for {gpu.name} ({gpu.compute_capability}): the driver makes it from PTX at first "
+        f"use, algm-build-plugins --arch {gpu.capability} beforehand"
+        for gpu in machine.gpus
+        if library.architectures is not None and not library.architectures.runs_as_it_is(gpu.capability)
+    ]
+    return not_found(name, f"{library.path} loads{''.join(compiled[:1])}")
 
 
 def _preprocessing(name: str, situation: Situation) -> Finding:
@@ -141,7 +147,10 @@ def _preprocessing(name: str, situation: Situation) -> Finding:
             name, situation.machine.answers["pictures"].error, "pip install algm-trt brings OpenCV and Pillow", LACKS
         )
     inside = "normalisation is inside the model; " if images is not None else ""
-    return not_found(name, f"{inside}pictures are resized by float32 arithmetic of this toolkit, the same everywhere")
+    return not_found(
+        name,
+        f"{inside}pictures are resized as in the official evaluation, by OpenCV, which rounds in another way on Arm",
+    )
 
 
 def _postprocessing(name: str, situation: Situation) -> Finding:
@@ -245,8 +254,12 @@ def _no_faster(name: str, situation: Situation) -> Finding:
         return found(name, machine.driver_is_older, "update the driver, or install the cuda-python of its CUDA version")
     half = model is not None and model.kind == "onnx" and model.card is not None and model.card.precision == "fp16"
     if half and not has_cuda:
-        evidence = "a float16 model on ONNX Runtime's CPU: it has no float16 arithmetic and converts all the time"
-        return found(name, evidence, "on a CPU take the float32 export, with OpenVINO also --cpu-precision bf16")
+        evidence = (
+            "a float16 model on ONNX Runtime's CPU: on x86-64 it converts to float32 all the time, on Arm it also sums "
+            "in float16, less exactly than a GPU"
+        )
+        cure = "on a CPU take the float32 export, with OpenVINO on AVX-512 BF16 or AMX also --cpu-precision bf16"
+        return found(name, evidence, cure)
     slow = [gpu for gpu in machine.gpus if gpu.capability < TENSOR_CORES]
     if slow:
         evidence = f"{slow[0].name} (compute capability {slow[0].compute_capability}) has no tensor cores"

@@ -60,7 +60,7 @@ def test_supported_versions_are_taken(monkeypatch: pytest.MonkeyPatch, version: 
 
 def test_missing_rtx_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt_bindings.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'algm-trt\[rtx\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'algm-trt\[rtx\]', on Linux \(x86-64, 64-bit Arm\)"):
         load_builder("rtx")
 
 

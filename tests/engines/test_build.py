@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +52,7 @@ def test_plan_and_record_with_plugins(model: Path, plugin_library: Path, precisi
     assert record.onnx_sha256 == hashlib.sha256(model.read_bytes()).hexdigest()
     assert record.card == dataclasses.replace(read_model(model).card, precision=precision)
     assert (record.flavour, record.gpu, record.compute_capabilities) == ("rtx", "", ("8.9",))
-    assert record.tensorrt_version == load_builder("rtx").version
+    assert (record.tensorrt_version, record.processor) == (load_builder("rtx").version, platform.machine())
     assert record.profiles == ((1, 2, 3),)
     assert record.plugins is not None
     assert (record.plugins.embedded, record.plugins.layers) == (True, PLUGIN_LAYERS)

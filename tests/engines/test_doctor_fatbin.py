@@ -86,6 +86,25 @@ def test_machine_code_does_not_serve_older_or_other_generations() -> None:
     assert [number for number in (80, 86, 89, 90, 100, 120) if without_ptx.serves(number)] == [86, 89, 90]
 
 
+@pytest.mark.parametrize("tegra", [87, 101, 110])
+def test_machine_code_is_not_shared_with_tegra(tegra: int) -> None:
+    others = Architectures(binary=(80, 86, 100), ptx=())
+    assert not others.serves(tegra)
+    assert Architectures(others.binary, ptx=(80,)).serves(tegra)
+    assert not Architectures(others.binary, ptx=(80,)).runs_as_it_is(tegra)
+    own = Architectures(binary=(tegra,), ptx=())
+    assert own.runs_as_it_is(tegra)
+    assert not any(own.serves(number) for number in (89, 103))
+
+
+def test_a_later_gpu_of_a_generation_runs_its_code_as_it_is() -> None:
+    """GB300 that of B200, GB10 that of the RTX 50 series; GH200 has the number of the H100."""
+    shipped = Architectures(binary=(80, 86, 89, 90, 100, 120), ptx=(80,))
+    assert all(shipped.runs_as_it_is(number) for number in (80, 86, 89, 90, 100, 103, 120, 121))
+    assert [number for number in (87, 101, 110, 130) if not shipped.runs_as_it_is(number)] == [87, 101, 110, 130]
+    assert all(shipped.serves(number) for number in (87, 101, 110, 130))
+
+
 def test_architectures_of_the_plugin_library_are_read(plugin_library: Path) -> None:
     found = architectures(plugin_library)
     assert found.binary

@@ -84,6 +84,7 @@ FOUND = [
     ("plugin library not found or unfit", with_library(machine(), problem="interface 0"), None, BREAKS, "interface 0"),
     ("plugin library not found or unfit", with_library(machine(), problem="interface 0"), ONNX, 0, "interface 0"),
     ("plugin library not found or unfit", with_gpu(LIBRARY, 75), None, 0, "no code for NVIDIA L4: sm_80, sm_89"),
+    ("plugin library not found or unfit", with_gpu(LIBRARY, 87, "Orin"), None, 0, "no code for Orin: sm_80, sm_89"),
     ("plugin library not found or unfit", None, plan_with(OTHER_PLUGINS), BREAKS, "plugins of version 0"),
     ("plugin library not found or unfit", None, plan_with(NO_LIBRARY), LACKS, "is not here"),
     ("pre-processing drifts", None, onnx_with(inputs=images("b", 192, 192, 3, dtype=1)), BREAKS, "not take uint8"),
@@ -98,7 +99,7 @@ FOUND = [
     ("float16 no faster", TWO_ONNXRUNTIMES, None, 0, "onnxruntime and onnxruntime-gpu"),
     ("float16 no faster", with_answers(machine(), onnxruntime=FOR_CUDA), None, 0, "it runs on the CPU"),
     ("float16 no faster", FALLS_BACK, None, 0, "does not run there: it cannot be loaded"),
-    ("float16 no faster", None, card_with(precision="fp16"), 0, "no float16 arithmetic"),
+    ("float16 no faster", None, card_with(precision="fp16"), 0, "on Arm it also sums in float16"),
     ("float16 no faster", with_gpu(machine(), 61, "GTX 1080"), None, 0, "GTX 1080 (compute capability 6.1)"),
     ("float16 no faster", with_gpu(machine()), None, 0, "neither TensorRT nor onnxruntime for CUDA"),
     ("unknown transforms", None, FOREIGN, BREAKS, "not a model of algm-export"),
@@ -163,6 +164,11 @@ def test_a_driver_that_is_older_than_cuda_python(monkeypatch: pytest.MonkeyPatch
     assert with_gpu(machine()).driver_is_older == ""
 
 
+def test_resized_pictures_are_not_called_the_same_everywhere() -> None:
+    """The fixed-point resize of OpenCV's builds for Arm rounds one value in five in another way."""
+    assert look("pre-processing drifts", None, ONNX).evidence.endswith("by OpenCV, which rounds in another way on Arm")
+
+
 def test_what_needs_a_model_says_so() -> None:
     findings = look_for_all(Situation(machine(), None))
     assert len(findings) == 15
@@ -191,6 +197,14 @@ def test_a_library_of_other_sources() -> None:
     assert (finding.state, finding.exit_code) == ("found", 0)
     assert "was built from other sources" in finding.evidence
     assert "algm-build-plugins" in finding.cure
+
+
+def test_what_the_driver_must_compile_is_said() -> None:
+    thor, l4 = (look("plugin library not found or unfit", with_gpu(LIBRARY, *gpu)) for gpu in [(110, "Thor"), (89,)])
+    assert thor.state == l4.state == "not found"
+    assert "no machine code for Thor (11.0): the driver makes it from PTX" in thor.evidence
+    assert thor.evidence.endswith("algm-build-plugins --arch 110 beforehand")
+    assert l4.evidence == "/lib/libalgm_plugins.so loads"
 
 
 def test_a_variable_that_names_no_library(monkeypatch: pytest.MonkeyPatch) -> None:

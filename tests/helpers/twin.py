@@ -12,6 +12,8 @@ NATIVE = Path(__file__).resolve().parents[2] / "plugins" / "native"
 SCHEDULER = [*NATIVE.glob("cpu_twin/*.cpp")]
 _FOLDERS = [NATIVE / "cpu_twin" / "include", NATIVE / "cpu_twin", NATIVE, NATIVE / "plugin"]
 _OPTIONS = ["-std=c++17", "-O1", "-DALGM_CPU_TWIN", "-fPIC", "-fvisibility=hidden", *(f"-I{path}" for path in _FOLDERS)]
+# Where the processor has the instruction, as on Arm, GCC makes fmaf(-a, b, c) of -fmaf(a, b, -c): another sign of zero.
+_OPTIONS += ["-fno-builtin-fmaf"]
 # A vector load or store at an address that a device would refuse ends the process.
 _OPTIONS += ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from algm_trt import plugins
 from algm_trt.plugins import build
 from algm_trt.plugins.build import BuildOptions, build_library, find_nvcc, sources_digest
 from algm_trt.plugins.errors import MissingDependencyError, UsageError
@@ -20,6 +21,7 @@ from algm_trt.plugins.library import (
     INTERFACE_VERSION,
     LIBRARY_NAME,
     LIBRARY_VARIABLE,
+    cache_library,
     load_ctypes,
 )
 
@@ -127,6 +129,22 @@ def test_what_it_says_can_be_pasted(
     _compiles(monkeypatch, folder, None)
     assert build.main(["-o", str(folder / "lib.so")]) == 0
     assert capsys.readouterr().out.endswith(f"set {LIBRARY_VARIABLE}='{folder}/lib.so' to use it\n")
+
+
+def test_a_library_behind_another_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The one that pip built is found before the cache."""
+    monkeypatch.delenv(LIBRARY_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(plugins, "__path__", [str(tmp_path / "package")])
+    _compiles(monkeypatch, tmp_path, None)
+    assert build.main([]) == 0
+    assert LIBRARY_VARIABLE not in capsys.readouterr().out
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / LIBRARY_NAME).touch()
+    assert build.main([]) == 0
+    assert capsys.readouterr().out.endswith(f"set {LIBRARY_VARIABLE}={cache_library()} to use it\n")
 
 
 BUILT = """

@@ -7,6 +7,7 @@ several schedules: an access outside a buffer ends the process, a missing barrie
 from __future__ import annotations
 
 import ctypes
+import platform
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from helpers import kernel_cases as cases
 from helpers.kernels import Array, Buffer, HostMemory, KernelError, Kernels
-from helpers.twin import multiprocessors_with
+from helpers.twin import compile_cpp, multiprocessors_with
 
 from algm_trt.plugins import interface
 
@@ -181,6 +182,24 @@ def test_global_merge_means_of_halves_are_those_of_division(
     floats = kernels.global_merge(x.astype(np.float32), sizes, cu_seqlens, token_map, layer=9)
     assert halves.count == floats.count < sum(lengths)
     np.testing.assert_array_equal(halves.y.view(np.uint16), floats.y.astype(np.float16).view(np.uint16))
+
+
+def test_a_fused_multiply_add_keeps_its_zero(tmp_path: Path) -> None:
+    """What the means of halves rest on, also where the twin is compiled for a processor that has the instruction."""
+    source, library = tmp_path / "rest.cpp", tmp_path / "rest.so"
+    source.write_text(
+        "#include <cmath>\n"
+        'extern "C" __attribute__((visibility("default"))) float rest(float a, float b, float c) {\n'
+        "  return -fmaf(a, b, -c);\n"
+        "}\n"
+    )
+    instruction = [] if platform.machine() == "aarch64" else ["-mfma"]
+    if instruction and " fma " not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+        pytest.skip("this processor has no fused multiply-add")
+    compile_cpp(["-shared", *instruction, "-o", library, source])
+    rest = ctypes.CDLL(str(library)).rest
+    rest.argtypes, rest.restype = [ctypes.c_float] * 3, ctypes.c_float
+    assert np.signbit(rest(2.0, -0.0, -0.0))
 
 
 @dtypes

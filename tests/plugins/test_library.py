@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 from dataclasses import dataclass, field
@@ -107,7 +108,17 @@ def test_library_of_the_package_comes_before_the_cache(empty_machine: Path) -> N
 def test_cache_is_in_the_home_folder_without_the_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_library() == tmp_path / ".cache" / "algm-trt" / f"interface-{INTERFACE_VERSION}" / LIBRARY_NAME
+    assert cache_library().parents[1] == tmp_path / ".cache" / "algm-trt"
+
+
+def test_machines_of_other_processors_share_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster whose x86-64 and Arm machines have one home folder."""
+    places = set()
+    for processor in ("x86_64", "aarch64"):
+        monkeypatch.setattr(platform, "machine", lambda name=processor: name)
+        places.add(cache_library())
+    assert len(places) == 2
+    assert {place.name for place in places} == {LIBRARY_NAME}
 
 
 def test_a_user_without_a_home_has_a_place_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +132,18 @@ def test_a_user_without_a_home_has_a_place_too(monkeypatch: pytest.MonkeyPatch) 
 def test_file_that_is_no_library_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PluginLibraryError, match="cannot be loaded"):
         load_ctypes(touch(tmp_path / LIBRARY_NAME))
+
+
+def test_library_for_another_processor_says_so(foreign_library: Path, tmp_path: Path) -> None:
+    """The system's loader says that there is no such file."""
+    content = bytearray(foreign_library.read_bytes())
+    content[18:20] = (0xBEEF).to_bytes(2, "little")  # the processor, e_machine
+    other = tmp_path / LIBRARY_NAME
+    other.write_bytes(content)
+    with pytest.raises(PluginLibraryError, match=f"another kind of processor than {platform.machine()}; run algm-b"):
+        load_ctypes(other)
+    with pytest.raises(PluginLibraryError, match="No such file"):
+        load_ctypes(tmp_path / "absent.so")
 
 
 def test_library_of_another_version_is_refused(foreign_library: Path) -> None:

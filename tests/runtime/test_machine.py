@@ -53,10 +53,19 @@ def test_any_package_of_opencv_is_recorded(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_processors_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     info = {"model name": ["AMD EPYC"] * 2, "cpu family": ["26"] * 2, "model": ["2"] * 2}
-    monkeypatch.setattr(machine_module, "_lines", lambda _, key: info[key])
+    monkeypatch.setattr(machine_module, "_lines", lambda _, key: info.get(key, []))
     assert processor() == "AMD EPYC (family 26, model 2)"
-    info["cpu family"] = []  # as on ARM
+    del info["cpu family"]
     assert processor() == "AMD EPYC"
+
+
+def test_arm_processors_have_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = {"CPU implementer": ["0x41"] * 4, "CPU part": ["0xd42"] * 4}  # a Jetson Orin's
+    monkeypatch.setattr(machine_module, "_lines", lambda _, key: info.get(key, []))
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert processor() == "aarch64 (implementer 0x41, part 0xd42)"
+    info.clear()
+    assert processor() == "aarch64"
 
 
 def test_peak_memory_is_that_of_the_program_alone() -> None:

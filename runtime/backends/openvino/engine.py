@@ -75,7 +75,7 @@ class OpenVinoEngine:
             streams: pictures that run side by side; None takes as many as suit the processor, see `shared_threads`.
 
         Raises:
-            MissingDependencyError: OpenVINO is not installed, or the CPU has no bfloat16 arithmetic.
+            MissingDependencyError: OpenVINO is not installed, or has no bfloat16 arithmetic for the CPU.
             EngineError: not a model that OpenVINO can open.
             ModelCardError: a model of somebody else.
             UsageError: an unknown precision, or an int8 model.
@@ -185,13 +185,16 @@ def _compile_options(streams: int, threads: int | None) -> dict[str, object]:
 def _check_bf16(core: openvino.Core) -> None:
     """Check that OpenVINO itself would choose bfloat16: with less it would only imitate it, slower than float32.
 
+    On Arm it would choose float16, also where the processor has bfloat16.
+
     Raises:
-        MissingDependencyError: the CPU lacks the instructions.
+        MissingDependencyError: it would not.
     """
     if core.get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name() != "bf16":
         name = core.get_property("CPU", "FULL_DEVICE_NAME")
         raise MissingDependencyError(
-            f"this CPU ({name}) has no bfloat16 arithmetic (AVX-512 BF16 or AMX): take --cpu-precision fp32"
+            f"OpenVINO has no bfloat16 arithmetic for this CPU ({name}), only with AVX-512 BF16 or AMX: take "
+            "--cpu-precision fp32"
         )
 
 

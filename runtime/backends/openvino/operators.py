@@ -191,10 +191,13 @@ def _units(rows: Any) -> Any:
 
 
 def _at_least(values: Any, limit: Any) -> Any:
-    """Values >= limit, and not where either is not a number: OpenVINO's GreaterEqual is true there, LessEqual false."""
+    """Values >= limit, and not where either is not a number.
+
+    There OpenVINO's GreaterEqual is true and its LessEqual false on x86-64, the other way round on Arm.
+    """
     from openvino import opset15 as op
 
-    return op.less_equal(limit, values)
+    return op.logical_and(op.less_equal(limit, values), op.greater_equal(values, limit))
 
 
 def _rows(x: Any, start: int, stop: Any, step: int = 1) -> Any:

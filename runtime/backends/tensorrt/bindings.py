@@ -101,7 +101,7 @@ def load_tensorrt_rtx() -> TensorRT:
     """
     names = [name for name in ("tensorrt_rtx", "tensorrt_rtx_bindings") if importlib.util.find_spec(name)]
     if not names:
-        raise MissingDependencyError(f"TensorRT-RTX is not installed: {RTX_CURE}, on x86-64 Linux")
+        raise MissingDependencyError(f"TensorRT-RTX is not installed: {RTX_CURE}, on Linux (x86-64, 64-bit Arm)")
     try:
         _offer_unversioned_library()
         module = importlib.import_module(names[0])

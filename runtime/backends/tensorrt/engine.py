@@ -19,6 +19,7 @@ from algm_trt.runtime.backends.tensorrt.lanes import Lanes
 from algm_trt.runtime.backends.tensorrt.plan import (
     check_gpu,
     check_plugins,
+    check_processor,
     check_profiles,
     open_plan,
     read_plan,
@@ -67,6 +68,7 @@ class TensorRTEngine:
         record, content = read_plan(path)
         check_profiles(path, record)
         check_plugins(path, record)
+        check_processor(path, record)
         tensorrt = tensorrt_for(path, record)
         self.card = record.card
         self.usual_batch = max(usual for _, usual, _ in record.profiles)

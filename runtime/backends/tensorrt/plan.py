@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import platform
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,6 +155,22 @@ def check_gpu(path: Path, record: EngineRecord, name: str, compute_capability: s
         f"{path} was built for compute capability {built_for}{on}, and this {name} has {compute_capability}: "
         f"build it again{where}: {record.build_command(compute_capability)}"
     )
+
+
+def check_processor(path: Path, record: EngineRecord) -> None:
+    """Refuse a plan that was built on another kind of processor: TensorRT and the library in it are for that one.
+
+    An H100 and a GH200 have one compute capability, and x86-64 and Arm processors.
+
+    Raises:
+        PlanMisfitError: the message says which it was built on.
+    """
+    here = platform.machine()
+    if record.processor not in ("", here):
+        raise PlanMisfitError(
+            f"{path} was built on {record.processor}, and this machine is {here}: build it again on such a machine: "
+            f"{record.build_command()}"
+        )
 
 
 def check_plugins(path: Path, record: EngineRecord) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import json
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -125,6 +126,10 @@ MISFITS: list[tuple[dict[str, Any], str]] = [
         {"compute_capabilities": ("8.6",), "options": {"hardware_compatibility": "same-compute-capability"}},
         r"built for compute capability 8\.6",
     ),
+    (
+        {"processor": "sparc64"},
+        "was built on sparc64, and this machine is .*: build it again on such a machine: algm-b",
+    ),
     ({"plugins": dataclasses.replace(PLUGINS, version="0")}, "plugins of version 0, this version of algm-trt has 1"),
     ({"plugins": dataclasses.replace(PLUGINS, interface=99, embedded=False)}, "library of interface 99"),
     ({"profiles": ()}, "no usable batch range"),
@@ -147,6 +152,8 @@ def test_a_misfit_is_refused_before_tensorrt_sees_the_plan(opening: Opening, cha
         {"tensorrt_version": "10.16.1.11.post1"},
         {"compute_capabilities": ("8.0",), "options": {"hardware_compatibility": "ampere-plus"}},
         {"compute_capabilities": ("8.6", "8.9", "12.0")},
+        {"processor": platform.machine()},
+        {"processor": ""},  # a record that does not say
         {"plugins": dataclasses.replace(PLUGINS, interface=99)},  # the plan carries its own
         {"plugins": None},
     ],
