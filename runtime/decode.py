@@ -292,13 +292,22 @@ def _check_size(picture: Image.Image, max_pixels: int) -> None:
         if not all(isinstance(side, int) for side in tile):
             raise DecodeError(f"the picture is damaged: tiles of {tile[0]} x {tile[1]} pixels")
         width, height = max((width, height), tile, key=math.prod)
+    check_pixels(width, height, max_pixels)
+    if width < 1 or height < 1:
+        raise DecodeError(f"the picture has no pixels: {width} x {height}")
+
+
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Check how large a picture or the frames of a video are.
+
+    Raises:
+        DecodeError: more than `max_pixels`.
+    """
     if width * height > max_pixels:
         raise DecodeError(
             f"too large: {width} x {height} = {width * height:,} pixels, the limit is {max_pixels:,} "
             "(raise it with --max-pixels, or max_pixels in Python, if the picture can be trusted)"
         )
-    if width < 1 or height < 1:
-        raise DecodeError(f"the picture has no pixels: {width} x {height}")
 
 
 def _pixels(picture: Image.Image) -> Pixels:
