@@ -30,8 +30,8 @@ PICTURE_SUFFIXES: Final = frozenset(
 VIDEO_SUFFIXES: Final = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
 _SUFFIXES_TOLD: Final = 5
 RUN_FILES: Final = ("results*.jsonl", "summary*.json")
-_LONGEST_PATH: Final = 4096
-"""Bytes, of Linux. The names of longer ones take time that grows with the square of their length."""
+_LONGEST_LINE: Final = 2**14
+"""Bytes, four times the longest path. Names of longer ones take time that grows with the square of their length."""
 LIST_SUFFIXES: Final = frozenset({".txt", ".lst"})
 
 
@@ -169,7 +169,7 @@ def _in_list(path: Path) -> list[FoundFile]:
     if b"\0" in text:
         raise UsageError(f"{printable(path)}: not a list in UTF-8: it holds zero bytes, as UTF-16 does")
     for raw in text.splitlines():
-        if len(raw) > _LONGEST_PATH:
+        if len(raw) > _LONGEST_LINE:
             raise UsageError(f"{printable(path)}: not a list: a line of {len(raw)} bytes is no path")
         line = os.fsdecode(raw.strip())
         if line and not line.startswith("#"):

@@ -199,7 +199,7 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
         ("none/*.jpg", "matches this pattern"),
         ("empty.lst", "the list names no file"),
         ("utf16.lst", "utf16.lst: not a list in UTF-8"),
-        ("long.lst", "long.lst: not a list: a line of 4097 bytes is no path"),
+        ("long.lst", "long.lst: not a list: a line of 16385 bytes is no path"),
         ("a\0b", "no such file"),
         ("x" * 300, "too long"),
     ],
@@ -207,7 +207,7 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
 def test_inputs_that_name_nothing(touch: Touch, monkeypatch: pytest.MonkeyPatch, text: str, words: str) -> None:
     root = touch("empty/readme.md", "empty/sub/a.jpg", "none/readme.md", "empty.lst", "good.jpg")
     (root / "empty.lst").write_text("# nothing\n")
-    (root / "long.lst").write_text("sub/a.jpg\n" + "a/" * 2046 + "a.jpg\n")
+    (root / "long.lst").write_text("sub/a.jpg\n" + "a/" * 8190 + "a.jpg\n")
     (root / "utf16.lst").write_text("sub/a.jpg\r\n", encoding="utf-16")
     monkeypatch.chdir(root)
     with pytest.raises(UsageError, match=words) as caught:
