@@ -9,6 +9,7 @@ import math
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,7 @@ def _weights_file(path: Path) -> Path:
 def _read_state(path: Path) -> State:
     """The weights of a file, under upstream's keys, without those of the unused classification heads."""
     _check_head(path)
+    _check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # refused below, or harmless
@@ -131,7 +133,19 @@ def _read_state(path: Path) -> State:
             f"found {_content(data)}"
         )
     state = _without_wrappers({str(key): value for key, value in state.items()})
-    return {key: value for key, value in state.items() if not key.startswith(CLASSIFICATION_HEADS)}
+    state = {key: value for key, value in state.items() if not key.startswith(CLASSIFICATION_HEADS)}
+    if odd := [key for key, value in state.items() if not _is_plain(value)]:
+        raise CheckpointError(
+            f"{path}: weights that are not dense floating-point numbers, quantised or sparse ones for instance: "
+            f"{first_few(odd)}; export the checkpoint that they were made from"
+        )
+    return state
+
+
+def _is_plain(value: torch.Tensor) -> bool:
+    """Whether it is a dense tensor of real numbers that are there."""
+    dense = value.layout == torch.strided and not value.is_nested
+    return dense and value.is_floating_point() and not value.is_meta
 
 
 def _content(data: object) -> str:
@@ -167,6 +181,17 @@ def _check_head(path: Path) -> None:
     if not head.startswith(FILE_HEADS):
         found = f"it begins with {head!r}" if head else "it is empty"
         raise CheckpointError(f"{path}: not a PyTorch checkpoint, {found}; copy or download it again")
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that unpacks to more than it holds: torch.save does not compress."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except Exception:  # an older format, or damaged: PyTorch says how
+        return
+    if unpacked > path.stat().st_size:
+        raise CheckpointError(f"{path}: a compressed archive; save the weights once more with torch.save")
 
 
 def _first_sentence(error: Exception) -> str:
@@ -255,8 +280,8 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> SegmenterConfig:
 
 
 def _depth(shapes: Mapping[str, tuple[int, ...]], part: str) -> int:
-    indices = (re.match(rf"{part}\.blocks\.(\d+)\.", key) for key in shapes)
-    return max((int(match.group(1)) + 1 for match in indices if match), default=0)
+    matches = (re.match(rf"{part}\.blocks\.(\d+)\.", key) for key in shapes)
+    return len({match.group(1) for match in matches if match})
 
 
 def _missing(error: Exception) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from algm_trt.plugins.errors import AlgmError
+from algm_trt.plugins.spec import MAX_CLASSES
 
 # Mean and standard deviation per channel in 0..255, by the name that variant.yml uses. Upstream scales the ImageNet
 # values of "deit" to 0..255 and rounds them to two decimals, in training and in evaluation; with 0.485 and 0.229
@@ -15,6 +16,17 @@ NORMALIZATIONS: Final[dict[str, tuple[tuple[float, float, float], tuple[float, f
     "deit": ((123.68, 116.28, 103.53), (58.4, 57.12, 57.38)),
 }
 DECODERS: Final = ("mask_transformer", "linear")
+
+# Far beyond any network that there is; files may say anything.
+_LARGEST_SIDE: Final = 2**16
+_LARGEST: Final = {
+    "patch_size": 2**16,
+    "d_model": 2**16,
+    "n_layers": 2**10,
+    "n_heads": 2**10,
+    "d_ff": 2**18,
+    "n_cls": MAX_CLASSES,
+}
 
 # Channels of a head in every ViT and DeiT, and in upstream's mask decoder.
 HEAD_WIDTH: Final = 64
@@ -68,15 +80,19 @@ class SegmenterConfig:
             raise ConfigError(f"unknown normalization '{self.normalization}': expected {' or '.join(NORMALIZATIONS)}")
         if self.decoder not in DECODERS:
             raise ConfigError(f"unknown decoder '{self.decoder}': expected {' or '.join(DECODERS)}")
-        for name in ("patch_size", "d_model", "n_layers", "n_heads", "d_ff", "n_cls"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, largest in _LARGEST.items():
+            if not 1 <= getattr(self, name) <= largest:
+                raise ConfigError(f"{name} must be at least 1 and at most {largest}, got {getattr(self, name)}")
+        if not 0 <= self.decoder_layers <= _LARGEST["n_layers"]:
+            raise ConfigError(f"a decoder has at most {_LARGEST['n_layers']} layers, got {self.decoder_layers}")
         if self.d_model % self.n_heads:
             raise ConfigError(f"the width {self.d_model} is not a multiple of its {self.n_heads} heads")
         if self.decoder == "mask_transformer" and self.d_model % self.decoder_heads:
             raise ConfigError(
                 f"the width {self.d_model} is not a multiple of the {self.decoder_heads} heads of its mask decoder"
             )
+        if not 1 <= min(self.image_size) <= max(self.image_size) <= _LARGEST_SIDE:
+            raise ConfigError(f"the image size {self.image_size} does not lie in 1..{_LARGEST_SIDE} pixels")
         if any(side % self.patch_size for side in self.image_size):
             raise ConfigError(f"the image size {self.image_size} is not a multiple of the patch size {self.patch_size}")
 

@@ -94,7 +94,8 @@ def segmenter_from_checkpoint(checkpoint: Checkpoint, merge: MergeSettings | Non
     Raises:
         CheckpointError: keys are missing or unexpected, shapes differ, or weights are not finite.
     """
-    model = Segmenter(checkpoint.config, merge)
+    with torch.device("meta"):  # takes no memory: the file may describe a network of any size
+        model = Segmenter(checkpoint.config, merge)
     expected = model.state_dict()
     missing = sorted(expected.keys() - checkpoint.state.keys())
     unexpected = sorted(checkpoint.state.keys() - expected.keys())
@@ -120,7 +121,7 @@ def segmenter_from_checkpoint(checkpoint: Checkpoint, merge: MergeSettings | Non
             f"{checkpoint.path}: weights that are infinite or not a number, training diverged or the file is damaged: "
             f"{first_few(broken)}"
         )
-    model.load_state_dict(checkpoint.state, strict=True)
+    model.to_empty(device="cpu").load_state_dict(checkpoint.state, strict=True)
     return model.eval()
 
 

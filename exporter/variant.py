@@ -61,7 +61,7 @@ def read_variant(path: Path, *, distilled: bool) -> Variant:
     whole = _Section("variant.yml", _load(path), notes)
     net, data, inference = map(whole.section, ("net_kwargs", "dataset_kwargs", "inference_kwargs"))
     decoder = net.section("decoder")
-    name = decoder.entry("name", str)
+    name = decoder.entry("name", _text)
     name = "linear" if "linear" in name else name
     d_model = net.entry("d_model", int)
     distilled = net.entry("distilled", bool) if net.has("distilled") else distilled
@@ -75,16 +75,16 @@ def read_variant(path: Path, *, distilled: bool) -> Variant:
         d_ff=4 * d_model,
         n_cls=net.entry("n_cls", int),
         distilled=distilled,
-        normalization=normalized.entry_or("normalization", str, default_normalization(distilled)),
+        normalization=normalized.entry_or("normalization", _text, default_normalization(distilled)),
         decoder=name,
         decoder_layers=decoder.entry_or("n_layers", int, DEFAULT_DECODER_LAYERS) if name == "mask_transformer" else 0,
         decoder_heads=max(1, d_model // HEAD_WIDTH),
-        backbone=net.entry("backbone", str) if net.has("backbone") else "",
+        backbone=net.entry("backbone", _text) if net.has("backbone") else "",
     )
     return Variant(
         config=config,
         merge=_merge_settings(data),
-        dataset=data.entry("dataset", str) if data.has("dataset") else "",
+        dataset=data.entry("dataset", _text) if data.has("dataset") else "",
         crop=data.entry_or("crop_size", _pair, config.image_size),
         short_side=min(data.entry("image_size", _pair)) if data.has("image_size") else None,
         window_stride=inference.entry("window_stride", int) if inference.has("window_stride") else None,
@@ -155,6 +155,12 @@ class _Section:
         return _Section(key, self.entry(key, _mapping) if self.has(key) else {}, self.notes)
 
 
+def _text(value: Any) -> str:
+    if isinstance(value, (Mapping, list, tuple)):
+        raise TypeError
+    return str(value)
+
+
 def _mapping(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError
@@ -182,6 +188,7 @@ def _layers(value: Any) -> tuple[int, ...]:
 _EXPECTED: Final[Mapping[Callable[[Any], Any], str]] = {
     int: "a whole number",
     float: "a number",
+    _text: "a text",
     _pair: "one or two whole numbers from 1 on",
     _layers: "a list of whole numbers",
     _mapping: "a section",
@@ -189,7 +196,20 @@ _EXPECTED: Final[Mapping[Callable[[Any], Any], str]] = {
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML plus tuples."""
+    """Safe YAML plus tuples, less aliases of anything nested, of which a small file can make a value without end."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        is_alias = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if is_alias and isinstance(node, yaml.CollectionNode) and not _is_flat(node):
+            raise yaml.composer.ComposerError(None, None, "found an alias of a nested value", node.start_mark)
+        return node
+
+
+def _is_flat(node: yaml.CollectionNode) -> bool:
+    """Whether a sequence or a mapping holds single values only."""
+    inner = (part for item in node.value for part in (item if isinstance(item, tuple) else (item,)))
+    return all(isinstance(part, yaml.ScalarNode) for part in inner)
 
 
 def _construct_tuple(loader: yaml.SafeLoader, node: yaml.Node) -> tuple[Any, ...]:
@@ -204,7 +224,7 @@ _Loader.add_constructor("tag:yaml.org,2002:python/tuple", _construct_tuple)
 def _load(path: Path) -> dict[str, Any]:
     try:
         variant = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except Exception as error:  # the loader's readers of numbers and dates raise errors of many types
         reason = " ".join(str(error).split())
         raise ConfigError(f"not a variant.yml as upstream writes it ({reason})") from error
     if not isinstance(variant, dict) or not isinstance(variant.get("net_kwargs"), dict):

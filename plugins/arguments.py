@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from algm_trt.plugins.command import say
 
@@ -20,11 +20,22 @@ def command_parser(name: str, description: str, epilog: str) -> argparse.Argumen
         description: what it does, in one sentence.
         epilog: what stands below the options, exit codes included; its lines stay as they are.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=name, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action=VersionAction, nargs=0, help="print the version")
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses `--option=--`, which some versions of Python take for an empty list whatever the option's type."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, others = super().parse_known_args(args, namespace)
+        for name, value in vars(found).items():
+            if value == []:
+                self.error(f"argument --{name.replace('_', '-')}: expected one argument")
+        return found, others
 
 
 class VersionAction(argparse.Action):

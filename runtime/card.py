@@ -12,9 +12,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from algm_trt.plugins.errors import AlgmError
+from algm_trt.runtime.json_text import json_object
 
 METADATA_KEY = "algm_model_card"
 FORMAT_VERSION = 1
@@ -104,6 +104,8 @@ class ModelCard:
             )
         if not self.classes or len(self.palette) != len(self.classes):
             raise ModelCardError(f"{len(self.classes)} classes with {len(self.palette)} colours")
+        if not all(0 <= value <= 255 for colour in self.palette for value in colour):
+            raise ModelCardError("colours must lie in 0..255")
         shown = () if self.short_side is None else (self.short_side,)
         if min(*self.size, self.patch_size, self.stride, *shown) < 1:
             raise ModelCardError(
@@ -151,21 +153,6 @@ class ModelCard:
             ModelCardError: not a card, or one of another format version.
         """
         try:
-            data: dict[str, Any] = json.loads(text)
-            merge = data.get("merge")
-            data["merge"] = merge and MergeSettings(
-                layers=tuple(merge["layers"]), window=_pair(merge["window"]), threshold=float(merge["threshold"])
-            )
-            data["classes"] = tuple(data["classes"])
-            data["palette"] = tuple((int(r), int(g), int(b)) for r, g, b in data["palette"])
-            data["size"] = _pair(data["size"])
-            data["mean"] = tuple(data["mean"])
-            data["std"] = tuple(data["std"])
-            return cls(**data)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return json_object(cls, text)
+        except ValueError as error:
             raise ModelCardError(f"the model card cannot be read ({error}): export the model again") from error
-
-
-def _pair(values: Any) -> tuple[int, int]:
-    first, second = values
-    return int(first), int(second)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import re
 import stat
@@ -41,6 +42,7 @@ Pixels = npt.NDArray[np.uint8]
 # Formats with a signature and a decoder inside Pillow. Others would run programs (EPS) or claim any bytes (TGA).
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "PPM", "AVIF")
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+_TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT = 322, 323
 _STRIP_BYTES: Final = 2**18
 _GREY_16_TO_8: Final = ((np.arange(65536) + 128) // 257).astype(np.uint8)
 _TURNS: Final[dict[int, Callable[[Pixels], Pixels]]] = {
@@ -83,7 +85,7 @@ def decode_image(file: str | os.PathLike[str] | bytes, *, max_pixels: int = DEFA
     """Decode a picture file; see the head of this module for what becomes of its colours.
 
     Safe to call from many threads. No setting of Pillow is changed: its own limit, which follows
-    `PIL.Image.MAX_IMAGE_PIXELS`, applies on top of `max_pixels` to WebP and TIFF only.
+    `PIL.Image.MAX_IMAGE_PIXELS`, applies on top of `max_pixels` to WebP, TIFF and GIF only.
 
     Args:
         file: its path, whose suffix does not matter, or the bytes that are in it.
@@ -98,7 +100,7 @@ def decode_image(file: str | os.PathLike[str] | bytes, *, max_pixels: int = DEFA
     try:
         with _open_file(file) as stream:
             picture = _read_header(stream)
-            _check_size(picture.size, max_pixels)
+            _check_size(picture, max_pixels)
             return _pixels(picture)
     except DecodeError as error:
         raise DecodeError(error.cause, None if isinstance(file, bytes) else file) from error
@@ -120,7 +122,7 @@ def picture_size(
     try:
         with _open_file(file) as stream:
             picture = _read_header(stream)
-            _check_size(picture.size, max_pixels)
+            _check_size(picture, max_pixels)
             turned = _orientation(picture) in (5, 6, 7, 8)
             width, height = _stored_size(picture)
     except DecodeError:
@@ -182,7 +184,7 @@ def to_rgb(picture: Image.Image | npt.NDArray[Any], *, max_pixels: int = DEFAULT
         DecodeError: another type, dtype or shape, no pixels, or a Pillow picture that is too large or damaged.
     """
     if isinstance(picture, Image.Image):
-        _check_size(picture.size, max_pixels)
+        _check_size(picture, max_pixels)
         return _pixels(picture)
     if not isinstance(picture, np.ndarray):
         raise DecodeError(
@@ -283,15 +285,29 @@ def _read_header(stream: IO[bytes]) -> ImageFile.ImageFile:
     raise DecodeError(f"not a picture ({', '.join(_formats())} can be read)")
 
 
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
+def _check_size(picture: Image.Image, max_pixels: int) -> None:
+    width, height = picture.size
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):  # a tile is decoded whole, however little of it shows
+        tile = picture.tag_v2.get(_TIFF_TILE_WIDTH, 0), picture.tag_v2.get(_TIFF_TILE_HEIGHT, 0)
+        if not all(isinstance(side, int) for side in tile):
+            raise DecodeError(f"the picture is damaged: tiles of {tile[0]} x {tile[1]} pixels")
+        width, height = max((width, height), tile, key=math.prod)
+    check_pixels(width, height, max_pixels)
+    if width < 1 or height < 1:
+        raise DecodeError(f"the picture has no pixels: {width} x {height}")
+
+
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Check how large a picture or the frames of a video are.
+
+    Raises:
+        DecodeError: more than `max_pixels`.
+    """
     if width * height > max_pixels:
         raise DecodeError(
             f"too large: {width} x {height} = {width * height:,} pixels, the limit is {max_pixels:,} "
             "(raise it with --max-pixels, or max_pixels in Python, if the picture can be trusted)"
         )
-    if width < 1 or height < 1:
-        raise DecodeError(f"the picture has no pixels: {width} x {height}")
 
 
 def _pixels(picture: Image.Image) -> Pixels:
@@ -404,16 +420,21 @@ def _one_line(message: object) -> str:
     return " ".join(str(message).split()) or type(message).__name__
 
 
-_PLUGIN_WARNINGS: Final = ("ignore", None, UserWarning, re.compile(r"PIL\.\w+Plugin$"), 0)
-_PLUGIN_WARNINGS_LOCK: Final = threading.Lock()
+# As Python keeps them: what Pillow's readers say about odd metadata, and about sizes, for which we have our own limit.
+_FILTERS: Final = (
+    ("ignore", None, UserWarning, re.compile(r"PIL\.\w+Plugin$"), 0),
+    ("ignore", None, Image.DecompressionBombWarning, re.compile(r"PIL\.Image$"), 0),
+)
+_FILTERS_LOCK: Final = threading.Lock()
 
 
 def _quiet_plugins() -> None:
-    """Keep what Pillow's readers say about odd metadata off the screen.
+    """Keep Pillow's warnings about files off the screen.
 
-    One narrow filter that stays: `warnings.catch_warnings` swaps the filters of all threads, and adding a filter per
+    Narrow filters that stay: `warnings.catch_warnings` swaps the filters of all threads, and adding a filter per
     picture would make Python show once-only warnings of other packages again and again.
     """
-    with _PLUGIN_WARNINGS_LOCK:
-        if _PLUGIN_WARNINGS not in warnings.filters:
-            warnings.filterwarnings("ignore", category=UserWarning, module=_PLUGIN_WARNINGS[3].pattern)
+    with _FILTERS_LOCK:
+        for wanted in _FILTERS:
+            if wanted not in warnings.filters:
+                warnings.filterwarnings("ignore", category=wanted[2], module=wanted[3].pattern)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime.card import ModelCard
+from algm_trt.runtime.json_text import json_object
 
 FORMAT_VERSION: Final = 1
 
@@ -86,9 +87,6 @@ class EngineRecord:
                 f"the engine record has format {self.format_version}, this version reads {FORMAT_VERSION}: "
                 "build the engine again with this version of algm-trt"
             )
-        texts = (self.tensorrt_version, self.processor, *self.compute_capabilities)
-        if not all(isinstance(text, str) for text in texts) or not isinstance(self.options, dict):
-            raise EngineRecordError("the engine record is inconsistent: build the engine again")
 
     def same_build(self, other: EngineRecord) -> bool:
         """Whether another record describes the same build, whenever it was made."""
@@ -136,14 +134,8 @@ class EngineRecord:
             EngineRecordError: not a record, or one of another format version.
         """
         try:
-            data: dict[str, Any] = json.loads(text)
-            data["card"] = ModelCard.from_json(json.dumps(data["card"]))
-            data["plugins"] = None if data["plugins"] is None else PluginRecord(**data["plugins"])
-            data["compute_capabilities"] = tuple(data["compute_capabilities"])
-            data["refinements"] = tuple(data.get("refinements", ()))
-            data["profiles"] = tuple(_triple(profile) for profile in data["profiles"])
-            return cls(**data)
-        except (ValueError, KeyError, TypeError) as error:
+            return json_object(cls, text)
+        except ValueError as error:
             raise EngineRecordError(f"the engine record cannot be read ({error}): build the engine again") from error
 
 
@@ -165,8 +157,3 @@ def read_record(plan: Path) -> EngineRecord:
         raise EngineRecordError(f"{path} is missing or unreadable: build the engine again, or copy it along") from error
     except EngineRecordError as error:
         raise EngineRecordError(f"{path}: {error}") from error
-
-
-def _triple(values: Any) -> tuple[int, int, int]:
-    first, second, third = values
-    return int(first), int(second), int(third)

@@ -231,6 +231,7 @@ class _Job:
                     self.folder,
                     source.name,
                     self.options.kinds,
+                    max_pixels=self.options.max_pixels,
                     on_frame=lambda: bar.update(),
                 )
         except EngineFailedError:

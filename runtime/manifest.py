@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime.files import draft_of, renamed_together
@@ -23,6 +23,9 @@ from algm_trt.runtime.records import Record, Totals, input_state
 from algm_trt.runtime.sources import Source
 from algm_trt.runtime.write_watch import cure_of
 from algm_trt.runtime.writers import WrittenFile
+
+_LONGEST_LINE: Final = 2**24
+"""Characters: the most classes that there are take a tenth of it. What is longer is no line of ours."""
 
 
 def part_suffix(part: tuple[int, int] | None) -> str:
@@ -151,7 +154,7 @@ class Manifest:
         if not self.path.exists():
             return
         with self.path.open(encoding="ascii", errors="replace") as file:
-            for line in file:
+            for line in iter(lambda: file.readline(_LONGEST_LINE), ""):
                 record = Record.from_json(line)
                 if record is not None:
                     yield record
@@ -172,7 +175,7 @@ def _is_whole(folder: Path, file: WrittenFile) -> bool:
             return path.stat().st_size == file.bytes
         sizes = [entry.stat().st_size for entry in os.scandir(path)]
         return len(sizes) == file.count and sum(sizes) == file.bytes
-    except OSError:
+    except (OSError, ValueError):  # the latter for a path that no file can have
         return False
 
 

@@ -9,8 +9,13 @@ from pathlib import Path
 
 def printable(path: str | os.PathLike[str]) -> str:
     """A path for messages and logs, always on one line and valid UTF-8: other bytes and control characters escaped."""
-    text = os.fspath(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return "".join(char if char.isprintable() else _escaped(char) for char in os.fspath(path))
+
+
+def _escaped(char: str) -> str:
+    if "\udc80" <= char <= "\udcff":  # a byte of a name that is not UTF-8
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode()
 
 
 def real_path(path: Path) -> Path:

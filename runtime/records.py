@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from algm_trt.runtime.json_text import json_object
 from algm_trt.runtime.writers import WrittenFile
 
 if TYPE_CHECKING:
@@ -101,12 +102,10 @@ class Record:
     def from_json(cls, line: str) -> Record | None:
         """Read a line; None if it is not whole, as the last line of a killed run may be."""
         try:
-            data = json.loads(line)
-            data["files"] = tuple(WrittenFile(**file) for file in data["files"])
-            data["tokens"] = data["tokens"] and tuple(data["tokens"])
-            return cls(**data)
-        except (ValueError, KeyError, TypeError):
+            record = json_object(cls, line)
+        except ValueError:
             return None
+        return record if record.tokens is None or len(record.tokens) == len(Tally.token_sums) else None
 
     @property
     def input_state(self) -> tuple[int | None, int | None]:

@@ -30,6 +30,8 @@ PICTURE_SUFFIXES: Final = frozenset(
 VIDEO_SUFFIXES: Final = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
 _SUFFIXES_TOLD: Final = 5
 RUN_FILES: Final = ("results*.jsonl", "summary*.json")
+_LONGEST_LINE: Final = 2**14
+"""Bytes, four times the longest path. Names of longer ones take time that grows with the square of their length."""
 LIST_SUFFIXES: Final = frozenset({".txt", ".lst"})
 
 
@@ -167,6 +169,8 @@ def _in_list(path: Path) -> list[FoundFile]:
     if b"\0" in text:
         raise UsageError(f"{printable(path)}: not a list in UTF-8: it holds zero bytes, as UTF-16 does")
     for raw in text.splitlines():
+        if len(raw) > _LONGEST_LINE:
+            raise UsageError(f"{printable(path)}: not a list: a line of {len(raw)} bytes is no path")
         line = os.fsdecode(raw.strip())
         if line and not line.startswith("#"):
             files.append(_found(folder / line, _below(folder, line)))
@@ -187,7 +191,7 @@ def _in_pattern(pattern: Path, tell: Callable[[str], None]) -> list[FoundFile]:
     fixed = next(index for index, part in enumerate(pattern.parts) if _is_pattern(part))
     root = Path(*pattern.parts[:fixed])
     any_suffix = bool(pattern.suffix) and not _is_pattern(pattern.suffix)
-    found = _matches(root, pattern.parts[fixed:], _left_out(root, tell))
+    found = _matches(root, pattern.parts[fixed:], _left_out(root, tell), set())
     matches = {parts for parts in found if any_suffix or _has_known_suffix(parts[-1])}
     if not matches:
         raise UsageError(f"{printable(pattern)}: no such file, and no picture or video matches this pattern")
@@ -212,12 +216,20 @@ def _raised(_: Path, error: OSError) -> None:
     raise error
 
 
-def _matches(folder: Path, patterns: Sequence[str], refused: Refused) -> Iterator[tuple[str, ...]]:
-    """Files below a folder that match a pattern part by part; ** stands for any number of folders."""
+def _matches(
+    folder: Path, patterns: tuple[str, ...], refused: Refused, seen: set[tuple[Path, tuple[str, ...]]]
+) -> Iterator[tuple[str, ...]]:
+    """Files below a folder that match a pattern part by part; ** stands for any number of folders.
+
+    Several ** lead to one folder in many ways: `seen` has where the search has been, and with what left of the pattern.
+    """
+    if (folder, patterns) in seen:
+        return
+    seen.add((folder, patterns))
     first, rest = patterns[0], patterns[1:]
     if first == "**":
         for parts in walk(folder, recursive=True, folders=True, refused=refused) if rest[:1] != ("**",) else [()]:
-            for tail in _matches(folder.joinpath(*parts), rest or ("*",), refused):
+            for tail in _matches(folder.joinpath(*parts), rest or ("*",), refused, seen):
                 yield (*parts, *tail)
         return
     try:
@@ -229,7 +241,7 @@ def _matches(folder: Path, patterns: Sequence[str], refused: Refused) -> Iterato
         if not fnmatch.fnmatchcase(entry.name, first) or (entry.name.startswith(".") and not first.startswith(".")):
             continue
         if rest and _is_folder(entry):
-            yield from ((entry.name, *tail) for tail in _matches(folder / entry.name, rest, refused))
+            yield from ((entry.name, *tail) for tail in _matches(folder / entry.name, rest, refused, seen))
         elif not rest and not _is_folder(entry):
             yield (entry.name,)
 

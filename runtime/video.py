@@ -17,9 +17,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from algm_trt.runtime.decode import DecodeError, check_file
+from algm_trt.runtime.decode import DecodeError, check_file, check_pixels
 from algm_trt.runtime.engine import Engine
 from algm_trt.runtime.files import renamed_together
+from algm_trt.runtime.limits import DEFAULT_MAX_PIXELS
 from algm_trt.runtime.paths import printable
 from algm_trt.runtime.pipeline import Inferred, Item, Work, run_pipeline
 from algm_trt.runtime.pipeline_options import PipelineOptions
@@ -66,11 +67,15 @@ class VideoReader:
         frames: number of frames by the file's header, which may be wrong; 0 if it does not say.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, max_pixels: int = DEFAULT_MAX_PIXELS):
         """Open a video.
 
+        Args:
+            path: of the file.
+            max_pixels: larger frames are refused.
+
         Raises:
-            DecodeError: not a file, not a video that OpenCV can read, or a path that is not UTF-8.
+            DecodeError: not a file, not a video that OpenCV can read, a path that is not UTF-8, or frames too large.
         """
         check_file(path)
         if not _is_utf8(path):
@@ -84,6 +89,10 @@ class VideoReader:
         width, height = (int(self._capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
         if not self._capture.isOpened() or min(width, height) < 1:
             raise DecodeError("not a video that can be read", path)
+        try:
+            check_pixels(width, height, max_pixels)
+        except DecodeError as error:
+            raise DecodeError(error.cause, path) from error
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.size = (height, width)
         self.fps = fps if np.isfinite(fps) and 0 < fps <= 1000 else _DEFAULT_FPS
@@ -154,6 +163,7 @@ def segment_video(
     name: str,
     kinds: Sequence[str],
     *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
     on_frame: Callable[[], object] = lambda: None,
 ) -> SavedVideo:
     """Segment a video frame by frame.
@@ -169,13 +179,14 @@ def segment_video(
         folder: output folder.
         name: of the outputs.
         kinds: some of KINDS.
+        max_pixels: larger frames are refused.
         on_frame: called after each frame.
 
     Raises:
         DecodeError: the video cannot be read.
         AlgmError: a frame failed, or the outputs cannot be written.
     """
-    with closing(VideoReader(path)) as reader, write_errors(name, folder), renamed_together() as temporary:
+    with closing(VideoReader(path, max_pixels)) as reader, write_errors(name, folder), renamed_together() as temporary:
         drafts = {kind: temporary(folder / video_target(kind, name), folder=kind != "overlay") for kind in kinds}
         still = {kind: draft for kind, draft in drafts.items() if kind != "overlay"}
         for draft in still.values():

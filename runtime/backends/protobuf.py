@@ -17,6 +17,9 @@ FOUR_BYTES: Final = 5
 MOST_BITS: Final = 64
 """Of a number."""
 
+MOST_FIELDS: Final = 2**20
+"""Of a message: far more than models have, and few enough to be kept."""
+
 
 class Field(NamedTuple):
     """A field of a message.
@@ -36,10 +39,12 @@ def fields(message: memoryview) -> Iterator[Field]:
     """The fields of a message of bytes, in order; nothing is copied.
 
     Raises:
-        ValueError: it is no message, or cut off.
+        ValueError: it is no message, cut off, or has as many as MOST_FIELDS.
     """
     at = 0
-    while at < len(message):
+    for _ in range(MOST_FIELDS):
+        if at == len(message):
+            return
         key, begin = varint(message, at)
         number, kind = key >> 3, key & 7
         value: int | memoryview
@@ -58,6 +63,7 @@ def fields(message: memoryview) -> Iterator[Field]:
             raise ValueError("not a message, or cut off")
         yield Field(number, value, message[at:stop])
         at = stop
+    raise ValueError("more fields than a model has")
 
 
 def varint(message: memoryview, at: int) -> tuple[int, int]:

@@ -18,10 +18,11 @@ from algm_trt.runtime.card import ModelCard
 
 _Counts: TypeAlias = NDArray[np.float64]
 
-# As `SegmenterConfig.describe` of the exporter writes it; the MLP is four times as wide as the rest unless it says so.
+# As `SegmenterConfig.describe` of the exporter writes it, and no longer; the MLP is four times as wide as the rest
+# unless it says so.
 _ARCHITECTURE = re.compile(
-    r"(ViT|DeiT distilled) d(?P<width>\d+) h\d+ L(?P<layers>\d+)( ff(?P<hidden>\d+))? /\d+, "
-    r"(?P<decoder>mask_transformer|linear)( x(?P<decoder_layers>\d+))?"
+    r"(ViT|DeiT distilled) d(?P<width>\d{1,5}) h\d+ L(?P<layers>\d{1,4})( ff(?P<hidden>\d{1,6}))? /\d+, "
+    r"(?P<decoder>mask_transformer|linear)( x(?P<decoder_layers>\d{1,4}))?"
 )
 
 

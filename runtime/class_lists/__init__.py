@@ -7,7 +7,6 @@ for two or three classes each; CamVid has the 11 classes of SegNet.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any, Final
 
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.plugins.spec import MAX_CLASSES
+from algm_trt.runtime.json_text import json_value
 
 Colour = tuple[int, int, int]
 
@@ -35,7 +35,8 @@ _LABEL_VALUES: Final = {
     "cityscapes": (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33),
     "coco_stuff": tuple(sorted(set(range(182)) - {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90})),
 }
-_COLOUR_AT_END = re.compile(r"(?P<name>.*?\S)\s*[,\s]\s*(\d+)\s*[,\s]\s*(\d+)\s*[,\s]\s*(\d+)\s*,?")
+_WORD: Final = re.compile(r"[^,\s]+")
+_NUMBER: Final = re.compile(r"\d{1,9}")
 
 
 class ClassListError(AlgmError):
@@ -187,21 +188,24 @@ def _with_colours(
 
 
 def _from_lines(lines: Sequence[str]) -> DatasetClasses:
-    entries: list[tuple[str, Colour | None]] = []
-    for line in map(str.strip, lines):
-        if not line or line.startswith("#"):
-            continue
-        match = _COLOUR_AT_END.fullmatch(line)
-        if match:
-            entries.append((match["name"].rstrip(", \t"), (int(match[2]), int(match[3]), int(match[4]))))
-        else:
-            entries.append((line, None))
+    entries = [_line_entry(line) for line in map(str.strip, lines) if line and not line.startswith("#")]
     return _from_entries(entries, name="", ignore_index=None)
+
+
+def _line_entry(line: str) -> tuple[str, Colour | None]:
+    """Name and colour, which is the last three words where those are numbers: time is linear in the line's length."""
+    numbers = list(_WORD.finditer(line))[-3:]
+    if len(numbers) == 3 and all(_NUMBER.fullmatch(word[0]) for word in numbers):
+        before = line[: numbers[0].start()]
+        if before.strip():
+            red, green, blue = (int(word[0]) for word in numbers)
+            return before.rstrip(", \t"), (red, green, blue)
+    return line, None
 
 
 def _from_json(text: str) -> DatasetClasses:
     try:
-        data = json.loads(text)
+        data = json_value(text)
     except ValueError as error:
         raise ClassListError(f"not valid JSON ({error})") from error
     if isinstance(data, list):

@@ -6,7 +6,6 @@ raises, so that its picture is named and left out, and never averaged in.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +18,7 @@ from PIL import Image
 
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.runtime.evaluation.metrics import IGNORED, MOST_CLASSES
+from algm_trt.runtime.json_text import json_value
 from algm_trt.runtime.paths import printable
 
 Truth = NDArray[np.uint16]
@@ -81,7 +81,7 @@ def read_label_map(path: Path, classes: int, ignored: int) -> LabelCoding:
         UsageError: the file cannot be read or is not such a table.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json_value(path.read_text(encoding="utf-8"))
         given = {int(value): _class_id_or_none(number) for value, number in data.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(f'{path}: not a label map such as {{"1": 0, "2": 1, "3": null}} ({error})') from error
@@ -143,9 +143,9 @@ def _class_id_or_none(value: object) -> int | None:
 
 def _read(path: Path, size: tuple[int, int]) -> NDArray[np.generic]:
     """Pixels of a label file, (H, W) or (H, W, 3)."""
-    if not path.is_file():
-        raise LabelError(f"{printable(path)}: there is no such label file; --label-suffix names another end")
     try:
+        if not path.is_file():
+            raise LabelError(f"{printable(path)}: there is no such label file; --label-suffix names another end")
         with Image.open(path) as picture:
             if (picture.height, picture.width) != size:
                 raise LabelError(
@@ -156,9 +156,14 @@ def _read(path: Path, size: tuple[int, int]) -> NDArray[np.generic]:
                 raise LabelError(f"{printable(path)}: JPEG does not keep class ids; store labels as PNG")
             if picture.mode not in _MODES:
                 raise LabelError(f"{printable(path)}: a picture of mode {picture.mode} holds no class ids")
+            if picture.mode == "RGB" and "RGB;16" in str(picture.tile):  # Pillow keeps the upper 8 of them
+                raise LabelError(f"{printable(path)}: colours of 16 bits; store the ids as grey or palette PNG")
             return np.asarray(picture)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise LabelError(f"{printable(path)}: the label file cannot be read ({error})") from error
+    except LabelError:
+        raise
+    except Exception as error:  # Pillow's readers raise errors of many types on damaged data
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise LabelError(f"{printable(path)}: the label file cannot be read ({reason})") from error
 
 
 def _one_channel(pixels: NDArray[np.generic], path: Path) -> NDArray[np.int64]:

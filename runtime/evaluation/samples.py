@@ -101,10 +101,18 @@ def listed(listing: Path, images: Path, labels: Path, image_suffix: str, label_s
     for name in names:
         stem = Path(name).stem if Path(name).suffix.lower() in PICTURE_SUFFIXES else name
         candidates = [images / f"{stem}{ending}" for ending in endings]
-        pictures = [path for path in candidates if path.is_file()] or candidates[:1]
+        pictures = [path for path in candidates if _is_file(path)] or candidates[:1]
         label = labels / f"{stem}{label_suffix or '.png'}"
         samples.append(Sample(stem, pictures[0], label, problem=_ambiguous(pictures)))
     return samples
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file; no where a name is too long for one."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _by_name(folder: Path, suffix: str, suffixes: Sequence[str]) -> dict[str, list[Path]]:

@@ -6,7 +6,6 @@ else is wrong with a picture is found when it is read, see `samples`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from algm_trt.runtime.evaluation.label_files import (
     read_truth,
 )
 from algm_trt.runtime.evaluation.samples import Sample, first_file, first_folder, first_with, listed, paired
+from algm_trt.runtime.json_text import json_value
 from algm_trt.runtime.paths import printable
 from algm_trt.runtime.sources import walk
 
@@ -221,9 +221,9 @@ def _coco_panoptic(root: Path, card: ModelCard, places: Places) -> EvaluationSet
     )
     images = places.images or first_folder(root / split, root / "images" / split)
     try:
-        data = json.loads(annotations.read_text(encoding="utf-8"))
+        data = json_value(annotations.read_text(encoding="utf-8"))
         names, samples = _panoptic_samples(data, images, annotations.with_suffix(""))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise UsageError(f"{printable(annotations)}: not the JSON of COCO panoptic annotations ({reason})") from error
     split = "" if places.labels else split

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -364,6 +365,42 @@ class TestDamagedFiles:
         assert "no weights found" in message
         assert message.endswith(f"as upstream writes, found {found}")
 
+    @pytest.mark.filterwarnings("ignore:torch.quantize:UserWarning")
+    def test_weights_of_another_kind_are_named(self, tmp_path: Path) -> None:
+        state, key = state_of(MASKS), "encoder.blocks.0.mlp.fc1.weight"
+        weights = state[key]
+        scale, zeros = torch.ones(len(weights)), torch.zeros(len(weights), dtype=torch.int64)
+        others = [
+            weights.to_sparse(),
+            weights.to(torch.complex64),
+            weights.to(torch.int8),
+            weights.to("meta"),
+            torch.quantize_per_channel(weights, scale, zeros, 0, torch.qint8),
+        ]
+        for other in others:
+            message = failure(write(tmp_path, {"model": state | {key: other}}))
+            assert f"not dense floating-point numbers, quantised or sparse ones for instance: {key};" in message
+
+    def test_an_archive_that_unpacks_to_more_than_it_holds(self, tmp_path: Path) -> None:
+        path = write(tmp_path, {"model": state_of(MASKS) | {"encoder.head.weight": torch.zeros(10**6)}})
+        packed = path / "checkpoint.pth"
+        with zipfile.ZipFile(packed) as archive:
+            entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in entries.items():
+                archive.writestr(name, content)
+        assert "a compressed archive; save the weights once more with torch.save" in failure(path)
+
+    @pytest.mark.parametrize("index", ["99999999", "9" * 5000], ids=len)
+    @pytest.mark.parametrize("part", ["encoder", "decoder"])
+    def test_a_layer_number_without_the_layers_before_it(self, tmp_path: Path, part: str, index: str) -> None:
+        message = failure(write(tmp_path, {"model": state_of(MASKS) | {f"{part}.blocks.{index}.x": torch.zeros(1)}}))
+        assert "missing keys" in message
+
+    def test_weights_for_a_picture_without_a_patch(self, tmp_path: Path) -> None:
+        message = failure(write(tmp_path, {"model": state_of(MASKS) | {"encoder.pos_embed": torch.zeros(1, 1, 64)}}))
+        assert "the image size (0, 0) does not lie in 1..65536 pixels" in message
+
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
     def test_weights_that_are_not_finite(self, tmp_path: Path, value: float, dtype: torch.dtype) -> None:
@@ -460,7 +497,15 @@ class TestWrongVariant:
             "other: {}",
             "\x00\x01",
             "!!python/tuple 3",
+            "a: 2001-13-01",
+            "a: !!int ''",
+            "a: !!bool x",
+            "a: " + "1" * 5000,
+            "[" * 10_000,
+            "a: &a [1]\nb: &b [*a, *a]\nc: [*b, *b]",
+            "a: &a {b: 1}\nc: &c {<<: *a, d: {}}\ne: {<<: *c}",
         ],
+        ids=lambda text: text[:12],
     )
     def test_a_damaged_variant_yml_is_named(self, tmp_path: Path, text: str) -> None:
         assert "variant.yml" in failure(write(tmp_path, MASKS, text))
@@ -487,6 +532,7 @@ class TestWrongVariant:
             ("net_kwargs", "n_cls", [], "n_cls is [], expected a whole number"),
             ("net_kwargs", "patch_size", [16, 16], "patch_size is [16, 16], expected a whole number"),
             ("net_kwargs", "n_heads", float("inf"), "n_heads is inf, expected a whole number"),
+            ("net_kwargs", "backbone", ["a"], "backbone is ['a'], expected a text"),
             ("net_kwargs", "decoder", "linear", "decoder is 'linear', expected a section"),
             ("net_kwargs", "decoder", "mask_transformer", "decoder is 'mask_transformer', expected a section"),
             ("dataset_kwargs", "crop_size", "128", "crop_size is '128', expected one or two whole numbers from 1 on"),
@@ -510,6 +556,12 @@ class TestWrongVariant:
             ("net_kwargs", "n_layers", 0, "n_layers"),
             ("net_kwargs", "image_size", [30, 32], "patch size"),
             ("net_kwargs", "normalization", "other", "other"),
+            ("net_kwargs", "n_layers", 10**9, "at most 1024"),
+            ("net_kwargs", "d_model", 10**9, "at most 65536"),
+            ("net_kwargs", "n_cls", 10**30, "at most 65535"),
+            ("net_kwargs", "image_size", 8 * 10**6, "does not lie in 1..65536 pixels"),
+            ("decoder", "n_layers", 10**9, "at most 1024 layers"),
+            ("decoder", "n_layers", -1, "at most 1024 layers"),
         ],
     )
     def test_architectures_that_cannot_be(self, tmp_path: Path, part: str, key: str, value: Any, word: str) -> None:

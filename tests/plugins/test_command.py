@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from algm_trt.plugins.arguments import positive_int
+from algm_trt.plugins.arguments import command_parser, positive_int
 from algm_trt.plugins.command import READER_GONE, run_command
 from algm_trt.plugins.errors import AlgmError, UsageError
 from algm_trt.plugins.stopping import Terminated
@@ -69,6 +69,16 @@ def test_what_does_not_count_is_told_in_words(text: str, said: str, capsys: pyte
     with pytest.raises(SystemExit):
         parser.parse_args(["--limit", text])
     assert capsys.readouterr().err.endswith(f"algm-some: error: argument --limit: must be {said}\n")
+
+
+def test_two_dashes_are_no_value_of_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = command_parser("algm-some", "", "")
+    parser.add_argument("inputs", nargs="*", default="none")
+    parser.add_argument("--batch-size", type=positive_int)
+    assert parser.parse_args(["--batch-size", "2", "--", "--batch-size=--"]).inputs == ["--batch-size=--"]
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--batch-size=--"])
+    assert capsys.readouterr().err.splitlines()[-1].startswith("algm-some: error: argument --batch-size: ")
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

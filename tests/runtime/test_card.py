@@ -75,6 +75,8 @@ def test_a_merging_window_holds_two_tokens(window: tuple[int, int]) -> None:
     [
         ({"classes": (), "palette": ()}, "0 classes with 0 colours"),
         ({"classes": ("wall",)}, "1 classes with 2 colours"),
+        ({"palette": ((1, 2, 3), (253, 254, 256))}, r"colours must lie in 0\.\.255"),
+        ({"palette": ((1, 2, 3), (253, -1, 255))}, r"colours must lie in 0\.\.255"),
         ({"size": (0, 48)}, "must be positive"),
         ({"size": (33, 0)}, "must be positive"),
         ({"patch_size": 0}, "must be positive"),
@@ -103,6 +105,15 @@ def test_the_smallest_card() -> None:
         {"patch_size": "16"},
         {"merge": {"layers": [1]}},
         {"merge": [1, 2]},
+        {"size": [32, 1e999]},
+        {"patch_size": float("nan")},
+        {"stride": 10**30},
+        {"classes": ["wall", 2]},
+        {"mean": [1.5, 2.5]},
+        {"std": [4.5, 5.5, None]},
+        {"architecture": 5},
+        {"precision": None},
+        {"merge": False},
         {"a field of tomorrow": 1},
     ],
     ids=str,
@@ -118,7 +129,7 @@ def test_model_without_a_card_is_named() -> None:
         ModelCard.from_metadata(Path("model.onnx"), None)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", "1", "{", "{}", '"card"'])
+@pytest.mark.parametrize("text", ["", "[]", "null", "1", "{", "{}", '"card"', "[" * 100_000], ids=lambda text: text[:6])
 def test_text_that_is_no_card(text: str) -> None:
     with pytest.raises(ModelCardError, match="cannot be read"):
         ModelCard.from_json(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -205,6 +206,35 @@ def test_json_with_colours(tmp_path: Path, data: object) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "name", "colour"),
+    [
+        ("a 1 2 3", "a", (1, 2, 3)),
+        ("a , 1 , 2 , 3 ,", "a", (1, 2, 3)),
+        ("traffic  light,1,2,3", "traffic  light", (1, 2, 3)),
+        ("7,1,2,3", "7", (1, 2, 3)),
+        ("1,2,3", "1,2,3", None),
+        ("a1,2,3", "a1,2,3", None),
+        ("a,1,2,3.5", "a,1,2,3.5", None),
+        ("a,2,3," + "1" * 5000, "a,2,3," + "1" * 5000, None),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_lines_with_and_without_a_colour(
+    tmp_path: Path, line: str, name: str, colour: tuple[int, int, int] | None
+) -> None:
+    classes = read_class_file(write(tmp_path, f"{line}\n", "c.txt"))
+    assert classes.classes == (name,)
+    assert classes.palette == (colour or (0, 0, 0),)
+
+
+def test_a_long_line_is_read_in_no_time(tmp_path: Path) -> None:
+    space = " " * 100_000
+    start = time.perf_counter()
+    read_class_file(write(tmp_path, f"a{space}1{space}2{space}b\n", "c.txt"))
+    assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize(
     ("name", "text", "words"),
     [
         ("c.txt", "", "no class"),
@@ -212,6 +242,7 @@ def test_json_with_colours(tmp_path: Path, data: object) -> None:
         ("c.txt", "a,1,2,3\nb\n", r"class 1 \(b\) has no colour"),
         ("c.txt", "a,1,2,300\n", r"class 0 \(a\).*300"),
         ("c.json", "{", "not valid JSON"),
+        ("c.json", "[" * 100_000, "not valid JSON"),
         ("c.json", "[]", "no class"),
         ("c.json", '"a"', "expected a list"),
         ("c.json", '{"names": ["a"]}', "expected a list"),

@@ -361,6 +361,25 @@ def test_bombs_are_refused_by_their_header(tmp_path: Path, size: tuple[int, int]
     assert DEFAULT_MAX_PIXELS == 100_000_000
 
 
+def tiled_tiff(side: int) -> bytes:
+    """A grey TIFF of 16 x 16 pixels that show a corner of one tile, which is all zero."""
+    pixels = zlib.compress(bytes(side * side), 9)
+    tags = [(256, 16), (257, 16), (258, 8), (259, 8), (262, 1), (277, 1), (322, side), (323, side), (324, 0), (325, 0)]
+    values = dict(tags) | {324: 8 + 2 + 12 * len(tags) + 4, 325: len(pixels)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items())
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + pixels
+
+
+def test_a_tile_of_which_little_shows_counts_whole() -> None:
+    assert decode_image(tiled_tiff(64), max_pixels=64 * 64).shape == (16, 16, 3)
+    with pytest.raises(DecodeError, match="too large: 64 x 64 = 4,096 pixels, the limit is 4,095"):
+        decode_image(tiled_tiff(64), max_pixels=64 * 64 - 1)
+    assert picture_size(tiled_tiff(64), max_pixels=64 * 64 - 1) is None
+    width, text = struct.pack("<HHII", 322, 4, 1, 64), struct.pack("<HHI4s", 322, 2, 2, b"A")
+    with pytest.raises(DecodeError, match="tiles of A x 64"):
+        decode_image(tiled_tiff(64).replace(width, text))
+
+
 def test_limit_is_inclusive_and_of_this_call(tmp_path: Path) -> None:
     path = saved(tmp_path, Image.fromarray(scene()), "a.png")
     assert decode_image(path, max_pixels=37 * 53).shape == (37, 53, 3)
@@ -404,6 +423,18 @@ def test_no_warning_reaches_the_screen(tmp_path: Path, capfd: pytest.CaptureFixt
             assert "\n" not in str(error)  # noqa: PT017 - either way is fine, silence is what counts
     assert seen == []
     assert capfd.readouterr().err == ""
+
+
+def test_nor_does_that_of_a_size_for_which_there_is_a_limit_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 37 * 53 - 1)
+    buffer = io.BytesIO()
+    Image.fromarray(scene()).save(buffer, "GIF")
+    content = bytearray(buffer.getvalue())
+    content[6:10] = struct.pack("<HH", 1, 1)  # the frame is larger than the screen
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert decode_image(bytes(content)).shape == (37, 53, 3)
+    assert seen == []
 
 
 def test_nor_does_that_of_a_picture_in_memory() -> None:

@@ -123,7 +123,7 @@ def test_file_that_is_no_record_is_named(tmp_path: Path) -> None:
         read_record(tmp_path / "model.plan")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "nonsense", '{"card": {}}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", "nonsense", '{"card": {}}', "[" * 100_000], ids=lambda text: text[:6])
 def test_what_is_no_record_is_refused(text: str) -> None:
     with pytest.raises((EngineRecordError, Exception), match=r"again") as caught:
         EngineRecord.from_json(text)
@@ -146,6 +146,12 @@ def test_record_of_another_format_is_refused(record: EngineRecord) -> None:
         {"compute_capabilities": [8.9]},
         {"plugins": {}},
         {"plugins": 0},
+        {"plugins": {"version": 1, "interface": 1, "sha256": "", "embedded": True, "layers": 1}},
+        {"profiles": [[1, 2, float("inf")]]},
+        {"profiles": [[1, 2]]},
+        {"flavour": ["rtx"]},
+        {"gpu": None},
+        {"plan_bytes": "7"},
         {"options": []},
     ],
 )

@@ -310,3 +310,43 @@ def test_totals_count_the_frames_of_videos_alone(tmp_path: Path, sources: list[S
 
 def test_a_line_without_windows_adds_nothing() -> None:
     assert Record("a.jpg", "a", "ok", "run1").tally() == Tally()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": ["a"]},
+        {"path": 5},
+        {"tokens": [5.0, 4.0]},
+        {"tokens": ["5", 4, 3]},
+        {"windows": "many"},
+        {"windows": 10**400},
+        {"class_pixels": [1]},
+        {"class_pixels": {"1": None}},
+        {"frames": "2"},
+        {"files": [{"path": "labels/a\0.png", "bytes": 11}]},
+    ],
+    ids=str,
+)
+def test_resume_does_again_what_a_line_of_another_kind_is_about(
+    tmp_path: Path, sources: list[Source], change: dict[str, object]
+) -> None:
+    write_run(tmp_path, sources)
+    path = tmp_path / "results.jsonl"
+    first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps(json.loads(first) | change), *others, ""]))
+    assert resumed(tmp_path, sources) == {"b", "c"}
+
+
+def test_resume_reads_no_more_of_a_line_than_a_line_can_have(
+    tmp_path: Path, sources: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifest_module, "_LONGEST_LINE", 2**12)
+    write_run(tmp_path, sources)
+    path = tmp_path / "results.jsonl"
+    path.write_text("[" * 2**14 + "\n" + path.read_text())
+    lengths = []
+    read = Record.from_json
+    monkeypatch.setattr(Record, "from_json", lambda line: lengths.append(len(line)) or read(line))
+    assert resumed(tmp_path, sources) == {"a", "b", "c"}
+    assert max(lengths) == 2**12

@@ -20,6 +20,7 @@ def test_printable_escapes_what_a_terminal_cannot_show() -> None:
     assert printable("pics/été 1.jpg") == "pics/été 1.jpg"
     assert printable(os.fsdecode(b"caf\xe9")) == r"caf\xe9"
     assert printable(Path("a\nb\x1b")) == r"a\nb\x1b"
+    assert printable("a\ud800b") == r"a\ud800b", "no file has such a name, but JSON can name it"
 
 
 def test_where_links_lead(tmp_path: Path) -> None:

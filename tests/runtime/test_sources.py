@@ -6,6 +6,7 @@ import itertools
 import os
 import random
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,6 +111,13 @@ def test_patterns_match_part_by_part(touch: Touch, pattern: str, expected: list[
         assert names(root / pattern) == expected
 
 
+def test_many_stars_find_a_file_once_and_in_no_time(touch: Touch) -> None:
+    root = touch("/".join(["a"] * 24 + ["x.jpg"]))
+    start = time.perf_counter()
+    assert names(root / "/".join(["**", "a"] * 7) / "**" / "*.jpg") == ["/".join(["a"] * 24 + ["x"])]
+    assert time.perf_counter() - start < 5
+
+
 def test_a_file_that_looks_like_a_pattern_is_a_file(touch: Touch) -> None:
     root = touch("a[1].jpg", "a1.jpg")
     assert names(root / "a[1].jpg") == ["a[1]"]
@@ -191,6 +199,7 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
         ("none/*.jpg", "matches this pattern"),
         ("empty.lst", "the list names no file"),
         ("utf16.lst", "utf16.lst: not a list in UTF-8"),
+        ("long.lst", "long.lst: not a list: a line of 16385 bytes is no path"),
         ("a\0b", "no such file"),
         ("x" * 300, "too long"),
     ],
@@ -198,6 +207,7 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
 def test_inputs_that_name_nothing(touch: Touch, monkeypatch: pytest.MonkeyPatch, text: str, words: str) -> None:
     root = touch("empty/readme.md", "empty/sub/a.jpg", "none/readme.md", "empty.lst", "good.jpg")
     (root / "empty.lst").write_text("# nothing\n")
+    (root / "long.lst").write_text("sub/a.jpg\n" + "a/" * 8190 + "a.jpg\n")
     (root / "utf16.lst").write_text("sub/a.jpg\r\n", encoding="utf-16")
     monkeypatch.chdir(root)
     with pytest.raises(UsageError, match=words) as caught:

@@ -263,6 +263,18 @@ def test_frames_are_read_as_they_are_needed(tmp_path: Path, monkeypatch: pytest.
     assert max(ahead) <= 10
 
 
+def test_the_limit_of_pixels_holds_for_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engine_module, "open_engine", lambda path, options: FakeEngine())
+    (tmp_path / "model.onnx").write_bytes(b"a model")
+    path = write_video(tmp_path / "clip.mp4")
+    arguments = [str(path), "--engine", str(tmp_path / "model.onnx"), "-o", str(tmp_path / "out"), "-q"]
+    assert main([*arguments, "--max-pixels", str(64 * 48 - 1)]) == 5
+    assert "clip.mp4: too large: 64 x 48 = 3,072 pixels, the limit is 3,071" in capfd.readouterr().err
+    assert main([*arguments, "--max-pixels", str(64 * 48)]) == 0
+
+
 @pytest.mark.parametrize("size", [(47, 63), (17, 16), (2, 2)])
 def test_odd_sizes_lose_a_row_or_column_of_the_overlay(tmp_path: Path, size: tuple[int, int]) -> None:
     path = tmp_path / "clip.avi"

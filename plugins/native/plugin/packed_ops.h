@@ -43,7 +43,7 @@ struct PackedAttention : OpDefaults<PackedAttention> {
   static constexpr auto kWORKSPACE = &algm_packed_attention_workspace;
 
   static Params params(Attributes const& a, int32_t dtype, Dims const* in) noexcept {
-    return {dtype, narrow(in[1].d[0] - 1), narrow(in[0].d[0]), narrow(in[0].d[1] / 3), a.heads, a.maxTokens};
+    return {dtype, narrow(imagesOf(in[1])), narrow(in[0].d[0]), narrow(in[0].d[1] / 3), a.heads, a.maxTokens};
   }
 
   static AlgmStatus launch(Params const& params, void const* const* inputs, void* const* outputs, void* workspace,
@@ -80,7 +80,7 @@ struct AppendTokens : OpDefaults<AppendTokens> {
   static constexpr auto kWORKSPACE = &algm_append_tokens_workspace;
 
   static Params params(Attributes const& a, int32_t dtype, Dims const* in) noexcept {
-    return {dtype, narrow(in[1].d[0] - 1), narrow(in[0].d[0]), narrow(in[0].d[1]), narrow(in[2].d[0]), a.drop};
+    return {dtype, narrow(imagesOf(in[1])), narrow(in[0].d[0]), narrow(in[0].d[1]), narrow(in[2].d[0]), a.drop};
   }
 
   static AlgmStatus launch(Params const& params, void const* const* inputs, void* const* outputs, void* workspace,

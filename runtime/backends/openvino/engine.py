@@ -7,7 +7,9 @@ import hashlib
 import inspect
 import io
 import os
+import struct
 import threading
+import zlib
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -37,7 +39,11 @@ if TYPE_CHECKING:
 
 PRECISIONS: Final = ("fp32", "bf16")
 OLDEST_VERSION: Final = (2026, 0)
-LENGTH_BYTES: Final = 8
+_HEAD: Final = struct.Struct("<QQI")
+"""Of a compiled model in the cache: bytes of the card and of what follows it, and the checksum of both.
+
+OpenVINO checks little: a file with a damaged byte opened well and gave other scores.
+"""
 CACHED_MODELS: Final = 4
 """Compiled models that are kept: 50 to 110 MB each for a ViT-S."""
 KEPT_KERNELS: Final = 256
@@ -253,11 +259,13 @@ def _load(
     """A compiled model of the cache with its card; None if it is not there or damaged."""
     try:
         with cached.open("rb") as file:
-            card_bytes, blob_bytes = (int.from_bytes(file.read(LENGTH_BYTES), "little") for _ in range(2))
-            if cached.stat().st_size != 2 * LENGTH_BYTES + card_bytes + blob_bytes:
+            card_bytes, blob_bytes, checksum = _HEAD.unpack(file.read(_HEAD.size))
+            if cached.stat().st_size != _HEAD.size + card_bytes + blob_bytes:
                 return None
             card, blob = file.read(card_bytes), file.read()
-    except OSError:
+    except (OSError, struct.error):
+        return None
+    if zlib.crc32(blob, zlib.crc32(card)) != checksum:
         return None
     with contextlib.suppress(OSError):  # another user's, or a disk that is only read
         cached.touch()
@@ -278,10 +286,10 @@ def _store(compiled: openvino.CompiledModel, card: ModelCard, cached: Path) -> N
     blob = io.BytesIO()
     compiled.export_model(blob)
     with renamed_together() as temporary, temporary(cached, nameless=True).open("wb") as file:
-        for part in (text, blob.getbuffer()):
-            file.write(len(part).to_bytes(LENGTH_BYTES, "little"))
+        content = blob.getbuffer()
+        file.write(_HEAD.pack(len(text), len(content), zlib.crc32(content, zlib.crc32(text))))
         file.write(text)
-        file.write(blob.getbuffer())
+        file.write(content)
     by_age = sorted(cached.parent.glob("*.blob"), key=lambda file: file.stat().st_mtime, reverse=True)
     for old in by_age[CACHED_MODELS:]:
         old.unlink(missing_ok=True)

@@ -471,6 +471,19 @@ class TestCache:
         assert len((cache / name).read_bytes()) == len(whole)
         engine.run(unlike_pictures(engine.card.size))
 
+    @pytest.mark.parametrize("place", [0.0, 0.01, 0.5, 0.9])
+    def test_a_file_with_one_other_byte_is_made_again(
+        self, network: Callable[..., Path], cache: Path, place: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        OpenVinoEngine(network("one window"))
+        (name,) = blobs(cache)
+        whole = (cache / name).read_bytes()
+        at = int(len(whole) * place)
+        (cache / name).write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        calls = compilations(monkeypatch)
+        OpenVinoEngine(network("one window"))
+        assert calls == ["compiled"]
+
     def test_a_cache_that_cannot_be_written_is_no_error(
         self, network: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from algm_trt.runtime.backends.protobuf import (
     EIGHT_BYTES,
     FOUR_BYTES,
+    MOST_FIELDS,
     PREFIXED,
     VARINT,
     as_message,
@@ -86,6 +87,14 @@ def test_numbers_go_there_and_back(number: int) -> None:
 def test_what_is_no_message_is_an_error(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"number|message|wire type"):
         list(fields(memoryview(content)))
+
+
+def test_a_message_of_too_many_fields_is_an_error() -> None:
+    """They are kept as objects, a hundred times as large."""
+    with pytest.raises(ValueError, match="more fields than a model has"):
+        for _ in fields(memoryview(b"\x08\x01" * MOST_FIELDS)):
+            pass
+    assert sum(1 for _ in fields(memoryview(b"\x08\x01" * 1000))) == 1000
 
 
 def test_values_of_another_kind_are_errors() -> None:

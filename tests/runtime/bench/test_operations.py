@@ -102,7 +102,9 @@ def test_dense_figures_of_the_paper(width: int, published: float) -> None:
 
 
 def test_a_card_that_does_not_say_what_the_model_is() -> None:
-    assert operations_of(make_card(), np.array([[17, 9, 5]], np.int32)) is None
+    endless = "ViT d64 h1 L99999999999 /8, mask_transformer x1"
+    for card in (make_card(), replace(make_card(), architecture=endless)):
+        assert operations_of(card, np.array([[17, 9, 5]], np.int32)) is None
 
 
 def test_how_operations_are_written() -> None:

@@ -131,7 +131,8 @@ def test_coco_panoptic(tmp_path: Path) -> None:
     assert truths(open_set("coco_panoptic", tmp_path, CARD, by_name)) == truths(data)
     with pytest.raises(UsageError, match="leave out --ignore"):
         open_set("coco_panoptic", tmp_path, CARD, Places(ignore=0))
-    for change in ({"categories": 5}, {"images": []}, {"categories": []}):
+    endless = [{"id": float("inf"), "name": "rug"}]
+    for change in ({"categories": 5}, {"images": []}, {"categories": []}, {"categories": endless}):
         panoptic(tmp_path, change)
         with pytest.raises(UsageError, match="not the JSON of COCO panoptic"):
             open_set("coco_panoptic", tmp_path, CARD)
@@ -146,6 +147,8 @@ def test_camvid_with_and_without_list_and_as_segnet_has_it(tmp_path: Path) -> No
     data = open_set("camvid", tmp_path, CARD)
     assert truths(data) == {"b": [0, 10, IGNORED, 3]}
     assert data.short_side is None
+    (tmp_path / "test.txt").write_text(f"b\n{'c' * 300}\n")  # no file can have such a name
+    assert [len(sample.name) for sample in open_set("camvid", tmp_path, CARD).samples] == [1, 300]
 
     put(tmp_path / "segnet" / "val" / "c.png")
     put(tmp_path / "segnet" / "valannot" / "c.png", 11)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,8 @@ def test_file_that_cannot_serve(tmp_path: Path) -> None:
     coding = plain_coding(3)
     with pytest.raises(LabelError, match="there is no such label file; --label-suffix"):
         read_truth(tmp_path / "missing.png", coding, SIZE)
+    with pytest.raises(LabelError, match="File name too long"):
+        read_truth(tmp_path / f"{'a' * 300}.png", coding, SIZE)
     with pytest.raises(LabelError, match="3x2 pixels, but the picture has 2x3"):
         read_truth(saved(tmp_path, IDS), coding, (3, 2))
     with pytest.raises(LabelError, match="colours, not class ids"):
@@ -111,9 +115,28 @@ def test_file_that_cannot_serve(tmp_path: Path) -> None:
     broken.write_bytes(saved(tmp_path, IDS).read_bytes()[:50])
     with pytest.raises(LabelError, match="cannot be read"):
         read_truth(broken, coding, SIZE)
+    broken.write_bytes(with_chunk(saved(tmp_path, IDS).read_bytes(), b"iCCP", b"x"))  # Pillow: IndexError
+    with pytest.raises(LabelError, match="cannot be read"):
+        read_truth(broken, coding, SIZE)
+    broken.write_bytes(rgb_of_16_bits())
+    with pytest.raises(LabelError, match="colours of 16 bits"):
+        read_truth(broken, plain_coding(300), (1, 1))
     broken.write_bytes(b"")
     with pytest.raises(LabelError, match="cannot be read"):
         read_truth(broken, coding, SIZE)
+
+
+def with_chunk(png: bytes, kind: bytes, content: bytes) -> bytes:
+    """A PNG with one more chunk in front of its end."""
+    chunk = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return png[:-12] + chunk + png[-12:]
+
+
+def rgb_of_16_bits() -> bytes:
+    """A PNG of one pixel whose three channels are 258, of which Pillow would keep 1."""
+    head = with_chunk(b"\x89PNG\r\n\x1a\n" + bytes(12), b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0))
+    body = with_chunk(head, b"IDAT", zlib.compress(bytes([0, *[1, 2] * 3])))
+    return with_chunk(body, b"IEND", b"")[:-12]
 
 
 @pytest.mark.parametrize("classes", [1, MOST_CLASSES])
@@ -129,7 +152,7 @@ def test_coding_that_makes_no_sense(tmp_path: Path) -> None:
     for classes in (0, MOST_CLASSES + 1):
         with pytest.raises(UsageError, match=f"{classes} classes"):
             LabelCoding(classes, {})
-    for text in ("[1]", "{", '{"a": 1}', '{"1": "x"}', '{"1": 1.7}', '{"1": true}', '{"1": Infinity}'):
+    for text in ("[1]", "{", '{"a": 1}', '{"1": "x"}', '{"1": 1.7}', '{"1": true}', '{"1": Infinity}', "[" * 100_000):
         table = tmp_path / "map.json"
         table.write_text(text)
         with pytest.raises(UsageError, match="not a label map"):
