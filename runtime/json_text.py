@@ -69,7 +69,7 @@ def _of_type(value: Any, kind: Any, name: str) -> Any:
     raise ValueError(f"{name} cannot be {json.dumps(value)[:40]}")
 
 
-def _of_dataclass(data: Mapping[str, Any], kind: type[Any]) -> Any:
+def _of_dataclass(data: Mapping[str, Any], kind: Any) -> Any:
     types_of_fields, needed = _fields(kind)
     if wrong := needed - data.keys() or data.keys() - types_of_fields.keys():
         raise ValueError(f"{'without' if wrong <= needed else 'unknown:'} {', '.join(sorted(wrong))}")
