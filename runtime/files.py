@@ -8,6 +8,8 @@ import hashlib
 import os
 import secrets
 import shutil
+import struct
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,6 +18,8 @@ from typing import Final, Protocol
 
 _DESCRIPTORS: Final = "/proc/self/fd/"
 _OPEN_FILES: Final = ("/dev/stdout", "/dev/stderr", "/dev/fd/", _DESCRIPTORS)
+_LOCKED_BYTE: Final = 2**62
+_PATIENCE_SECONDS: Final = 2.0
 
 
 class Temporary(Protocol):
@@ -72,7 +76,7 @@ def renamed_together() -> Iterator[Temporary]:
                     _name(opened, draft)
                 if draft.is_dir() and path.is_dir():
                     shutil.rmtree(path)
-                draft.replace(path)
+                replace_patiently(draft, path)
                 del pending[0]  # the name may be another's from here on
         finally:
             for draft, _ in pending:
@@ -128,13 +132,55 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def replace_patiently(draft: Path, path: Path) -> None:
+    """Rename a file; on SMB shares, which refuse while somebody has the old one open, readers get a moment to close it.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    patience = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            draft.replace(path)
+            return
+        except OSError as error:
+            if error.errno != errno.EACCES or time.monotonic() > patience:
+                raise
+        time.sleep(_PATIENCE_SECONDS / 100)
+
+
+def lock_alone(descriptor: int) -> bool:
+    """Keep everybody else out who asks here, threads too, until the descriptor is closed; False if somebody is in.
+
+    A byte far behind the content is locked: on SMB shares nobody can read or write what is locked, not even the owner
+    through another descriptor. Where the file system has no locks, all get in.
+    """
+    region = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, _LOCKED_BYTE, 1, 0)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, region)
+    except (BlockingIOError, PermissionError):  # the latter where another machine has it
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def leads_to(path: Path, descriptor: int) -> bool:
+    """Whether a path is that of an open file: its owner may just have renamed it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def draft_of(path: Path, number: int = 0) -> Path:
-    """A short temporary name that depends on the final one alone, and on how many others are in use.
+    """A short temporary name that depends on the final one, on the machine, and on how many others are in use.
 
     A run that was killed leaves its draft behind; the run that writes the same file again takes the same name, so that
-    nothing piles up. The suffix stays because some writers choose the format by it.
+    nothing piles up. Machines do not meet in a draft: what one of them knows of a share is seconds old, and not all
+    shares pass on locks. The suffix stays because some writers choose the format by it.
     """
-    digest = hashlib.sha1(os.fsencode(path.name), usedforsecurity=False).hexdigest()
+    digest = hashlib.sha1(os.fsencode(f"{os.uname().nodename}/{path.name}"), usedforsecurity=False).hexdigest()
     return path.with_name(f".{digest[:16]}{f'.{number}' if number else ''}.part{path.suffix}")
 
 
@@ -143,31 +189,12 @@ def _own_draft(path: Path) -> tuple[Path, int]:
     number = 0
     while True:
         draft = draft_of(path, number)
-        lock = _open_draft(draft)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(lock), draft.lstat()):
-                if _keeps_from_writing(draft):
-                    fcntl.flock(lock, fcntl.LOCK_UN)
-                return draft, lock
-        except BlockingIOError:
+        descriptor = _open_draft(draft)
+        if not lock_alone(descriptor):
             number += 1
-        except FileNotFoundError:
-            pass  # it was another's, who has just given it its final name
-        except OSError:
-            return draft, lock  # a file system without locks
-        os.close(lock)
-
-
-def _keeps_from_writing(draft: Path) -> bool:
-    """Whether our own lock keeps us from writing through another descriptor, as on SMB shares (mandatory locks)."""
-    try:
-        with draft.open("wb", buffering=0) as other:
-            other.write(b"\0")
-            other.truncate(0)
-    except PermissionError:
-        return True
-    return False
+        elif leads_to(draft, descriptor):
+            return draft, descriptor
+        os.close(descriptor)
 
 
 def _open_draft(draft: Path) -> int:

@@ -7,7 +7,6 @@ lock on its results file: two runs that write the same one would undo each other
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from algm_trt.plugins.errors import AlgmError
-from algm_trt.runtime.files import draft_of, renamed_together
+from algm_trt.runtime.files import leads_to, lock_alone, renamed_together, replace_patiently
 from algm_trt.runtime.paths import printable
 from algm_trt.runtime.records import Record, Totals, input_state
 from algm_trt.runtime.sources import Source
@@ -116,7 +115,7 @@ class Manifest:
         it is renamed: of two runs that begin at the same time, one sees the other.
         """
         given = {str(source.path) for source in sources.values()}
-        draft = draft_of(self.path)
+        draft = self.path.with_name(f".{self.path.name}.part")
         file = _open_locked(draft, self.path)
         try:
             if self.path.exists():
@@ -134,7 +133,7 @@ class Manifest:
                 else:
                     self.others += 1
             self._remove_summary()  # of an earlier run: this one may be killed before its own
-            draft.replace(self.path)
+            replace_patiently(draft, self.path)
         except BaseException:
             draft.unlink(missing_ok=True)
             file.close()
@@ -195,14 +194,8 @@ def _open_locked(path: Path, results: Path) -> FileIO:
         OSError: it cannot be opened.
     """
     file = FileIO(path, "a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            return file
-    except (BlockingIOError, FileNotFoundError):
-        pass  # a run that has it, or had it and gave it its final name
-    except OSError:
-        return file  # a file system without locks
+    if lock_alone(file.fileno()) and leads_to(path, file.fileno()):
+        return file
     file.close()
     raise AlgmError(
         f"another run is writing {printable(results)}: wait for it, or give each run its own --output or --shard"

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.fake_engine import FakeEngine, color_picture
+from helpers.shares import refuse_locks_as_smb_does
 
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime import manifest as manifest_module
-from algm_trt.runtime.files import draft_of
 from algm_trt.runtime.manifest import Manifest, part_suffix
 from algm_trt.runtime.records import Record, Tally, Totals, input_state
 from algm_trt.runtime.segmenter import Segmenter
@@ -165,7 +165,7 @@ def test_resume_keeps_one_line_per_input(tmp_path: Path, sources: list[Source]) 
 def test_what_a_run_killed_at_its_beginning_left_does_not_count(tmp_path: Path, sources: list[Source]) -> None:
     write_run(tmp_path, sources)
     path = tmp_path / "results.jsonl"
-    path.rename(draft_of(path))
+    path.rename(tmp_path / ".results.jsonl.part")
     assert resumed(tmp_path, sources) == set()
     assert path.read_text() == ""
 
@@ -219,6 +219,14 @@ def test_two_runs_cannot_write_the_same_file(tmp_path: Path, sources: list[Sourc
         manifest.append(make_record(tmp_path, sources[1]))
     assert names_in(tmp_path / "results.jsonl") == ["a", "b"]
     assert sorted(path.name for path in tmp_path.glob(".*")) == []
+
+
+def test_a_run_of_another_machine_on_an_smb_share_is_seen(
+    tmp_path: Path, sources: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_locks_as_smb_does(monkeypatch)
+    with Manifest(tmp_path, sources, "run1", resume=False), pytest.raises(AlgmError, match="another run is writing"):
+        Manifest(tmp_path, sources, "run1", resume=False)
 
 
 def test_of_two_runs_that_begin_at_once_one_is_refused(
