@@ -176,9 +176,9 @@ def leads_to(path: Path, descriptor: int) -> bool:
 def draft_of(path: Path, number: int = 0) -> Path:
     """A short temporary name that depends on the final one, on the machine, and on how many others are in use.
 
-    A run that was killed leaves its draft behind; the run that writes the same file again takes the same name, so that
-    nothing piles up. Machines do not meet in a draft: what one of them knows of a share is seconds old, and not all
-    shares pass on locks. The suffix stays because some writers choose the format by it.
+    A run that was killed leaves its draft behind; the run that writes the same file again on this machine takes the
+    same name, so that nothing piles up. Machines do not meet in a draft: what one of them knows of a share is seconds
+    old, and not all shares pass on locks. The suffix stays because some writers choose the format by it.
     """
     digest = hashlib.sha1(os.fsencode(f"{os.uname().nodename}/{path.name}"), usedforsecurity=False).hexdigest()
     return path.with_name(f".{digest[:16]}{f'.{number}' if number else ''}.part{path.suffix}")

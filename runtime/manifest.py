@@ -10,6 +10,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -81,6 +82,7 @@ class Manifest:
         """
         try:
             _write_line(self._file, record)
+            _deliver(self._file)
         except OSError as error:
             raise AlgmError(f"cannot write {self.path}: {error.strerror or error}{cure_of(error)}") from error
         self.totals.add(record)
@@ -106,7 +108,8 @@ class Manifest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # each line was delivered
+            self._file.close()
 
     def _begin(self, sources: Mapping[str, Source], resume: bool) -> FileIO:
         """Replace the results file by one that holds the lines to keep.
@@ -132,6 +135,7 @@ class Manifest:
                     self.done.add(record.name)
                 else:
                     self.others += 1
+            _deliver(file)
             self._remove_summary()  # of an earlier run: this one may be killed before its own
             replace_patiently(draft, self.path)
         except BaseException:
@@ -180,6 +184,15 @@ def _write_line(file: FileIO, record: Record) -> None:
     line = record.to_json().encode("ascii") + b"\n"
     if file.write(line) != len(line):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _deliver(file: FileIO) -> None:
+    """Have a server take what was written: NFS and SMB keep it here until a descriptor of the file is closed.
+
+    Raises:
+        OSError: it cannot be written; the server says only now that its disk is full.
+    """
+    os.close(os.dup(file.fileno()))
 
 
 def _open_locked(path: Path, results: Path) -> FileIO:

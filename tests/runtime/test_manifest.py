@@ -257,6 +257,22 @@ def test_the_summary_of_an_earlier_run_does_not_outlive_the_beginning_of_the_nex
         assert not summary.exists()
 
 
+def test_a_full_disk_of_a_server_is_an_error_of_the_line(
+    tmp_path: Path, sources: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS takes every line, and says when a descriptor is closed that the server could not."""
+
+    def closed(descriptor: int) -> None:
+        real_close(descriptor)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    real_close = os.close
+    with Manifest(tmp_path, sources, "run1", resume=False) as manifest:
+        monkeypatch.setattr(os, "close", closed)
+        with pytest.raises(AlgmError, match="No space left on device: free space, then --resume goes on"):
+            manifest.append(make_record(tmp_path, sources[0]))
+
+
 def test_a_full_disk_is_one_clear_error(tmp_path: Path, sources: list[Source], monkeypatch: pytest.MonkeyPatch) -> None:
     def full(file: FileIO, record: Record) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
