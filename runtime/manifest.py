@@ -122,7 +122,9 @@ class Manifest:
         file = _open_locked(draft, self.path)
         try:
             if self.path.exists():
-                _open_locked(self.path, self.path).close()
+                old = _open_locked(self.path, self.path)
+                with suppress(OSError):  # NFS tells of a disk that was full for the run before
+                    old.close()
             file.truncate(0)
             for record in self._lines() if resume else ():
                 source = sources.get(record.name)

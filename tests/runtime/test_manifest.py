@@ -273,6 +273,23 @@ def test_a_full_disk_of_a_server_is_an_error_of_the_line(
             manifest.append(make_record(tmp_path, sources[0]))
 
 
+def test_a_disk_that_was_full_for_the_run_before_does_not_count(
+    tmp_path: Path, sources: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS repeats the failure when the results file of that run is closed again, though nothing was written."""
+
+    class OnFullServer(FileIO):
+        def close(self) -> None:
+            known = not self.closed and str(self.name).endswith("/results.jsonl")
+            super().close()
+            if known:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_run(tmp_path, sources)
+    monkeypatch.setattr(manifest_module, "FileIO", OnFullServer)
+    assert resumed(tmp_path, sources) == {"a", "b", "c"}
+
+
 def test_a_full_disk_is_one_clear_error(tmp_path: Path, sources: list[Source], monkeypatch: pytest.MonkeyPatch) -> None:
     def full(file: FileIO, record: Record) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
