@@ -11,7 +11,7 @@ import shutil
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final, Protocol
@@ -185,25 +185,39 @@ def draft_of(path: Path, number: int = 0) -> Path:
 
 
 def _own_draft(path: Path) -> tuple[Path, int]:
-    """A draft that nobody else writes, and the descriptor that keeps it so until it is closed."""
+    """A new draft that nobody else writes, and the descriptor that keeps it so until it is closed."""
     number = 0
     while True:
         draft = draft_of(path, number)
-        descriptor = _open_draft(draft)
-        if not lock_alone(descriptor):
-            number += 1
-        elif leads_to(draft, descriptor):
+        try:
+            descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            if not _remove_left(draft):
+                number += 1
+            continue
+        if lock_alone(descriptor) and leads_to(draft, descriptor):
             return draft, descriptor
-        os.close(descriptor)
+        os.close(descriptor)  # somebody took it for one that was left
 
 
-def _open_draft(draft: Path) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+def _remove_left(draft: Path) -> bool:
+    """Remove the draft of a run that was killed, whose failures NFS would repeat; False if somebody is writing it."""
     try:
-        return os.open(draft, flags, 0o666)
-    except OSError:
-        _remove(draft)  # something else has the name
-        return os.open(draft, flags, 0o666)
+        descriptor = os.open(draft, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return True
+    except OSError:  # something else has the name
+        _remove(draft)
+        return True
+    try:
+        if not lock_alone(descriptor):
+            return False
+        if leads_to(draft, descriptor):
+            draft.unlink()
+        return True
+    finally:
+        with suppress(OSError):  # the failures
+            os.close(descriptor)
 
 
 def _open_nameless(folder: Path) -> int | None:

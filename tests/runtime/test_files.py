@@ -65,8 +65,10 @@ def test_a_draft_that_a_killed_run_left_is_taken_over(tmp_path: Path) -> None:
         draft = temporary(tmp_path / "x.png")
         draft.write_text("whole")
     draft.write_text("left behind by a killed run")
-    with renamed_together() as temporary:
-        temporary(tmp_path / "x.png").write_text("whole again")
+    with draft.open() as left, renamed_together() as temporary:
+        assert temporary(tmp_path / "x.png") == draft
+        assert not os.path.samestat(os.fstat(left.fileno()), draft.stat())  # NFS repeats failures of the old file
+        draft.write_text("whole again")
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
 
 
