@@ -201,11 +201,11 @@ def _own_draft(path: Path) -> tuple[Path, int]:
 
 
 def _remove_left(draft: Path) -> bool:
-    """Remove the draft of a run that was killed, whose failures NFS would repeat; False if somebody is writing it."""
+    """Remove the draft of a run that was killed, whose failures NFS would repeat; False if its name is not free."""
     try:
         descriptor = os.open(draft, os.O_RDWR | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return True
+    except FileNotFoundError:  # SMB shares keep the name as long as somebody reads what was removed
+        return False
     except OSError:  # something else has the name
         _remove(draft)
         return True

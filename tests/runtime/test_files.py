@@ -72,6 +72,21 @@ def test_a_draft_that_a_killed_run_left_is_taken_over(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
 
 
+def test_a_removed_draft_that_somebody_reads_on_an_smb_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has its name until it is closed, and cannot be opened."""
+    real_open, taken = os.open, draft_of(tmp_path / "x.png")
+
+    def opened(path: Path, flags: int, *arguments: Any, **named: Any) -> int:
+        if path == taken:
+            raise FileExistsError if flags & os.O_EXCL else FileNotFoundError
+        return real_open(path, flags, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", opened)
+    with renamed_together() as temporary:
+        temporary(tmp_path / "x.png").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+
+
 def test_a_folder_in_the_place_of_a_draft_is_removed(tmp_path: Path) -> None:
     (draft_of(tmp_path / "x.png") / "inside").mkdir(parents=True)
     with renamed_together() as temporary:
