@@ -82,7 +82,7 @@ class Manifest:
         """
         try:
             _write_line(self._file, record)
-            _deliver(self._file)
+            _deliver(self.path)
         except OSError as error:
             raise AlgmError(f"cannot write {self.path}: {error.strerror or error}{cure_of(error)}") from error
         self.totals.add(record)
@@ -137,7 +137,7 @@ class Manifest:
                     self.done.add(record.name)
                 else:
                     self.others += 1
-            _deliver(file)
+            _deliver(draft)
             self._remove_summary()  # of an earlier run: this one may be killed before its own
             replace_patiently(draft, self.path)
         except BaseException:
@@ -188,13 +188,15 @@ def _write_line(file: FileIO, record: Record) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _deliver(file: FileIO) -> None:
-    """Have a server take what was written: NFS and SMB keep it here until a descriptor of the file is closed.
+def _deliver(path: Path) -> None:
+    """Have a server take what was written: NFS keeps it here until a descriptor of the file is closed.
+
+    It is another opening of the file: SMB shares would give up the lock with a copy of the descriptor that has it.
 
     Raises:
         OSError: it cannot be written; the server says only now that its disk is full.
     """
-    os.close(os.dup(file.fileno()))
+    os.close(os.open(path, os.O_WRONLY))
 
 
 def _open_locked(path: Path, results: Path) -> FileIO:

@@ -229,6 +229,15 @@ def test_a_run_of_another_machine_on_an_smb_share_is_seen(
         Manifest(tmp_path, sources, "run1", resume=False)
 
 
+def test_a_line_keeps_the_lock_on_an_smb_share(
+    tmp_path: Path, sources: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing any copy of a locked descriptor ends the lock there."""
+    monkeypatch.setattr(os, "dup", lambda _: pytest.fail("the lock is lost"))
+    with Manifest(tmp_path, sources, "run1", resume=False) as manifest:
+        manifest.append(make_record(tmp_path, sources[0]))
+
+
 def test_of_two_runs_that_begin_at_once_one_is_refused(
     tmp_path: Path, sources: list[Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
