@@ -16,7 +16,7 @@ from algm_trt.runtime.files import renamed_together
 def locked(folder: Path) -> Iterator[None]:
     """Keep other builds out of a folder for a moment; the lock is on the folder itself and leaves no file.
 
-    Where the file system has no such locks, the block runs without.
+    Where the file system has no such locks, the block runs without. On NFS and SMB shares each machine has its own.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -73,12 +73,15 @@ def export_onnx(
     card = model_card(loaded, model, size, options, classes)
     proto = build_graph(model, size, options.precision)
     proto.metadata_props.add(key=METADATA_KEY, value=card.to_json())
-    with renamed_together() as temporary:
-        draft = temporary(target)
-        onnx.save(proto, draft)
-        checked = verify(draft, model, card, options.verify_images) if options.verify else None
-        report = {"card": asdict(card), "verification": checked and checked.to_dict()}
-        temporary(report_path).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    try:
+        with renamed_together() as temporary:
+            draft = temporary(target)
+            onnx.save(proto, draft)
+            checked = verify(draft, model, card, options.verify_images) if options.verify else None
+            report = {"card": asdict(card), "verification": checked and checked.to_dict()}
+            temporary(report_path).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise AlgmError(f"cannot write {target}: {error.strerror or error}") from error
     notes = (*loaded.notes, *class_notes, *merge_notes(loaded, merge, options), *window_notes(loaded, card))
     return ExportReport(target, report_path, card, len(proto.graph.node), notes, checked)
 

@@ -8,14 +8,18 @@ import hashlib
 import os
 import secrets
 import shutil
+import struct
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final, Protocol
 
 _DESCRIPTORS: Final = "/proc/self/fd/"
 _OPEN_FILES: Final = ("/dev/stdout", "/dev/stderr", "/dev/fd/", _DESCRIPTORS)
+_LOCKED_BYTE: Final = 2**62
+_PATIENCE_SECONDS: Final = 2.0
 
 
 class Temporary(Protocol):
@@ -72,7 +76,7 @@ def renamed_together() -> Iterator[Temporary]:
                     _name(opened, draft)
                 if draft.is_dir() and path.is_dir():
                     shutil.rmtree(path)
-                draft.replace(path)
+                replace_patiently(draft, path)
                 del pending[0]  # the name may be another's from here on
         finally:
             for draft, _ in pending:
@@ -128,55 +132,92 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def draft_of(path: Path, number: int = 0) -> Path:
-    """A short temporary name that depends on the final one alone, and on how many others are in use.
+def replace_patiently(draft: Path, path: Path) -> None:
+    """Rename a file; on SMB shares, which refuse while somebody has the old one open, readers get a moment to close it.
 
-    A run that was killed leaves its draft behind; the run that writes the same file again takes the same name, so that
-    nothing piles up. The suffix stays because some writers choose the format by it.
+    Raises:
+        OSError: it cannot be renamed.
     """
-    digest = hashlib.sha1(os.fsencode(path.name), usedforsecurity=False).hexdigest()
+    patience = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            draft.replace(path)
+            return
+        except OSError as error:
+            if error.errno != errno.EACCES or time.monotonic() > patience:
+                raise
+        time.sleep(_PATIENCE_SECONDS / 100)
+
+
+def lock_alone(descriptor: int) -> bool:
+    """Keep everybody else out who asks here, threads too, until the descriptor is closed; False if somebody is in.
+
+    A byte far behind the content is locked: on SMB shares nobody can read or write what is locked, not even the owner
+    through another descriptor. Where the file system has no locks, all get in.
+    """
+    region = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, _LOCKED_BYTE, 1, 0)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, region)
+    except (BlockingIOError, PermissionError):  # the latter where another machine has it
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def leads_to(path: Path, descriptor: int) -> bool:
+    """Whether a path is that of an open file: its owner may just have renamed it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def draft_of(path: Path, number: int = 0) -> Path:
+    """A short temporary name that depends on the final one, on the machine, and on how many others are in use.
+
+    A run that was killed leaves its draft behind; the run that writes the same file again on this machine takes the
+    same name, so that nothing piles up. Machines do not meet in a draft: what one of them knows of a share is seconds
+    old, and not all shares pass on locks. The suffix stays because some writers choose the format by it.
+    """
+    digest = hashlib.sha1(os.fsencode(f"{os.uname().nodename}/{path.name}"), usedforsecurity=False).hexdigest()
     return path.with_name(f".{digest[:16]}{f'.{number}' if number else ''}.part{path.suffix}")
 
 
 def _own_draft(path: Path) -> tuple[Path, int]:
-    """A draft that nobody else writes, and the descriptor that keeps it so until it is closed."""
+    """A new draft that nobody else writes, and the descriptor that keeps it so until it is closed."""
     number = 0
     while True:
         draft = draft_of(path, number)
-        lock = _open_draft(draft)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(lock), draft.lstat()):
-                if _keeps_from_writing(draft):
-                    fcntl.flock(lock, fcntl.LOCK_UN)
-                return draft, lock
-        except BlockingIOError:
-            number += 1
-        except FileNotFoundError:
-            pass  # it was another's, who has just given it its final name
-        except OSError:
-            return draft, lock  # a file system without locks
-        os.close(lock)
+            descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            if not _remove_left(draft):
+                number += 1
+            continue
+        if lock_alone(descriptor) and leads_to(draft, descriptor):
+            return draft, descriptor
+        os.close(descriptor)  # somebody took it for one that was left
 
 
-def _keeps_from_writing(draft: Path) -> bool:
-    """Whether our own lock keeps us from writing through another descriptor, as on SMB shares (mandatory locks)."""
+def _remove_left(draft: Path) -> bool:
+    """Remove the draft of a run that was killed, whose failures NFS would repeat; False if its name is not free."""
     try:
-        with draft.open("wb", buffering=0) as other:
-            other.write(b"\0")
-            other.truncate(0)
-    except PermissionError:
+        descriptor = os.open(draft, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:  # SMB shares keep the name as long as somebody reads what was removed
+        return False
+    except OSError:  # something else has the name
+        _remove(draft)
         return True
-    return False
-
-
-def _open_draft(draft: Path) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
     try:
-        return os.open(draft, flags, 0o666)
-    except OSError:
-        _remove(draft)  # something else has the name
-        return os.open(draft, flags, 0o666)
+        if not lock_alone(descriptor):
+            return False
+        if leads_to(draft, descriptor):
+            draft.unlink()
+        return True
+    finally:
+        with suppress(OSError):  # the failures
+            os.close(descriptor)
 
 
 def _open_nameless(folder: Path) -> int | None:

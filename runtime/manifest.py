@@ -7,17 +7,17 @@ lock on its results file: two runs that write the same one would undo each other
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
 from algm_trt.plugins.errors import AlgmError
-from algm_trt.runtime.files import draft_of, renamed_together
+from algm_trt.runtime.files import leads_to, lock_alone, renamed_together, replace_patiently
 from algm_trt.runtime.paths import printable
 from algm_trt.runtime.records import Record, Totals, input_state
 from algm_trt.runtime.sources import Source
@@ -85,6 +85,7 @@ class Manifest:
         """
         try:
             _write_line(self._file, record)
+            _deliver(self.path)
         except OSError as error:
             raise AlgmError(f"cannot write {self.path}: {error.strerror or error}{cure_of(error)}") from error
         self.totals.add(record)
@@ -110,7 +111,8 @@ class Manifest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # each line was delivered
+            self._file.close()
 
     def _begin(self, sources: Mapping[str, Source], resume: bool) -> FileIO:
         """Replace the results file by one that holds the lines to keep.
@@ -119,11 +121,13 @@ class Manifest:
         it is renamed: of two runs that begin at the same time, one sees the other.
         """
         given = {str(source.path) for source in sources.values()}
-        draft = draft_of(self.path)
+        draft = self.path.with_name(f".{self.path.name}.part")
         file = _open_locked(draft, self.path)
         try:
             if self.path.exists():
-                _open_locked(self.path, self.path).close()
+                old = _open_locked(self.path, self.path)
+                with suppress(OSError):  # NFS tells of a disk that was full for the run before
+                    old.close()
             file.truncate(0)
             for record in self._lines() if resume else ():
                 source = sources.get(record.name)
@@ -136,8 +140,9 @@ class Manifest:
                     self.done.add(record.name)
                 else:
                     self.others += 1
+            _deliver(draft)
             self._remove_summary()  # of an earlier run: this one may be killed before its own
-            draft.replace(self.path)
+            replace_patiently(draft, self.path)
         except BaseException:
             draft.unlink(missing_ok=True)
             file.close()
@@ -186,6 +191,17 @@ def _write_line(file: FileIO, record: Record) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def _deliver(path: Path) -> None:
+    """Have a server take what was written: NFS keeps it here until a descriptor of the file is closed.
+
+    It is another opening of the file: SMB shares would give up the lock with a copy of the descriptor that has it.
+
+    Raises:
+        OSError: it cannot be written; the server says only now that its disk is full.
+    """
+    os.close(os.open(path, os.O_WRONLY))
+
+
 def _open_locked(path: Path, results: Path) -> FileIO:
     """A file to append to that this process alone has, as long as it is open.
 
@@ -198,14 +214,8 @@ def _open_locked(path: Path, results: Path) -> FileIO:
         OSError: it cannot be opened.
     """
     file = FileIO(path, "a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            return file
-    except (BlockingIOError, FileNotFoundError):
-        pass  # a run that has it, or had it and gave it its final name
-    except OSError:
-        return file  # a file system without locks
+    if lock_alone(file.fileno()) and leads_to(path, file.fileno()):
+        return file
     file.close()
     raise AlgmError(
         f"another run is writing {printable(results)}: wait for it, or give each run its own --output or --shard"

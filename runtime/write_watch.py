@@ -6,13 +6,13 @@ import errno
 from typing import Final
 
 from algm_trt.plugins.errors import AlgmError
-from algm_trt.runtime.writers import WriteError
+from algm_trt.runtime.writers import NAME_REFUSED, WriteError
 
 _FAILURES_BEFORE_GIVING_UP: Final = 3
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _LASTING: Final = (*_FULL, errno.EROFS)
-_OF_ONE_PICTURE: Final = (errno.EFBIG, errno.ENAMETOOLONG)
-"""Another picture's file may be smaller, or have a shorter name."""
+_OF_ONE_PICTURE: Final = (errno.EFBIG, errno.ENAMETOOLONG, *NAME_REFUSED)
+"""Another picture's file may be smaller, or have a shorter or plainer name."""
 
 
 class OutputFailedError(AlgmError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 JPEG_QUALITY: Final = 90
 _JPEG_MAX_SIDE: Final = 65500  # libjpeg's limit
+NAME_REFUSED: Final = (errno.EINVAL, errno.EILSEQ)
+"""What vfat and SMB shares say of names that they cannot have, with a colon or a backslash for instance."""
 _MAX_NAME_BYTES: Final = 250  # 255 in most file systems, less the longest suffix
 
 
@@ -97,7 +100,8 @@ def write_errors(name: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise WriteError(f"cannot write the files of {name} under {folder}: {error.strerror or error}") from error
+        hint = " (it may not take such a name)" if error.errno in NAME_REFUSED else ""
+        raise WriteError(f"cannot write the files of {name} under {folder}: {error.strerror or error}{hint}") from error
 
 
 def output_path(kind: str, name: str) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,17 @@ def test_place_is_tried_before_the_work(checkpoint: Path, monkeypatch: pytest.Mo
     target = checkpoint / "variant.yml" / "model.onnx"
     with pytest.raises(AlgmError, match=r"cannot write into .*: Not a directory; name another place with -o"):
         export_onnx(checkpoint, target)
+
+
+def test_a_full_disk_is_one_clear_error(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    target = tmp_path / "out" / "model.onnx"
+    monkeypatch.setattr("onnx.save", full)
+    with pytest.raises(AlgmError, match=rf"^cannot write {target}: No space left on device$"):
+        export_onnx(checkpoint, target)
+    assert list(target.parent.iterdir()) == []
 
 
 def test_another_file_is_not_written_over(checkpoint: Path) -> None:

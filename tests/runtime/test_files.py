@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import struct
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.shares import refuse_locks_as_smb_does, take_locks_away
 
-from algm_trt.runtime.files import check_writable, draft_of, renamed_together, write_report
+from algm_trt.runtime.files import check_writable, draft_of, lock_alone, renamed_together, write_report
 
 
 def test_files_appear_together_at_the_end(tmp_path: Path) -> None:
@@ -60,8 +65,25 @@ def test_a_draft_that_a_killed_run_left_is_taken_over(tmp_path: Path) -> None:
         draft = temporary(tmp_path / "x.png")
         draft.write_text("whole")
     draft.write_text("left behind by a killed run")
+    with draft.open() as left, renamed_together() as temporary:
+        assert temporary(tmp_path / "x.png") == draft
+        assert not os.path.samestat(os.fstat(left.fileno()), draft.stat())  # NFS repeats failures of the old file
+        draft.write_text("whole again")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_a_removed_draft_that_somebody_reads_on_an_smb_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has its name until it is closed, and cannot be opened."""
+    real_open, taken = os.open, draft_of(tmp_path / "x.png")
+
+    def opened(path: Path, flags: int, *arguments: Any, **named: Any) -> int:
+        if path == taken:
+            raise FileExistsError if flags & os.O_EXCL else FileNotFoundError
+        return real_open(path, flags, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", opened)
     with renamed_together() as temporary:
-        temporary(tmp_path / "x.png").write_text("whole again")
+        temporary(tmp_path / "x.png").touch()
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
 
 
@@ -160,25 +182,63 @@ def test_files_have_the_permissions_that_the_user_gives_new_ones(tmp_path: Path)
     assert (tmp_path / "x.png").stat().st_mode & 0o777 == 0o664
 
 
-def test_locks_that_keep_their_owner_from_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on SMB shares: input and output through another descriptor of a locked file fail."""
-    real_flock, real_open, locked = fcntl.flock, Path.open, []
+def test_locks_leave_the_content_alone(tmp_path: Path) -> None:
+    """On SMB shares nobody can write what is locked, not even the owner through another descriptor."""
+    content = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 2**50, 0)
+    with renamed_together() as temporary, temporary(tmp_path / "x.txt").open("wb") as file:
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, content)
+        assert not lock_alone(file.fileno())
 
-    def flock(descriptor: int, operation: int) -> None:
-        real_flock(descriptor, operation)
-        locked[:] = [descriptor] if operation & fcntl.LOCK_EX else []
 
-    def opened(path: Path, *arguments: Any, **named: Any) -> Any:
-        if locked and os.path.samestat(path.stat(), os.fstat(locked[0])):
-            raise PermissionError(13, "Permission denied", str(path))
-        return real_open(path, *arguments, **named)
+def test_a_lock_of_another_machine_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_locks_as_smb_does(monkeypatch)
+    check_that_two_writers_do_not_meet(tmp_path / "x.txt")
 
-    monkeypatch.setattr(fcntl, "flock", flock)
-    monkeypatch.setattr(Path, "open", opened)
-    for text in ("first", "second"):
-        with renamed_together() as temporary:
-            temporary(tmp_path / "x.txt").write_text(text)
-        assert (tmp_path / "x.txt").read_bytes().decode() == text
+
+def test_machines_do_not_meet_where_locks_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take_locks_away(monkeypatch)
+    names = cycle(["one", "two"])
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename=next(names)))
+    check_that_two_writers_do_not_meet(tmp_path / "x.txt")
+
+
+def check_that_two_writers_do_not_meet(target: Path) -> None:
+    with renamed_together() as first:
+        first(target).write_text("first")
+        with renamed_together() as second:
+            second(target).write_text("second")
+        assert target.read_text() == "second"
+    assert target.read_text() == "first"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_file_that_somebody_reads_on_an_smb_share_is_replaced_a_moment_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_elsewhere(monkeypatch, times=3)
+    write_report(tmp_path / "x.json", "new")
+    assert (tmp_path / "x.json").read_text() == "new"
+
+
+def test_a_file_that_stays_open_on_an_smb_share_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_elsewhere(monkeypatch, times=1000)
+    monkeypatch.setattr("algm_trt.runtime.files._PATIENCE_SECONDS", 0.1)
+    with pytest.raises(PermissionError):
+        write_report(tmp_path / "x.json", "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def open_elsewhere(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """Let renaming fail as it does on SMB shares where the file of the new name is open."""
+    real_replace, left = Path.replace, [*range(times)]
+
+    def replace(draft: Path, path: Path) -> Path:
+        if left:
+            left.pop()
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real_replace(draft, path)
+
+    monkeypatch.setattr(Path, "replace", replace)
 
 
 def test_nothing_stays_open(tmp_path: Path) -> None:
@@ -190,14 +250,7 @@ def test_nothing_stays_open(tmp_path: Path) -> None:
 
 
 def test_who_write_the_same_file_at_once_do_not_meet(tmp_path: Path) -> None:
-    target = tmp_path / "x.png"
-    with renamed_together() as first:
-        first(target).write_text("first")
-        with renamed_together() as second:
-            second(target).write_text("second")
-        assert target.read_text() == "second"
-    assert target.read_text() == "first"
-    assert list(tmp_path.iterdir()) == [target]
+    check_that_two_writers_do_not_meet(tmp_path / "x.png")
 
 
 def test_many_threads_write_the_same_file_whole(tmp_path: Path) -> None:

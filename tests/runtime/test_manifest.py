@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.fake_engine import FakeEngine, color_picture
+from helpers.shares import refuse_locks_as_smb_does
 
 from algm_trt.plugins.errors import AlgmError
 from algm_trt.runtime import manifest as manifest_module
-from algm_trt.runtime.files import draft_of
 from algm_trt.runtime.manifest import Manifest, part_suffix
 from algm_trt.runtime.records import Record, Tally, Totals, input_state
 from algm_trt.runtime.segmenter import Segmenter
@@ -165,7 +165,7 @@ def test_resume_keeps_one_line_per_input(tmp_path: Path, sources: list[Source]) 
 def test_what_a_run_killed_at_its_beginning_left_does_not_count(tmp_path: Path, sources: list[Source]) -> None:
     write_run(tmp_path, sources)
     path = tmp_path / "results.jsonl"
-    path.rename(draft_of(path))
+    path.rename(tmp_path / ".results.jsonl.part")
     assert resumed(tmp_path, sources) == set()
     assert path.read_text() == ""
 
@@ -221,6 +221,23 @@ def test_two_runs_cannot_write_the_same_file(tmp_path: Path, sources: list[Sourc
     assert sorted(path.name for path in tmp_path.glob(".*")) == []
 
 
+def test_a_run_of_another_machine_on_an_smb_share_is_seen(
+    tmp_path: Path, sources: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_locks_as_smb_does(monkeypatch)
+    with Manifest(tmp_path, sources, "run1", resume=False), pytest.raises(AlgmError, match="another run is writing"):
+        Manifest(tmp_path, sources, "run1", resume=False)
+
+
+def test_a_line_keeps_the_lock_on_an_smb_share(
+    tmp_path: Path, sources: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing any copy of a locked descriptor ends the lock there."""
+    monkeypatch.setattr(os, "dup", lambda _: pytest.fail("the lock is lost"))
+    with Manifest(tmp_path, sources, "run1", resume=False) as manifest:
+        manifest.append(make_record(tmp_path, sources[0]))
+
+
 def test_of_two_runs_that_begin_at_once_one_is_refused(
     tmp_path: Path, sources: list[Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +264,39 @@ def test_the_summary_of_an_earlier_run_does_not_outlive_the_beginning_of_the_nex
         summary = manifest.write_summary({"ending": "complete"})
     with Manifest(tmp_path, sources, "run1", resume=True):
         assert not summary.exists()
+
+
+def test_a_full_disk_of_a_server_is_an_error_of_the_line(
+    tmp_path: Path, sources: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS takes every line, and says when a descriptor is closed that the server could not."""
+
+    def closed(descriptor: int) -> None:
+        real_close(descriptor)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    real_close = os.close
+    with Manifest(tmp_path, sources, "run1", resume=False) as manifest:
+        monkeypatch.setattr(os, "close", closed)
+        with pytest.raises(AlgmError, match="No space left on device: free space, then --resume goes on"):
+            manifest.append(make_record(tmp_path, sources[0]))
+
+
+def test_a_disk_that_was_full_for_the_run_before_does_not_count(
+    tmp_path: Path, sources: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS repeats the failure when the results file of that run is closed again, though nothing was written."""
+
+    class OnFullServer(FileIO):
+        def close(self) -> None:
+            known = not self.closed and str(self.name).endswith("/results.jsonl")
+            super().close()
+            if known:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_run(tmp_path, sources)
+    monkeypatch.setattr(manifest_module, "FileIO", OnFullServer)
+    assert resumed(tmp_path, sources) == {"a", "b", "c"}
 
 
 def test_a_full_disk_is_one_clear_error(tmp_path: Path, sources: list[Source], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ def test_what_else_is_refused_ends_a_run_that_has_written_nothing() -> None:
     assert not gives_up(None, *[denied] * 9)
 
 
-@pytest.mark.parametrize("number", [errno.EFBIG, errno.ENAMETOOLONG, None])
+@pytest.mark.parametrize("number", [errno.EFBIG, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, None])
 def test_what_is_wrong_with_one_picture_ends_no_run(number: int | None) -> None:
     assert not gives_up(*[refused(number)] * 9)
 

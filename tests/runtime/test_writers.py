@@ -210,6 +210,20 @@ def test_kinds_are_read_from_text_or_a_list() -> None:
             parse_kinds(wrong)
 
 
+def test_a_name_that_a_file_system_cannot_have_is_one_clear_error(
+    result: SegmentationResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As vfat refuses a colon."""
+
+    def refuse(draft: Path, target: Path) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument", str(draft), None, str(target))
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(WriteError, match=r"files of 12:30 under .*: Invalid argument \(it may not take such a name\)$"):
+        save_result(result, tmp_path, "12:30", ["labels", "npz"])
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_a_full_disk_is_one_clear_error_and_leaves_nothing(
     result: SegmentationResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
