@@ -48,7 +48,9 @@ def json_object(kind: type[T], text: str) -> T:
 
 def _of_type(value: Any, kind: Any, name: str) -> Any:
     """A value of JSON as the type that is said of it; `name` is for the message."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any or (type(value) is kind and kind is not float and (kind is not int or abs(value) < _LARGEST)):
+        return value
+    origin, arguments = _parts(kind)
     if origin in (typing.Union, types.UnionType):
         return None if value is None else _of_type(value, next(one for one in arguments if one is not type(None)), name)
     if origin is tuple and isinstance(value, list):
@@ -58,15 +60,18 @@ def _of_type(value: Any, kind: Any, name: str) -> Any:
     elif origin in (dict, Mapping):
         if isinstance(value, dict):
             return {key: _of_type(part, arguments[1], name) for key, part in value.items()}
-    elif dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        if isinstance(value, dict):
-            return _of_dataclass(value, kind)
     elif kind is float and type(value) in (int, float):
         if abs(value) < _LARGEST:  # neither is infinity or NaN
             return float(value)
-    elif kind is Any or (type(value) is kind and (kind is not int or abs(value) < _LARGEST)):
-        return value
+    elif dataclasses.is_dataclass(kind) and isinstance(kind, type) and isinstance(value, dict):
+        return _of_dataclass(value, kind)
     raise ValueError(f"{name} cannot be {json.dumps(value)[:40]}")
+
+
+@cache
+def _parts(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    """What a type is made of: asked for every value of a results file, it took most of the time."""
+    return typing.get_origin(kind), typing.get_args(kind)
 
 
 def _of_dataclass(data: Mapping[str, Any], kind: Any) -> Any:

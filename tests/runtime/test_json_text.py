@@ -89,3 +89,10 @@ def test_text_that_is_no_object(text: str) -> None:
 def test_nesting_is_no_error_of_another_kind() -> None:
     with pytest.raises(ValueError, match="nested too deeply"):
         json_value(DEEP)
+
+
+def test_types_are_taken_apart_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = json.dumps(asdict(FULL))
+    json_object(Outer, text)
+    monkeypatch.delattr("typing.get_origin")  # a results file has millions of values
+    assert json_object(Outer, text) == FULL
