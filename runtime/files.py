@@ -204,7 +204,7 @@ def _remove_left(draft: Path) -> bool:
     """Remove the draft of a run that was killed, whose failures NFS would repeat; False if its name is not free."""
     try:
         descriptor = os.open(draft, os.O_RDWR | os.O_NOFOLLOW)
-    except FileNotFoundError:  # SMB shares keep the name as long as somebody reads what was removed
+    except (FileNotFoundError, PermissionError):  # read on an SMB share, which keeps the name so long; another user's
         return False
     except OSError:  # something else has the name
         _remove(draft)

@@ -87,6 +87,22 @@ def test_a_removed_draft_that_somebody_reads_on_an_smb_share(tmp_path: Path, mon
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
 
 
+def test_a_draft_of_another_user_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draft = draft_of(tmp_path / "x.png")
+    draft.write_bytes(b"another's")
+    real_open = os.open
+
+    def opened(path: Path, flags: int, *rest: int) -> int:
+        if path == draft and not flags & os.O_EXCL:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real_open(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", opened)
+    with renamed_together() as temporary:
+        temporary(tmp_path / "x.png").write_bytes(b"ours")
+    assert ((tmp_path / "x.png").read_bytes(), draft.read_bytes()) == (b"ours", b"another's")
+
+
 def test_a_folder_in_the_place_of_a_draft_is_removed(tmp_path: Path) -> None:
     (draft_of(tmp_path / "x.png") / "inside").mkdir(parents=True)
     with renamed_together() as temporary:
