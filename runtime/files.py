@@ -153,11 +153,17 @@ def lock_alone(descriptor: int) -> bool:
     """Keep everybody else out who asks here, threads too, until the descriptor is closed; False if somebody is in.
 
     A byte far behind the content is locked: on SMB shares nobody can read or write what is locked, not even the owner
-    through another descriptor. Where the file system has no locks, all get in.
+    through another descriptor. Linux emulations without such locks may have those of whole files. Where there are none,
+    all get in.
     """
     region = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, _LOCKED_BYTE, 1, 0)
     try:
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, region)
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, region)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):  # the latter where another machine has it
         return False
     except OSError:

@@ -218,6 +218,14 @@ def test_machines_do_not_meet_where_locks_are_missing(tmp_path: Path, monkeypatc
     check_that_two_writers_do_not_meet(tmp_path / "x.txt")
 
 
+def test_an_emulation_of_linux_that_locks_whole_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: Any) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(fcntl, "fcntl", unknown)
+    check_that_two_writers_do_not_meet(tmp_path / "x.txt")
+
+
 def check_that_two_writers_do_not_meet(target: Path) -> None:
     with renamed_together() as first:
         first(target).write_text("first")
