@@ -138,9 +138,12 @@ class Totals:
 
 
 def input_state(path: Path) -> tuple[int | None, int | None]:
-    """Size in bytes and time of last change of an input; Nones if it is not there."""
+    """Size in bytes and time of last change of an input; Nones if it is not there.
+
+    Times behind the year 2262 count as that, so that they are numbers which lines of results may hold.
+    """
     try:
         status = path.stat()
     except (OSError, ValueError):
         return None, None
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, min(status.st_mtime_ns, 2**63 - 1)

@@ -130,6 +130,12 @@ def test_resume_notices_inputs_that_changed_or_vanished(tmp_path: Path, sources:
     assert resumed(tmp_path, sources) == {"c"}
 
 
+def test_resume_keeps_inputs_from_a_distant_future(tmp_path: Path, sources: list[Source]) -> None:
+    os.utime(sources[0].path, (0, 13_600_000_000))  # seconds: in the year 2400
+    write_run(tmp_path, sources)
+    assert resumed(tmp_path, sources) == {"a", "b", "c"}
+
+
 def test_resume_notices_another_input_of_the_same_name(tmp_path: Path, sources: list[Source]) -> None:
     write_run(tmp_path, sources)
     other = replace(sources[0], path=sources[1].path)
