@@ -22,7 +22,7 @@ from algm_trt.runtime.card import ModelCard
 from algm_trt.runtime.check_pictures import check_pictures
 
 NOISE_TRIALS: Final = 3
-ARM: Final = ("aarch64", "arm64")
+_ARM: Final = ("aarch64", "arm64")
 """64-bit Arm, as Linux and macOS call it."""
 
 
@@ -131,7 +131,7 @@ class Verification:
             )
         if any(p.near_tie for p in self.pictures):
             lines.append("near tie: noise as small as a rounding changes what merges; it does not decide by itself")
-        if self.gate is GATES["fp16"] and platform.machine() in ARM:
+        if self.gate is GATES["fp16"] and platform.machine() in _ARM:
             lines.append(
                 "ONNX Runtime for Arm sums float16 numbers in float16, less exactly than a GPU: more is equal where it "
                 "runs the file on an x86-64 CPU"

@@ -297,8 +297,8 @@ def _check_size(picture: Image.Image, max_pixels: int) -> None:
         raise DecodeError(f"the picture has no pixels: {width} x {height}")
 
 
-def check_pixels(width: int, height: int, max_pixels: int) -> None:
-    """Check how large a picture or the frames of a video are.
+def check_pixels(width: int, height: int, max_pixels: int, path: Path | None = None) -> None:
+    """Check how large a picture or the frames of a video are; `path` is for the message.
 
     Raises:
         DecodeError: more than `max_pixels`.
@@ -306,7 +306,8 @@ def check_pixels(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise DecodeError(
             f"too large: {width} x {height} = {width * height:,} pixels, the limit is {max_pixels:,} "
-            "(raise it with --max-pixels, or max_pixels in Python, if the picture can be trusted)"
+            "(raise it with --max-pixels, or max_pixels in Python, if the picture can be trusted)",
+            path,
         )
 
 

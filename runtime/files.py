@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import secrets
 import shutil
-import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,9 +14,10 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final, Protocol
 
+from algm_trt.runtime.file_lock import leads_to, lock_alone
+
 _DESCRIPTORS: Final = "/proc/self/fd/"
 _OPEN_FILES: Final = ("/dev/stdout", "/dev/stderr", "/dev/fd/", _DESCRIPTORS)
-_LOCKED_BYTE: Final = 2**62
 _PATIENCE_SECONDS: Final = 2.0
 
 
@@ -147,36 +146,6 @@ def replace_patiently(draft: Path, path: Path) -> None:
             if error.errno != errno.EACCES or time.monotonic() > patience:
                 raise
         time.sleep(_PATIENCE_SECONDS / 100)
-
-
-def lock_alone(descriptor: int) -> bool:
-    """Keep everybody else out who asks here, threads too, until the descriptor is closed; False if somebody is in.
-
-    A byte far behind the content is locked: on SMB shares nobody can read or write what is locked, not even the owner
-    through another descriptor. Linux emulations without such locks may have those of whole files. Where there are none,
-    all get in.
-    """
-    region = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, _LOCKED_BYTE, 1, 0)
-    try:
-        try:
-            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, region)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # the latter where another machine has it
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def leads_to(path: Path, descriptor: int) -> bool:
-    """Whether a path is that of an open file: its owner may just have renamed it."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def draft_of(path: Path, number: int = 0) -> Path:

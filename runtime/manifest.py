@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import Any, Final
 
 from algm_trt.plugins.errors import AlgmError
-from algm_trt.runtime.files import leads_to, lock_alone, renamed_together, replace_patiently
+from algm_trt.runtime.file_lock import leads_to, lock_alone
+from algm_trt.runtime.files import renamed_together, replace_patiently
 from algm_trt.runtime.paths import printable
 from algm_trt.runtime.records import Record, Totals, input_state
 from algm_trt.runtime.sources import Source

@@ -89,10 +89,7 @@ class VideoReader:
         width, height = (int(self._capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
         if not self._capture.isOpened() or min(width, height) < 1:
             raise DecodeError("not a video that can be read", path)
-        try:
-            check_pixels(width, height, max_pixels)
-        except DecodeError as error:
-            raise DecodeError(error.cause, path) from error
+        check_pixels(width, height, max_pixels, path)
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.size = (height, width)
         self.fps = fps if np.isfinite(fps) and 0 < fps <= 1000 else _DEFAULT_FPS

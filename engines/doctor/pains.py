@@ -126,13 +126,13 @@ def _plugins(name: str, situation: Situation) -> Finding:
     if library.other_sources:
         evidence = f"{library.path} was built from other sources than this package has, perhaps of an older release"
         return found(name, evidence, "make it again with algm-build-plugins")
-    compiled = [
+    compiled = (
         f"; it has no machine code for {gpu.name} ({gpu.compute_capability}): the driver makes it from PTX at first "
         f"use, algm-build-plugins --arch {gpu.capability} beforehand"
         for gpu in machine.gpus
         if library.architectures is not None and not library.architectures.runs_as_it_is(gpu.capability)
-    ]
-    return not_found(name, f"{library.path} loads{''.join(compiled[:1])}")
+    )
+    return not_found(name, f"{library.path} loads{next(compiled, '')}")
 
 
 def _preprocessing(name: str, situation: Situation) -> Finding:

@@ -6,7 +6,7 @@ else is wrong with a picture is found when it is read, see `samples`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -158,7 +158,7 @@ def _ade20k(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
     base = root if named else first_with("images", root, root / "ADEChallengeData2016")
     pairs = _pairs(base / "images" / split, base / "annotations" / split, places)
     # 512 for models of 512 pixels, 640 for those of 640, as the official configurations have it
-    return _known("ade20k", split, pairs, plain_coding(150, first=1), max(512, *card.size), 4)
+    return _known("ade20k", split, pairs, _official_coding("ade20k", 150, {0, 255}), max(512, *card.size), 4)
 
 
 def _cityscapes(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
@@ -169,14 +169,10 @@ def _cityscapes(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
     suffix = places.label_suffix or "_gtFine_labelTrainIds.png"
     if not places.label_suffix and not any(parts[-1].endswith(suffix) for parts in walk(labels, recursive=True)):
         suffix = "_gtFine_labelIds.png"
-    coding = _cityscapes_label_ids() if suffix.endswith("_labelIds.png") else plain_coding(19)
+    by_label_id = suffix.endswith("_labelIds.png")
+    coding = _official_coding("cityscapes", 19, {*range(34), 255}) if by_label_id else plain_coding(19)
     samples = paired(images, labels, places.image_suffix or "_leftImg8bit.png", suffix)
     return _known("cityscapes", split, samples, coding, 1024, 2)
-
-
-def _cityscapes_label_ids() -> LabelCoding:
-    ids = {value: number for number, value in enumerate(label_values("cityscapes", 19))}
-    return LabelCoding(19, ids, frozenset({*range(34), 255} - ids.keys()))
 
 
 def _pascal_context(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
@@ -200,18 +196,13 @@ def _coco_stuff(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
     )
     suffix = places.label_suffix
     by_train_id = not suffix and any(labels.glob("*_labelTrainIds.png"))
-    coding = _coco_pixelmaps()
+    coding = _official_coding("coco_stuff", 171, {255})
     if by_train_id:
         suffix = "_labelTrainIds.png"
         # mmsegmentation prepares COCO-Stuff 10k (splits of 2014) with 0 for "no class", 164k with 255
         coding = plain_coding(171, first=1) if split.endswith("2014") else plain_coding(171)
     samples = paired(images, labels, places.image_suffix, suffix)
     return _known("coco_stuff", split, samples, coding, 512, 4)
-
-
-def _coco_pixelmaps() -> LabelCoding:
-    ids = {value: number for number, value in enumerate(label_values("coco_stuff", 171))}
-    return LabelCoding(171, ids, frozenset({255}))
 
 
 def _coco_panoptic(root: Path, card: ModelCard, places: Places) -> EvaluationSet:
@@ -287,6 +278,12 @@ def _known(
     """A set whose classes are known by its name."""
     names = dataset_classes(name).classes
     return EvaluationSet(name, split, tuple(samples), coding, names, short_side, max_ratio)
+
+
+def _official_coding(dataset: str, classes: int, others: Set[int]) -> LabelCoding:
+    """Of the official label files; of `others`, what is no class does not count."""
+    ids = {value: number for number, value in enumerate(label_values(dataset, classes))}
+    return LabelCoding(classes, ids, frozenset(others - ids.keys()))
 
 
 def _pairs(images: Path, labels: Path, places: Places) -> list[Sample]:

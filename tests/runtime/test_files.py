@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from helpers.shares import refuse_locks_as_smb_does, take_locks_away
 
-from algm_trt.runtime.files import check_writable, draft_of, lock_alone, renamed_together, write_report
+from algm_trt.runtime.file_lock import lock_alone
+from algm_trt.runtime.files import check_writable, draft_of, renamed_together, write_report
 
 
 def test_files_appear_together_at_the_end(tmp_path: Path) -> None:
